@@ -1,0 +1,16 @@
+//! The rooms of `defenseclaw`. Imports run one way; `cargo xtask tidy` checks the table in ARCHITECTURE.md.
+//!
+//! Pure: `model`, `tree`, `pipeline`, `report`. Edges: `sensor`, `launcher`, `store`, `telemetry`, `config`.
+//! On top: `cli` and `runtime`.
+
+pub mod cli;
+pub mod config;
+pub mod launcher;
+pub mod model;
+pub mod pipeline;
+pub mod report;
+pub mod runtime;
+pub mod sensor;
+pub mod store;
+pub mod telemetry;
+pub mod tree;

@@ -1,0 +1,62 @@
+//! What this kernel lets us do, as a report: a missing feature lowers a stated capability, never silently.
+
+use serde::{Deserialize, Serialize};
+
+/// Best vantage point of this kernel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Level {
+    /// BPF LSM: observes, can deny and pause.
+    Lsm,
+    /// Trampolines on `security_*`: observes. Not built yet.
+    Fentry,
+    /// Scheduler tracepoints and system call exit: observes.
+    Tracepoint,
+}
+
+impl Level {
+    /// The wire name.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Lsm => "lsm",
+            Self::Fentry => "fentry",
+            Self::Tracepoint => "tracepoint",
+        }
+    }
+}
+
+/// State of one capability.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum CapabilityState {
+    /// Works.
+    Available,
+    /// Works with a limit that `reason` names.
+    Degraded,
+    /// Does not work.
+    Missing,
+}
+
+/// One feature this kernel has or lacks.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Capability {
+    /// Hook or feature, in the kernel's word: `lsm/file_open`, `tp_btf/sched_process_fork`.
+    pub name: String,
+    /// Whether it works here.
+    pub state: CapabilityState,
+    /// Why not, in words a user can act on; empty when available.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub reason: String,
+}
+
+/// Level and capabilities a session ran with.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Protection {
+    /// Vantage level.
+    pub level: Level,
+    /// Why not a better level; empty at `lsm`.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub level_reason: String,
+    /// Every hook, and every stated blind spot of the level.
+    pub capabilities: Vec<Capability>,
+}

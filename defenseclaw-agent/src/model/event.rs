@@ -1,0 +1,50 @@
+//! One kernel observation.
+
+use serde::{Deserialize, Serialize};
+
+use super::{Action, BootTime, EventKind, ProcessKey, SessionId, ToolCallId};
+
+/// Where in the kernel it was seen; says how far its details can be trusted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Vantage {
+    /// On the kernel's own objects: an LSM hook, a scheduler tracepoint, a cgroup hook.
+    Kernel,
+    /// When the system call returned: paths may be the process's own text, and memory may have changed meanwhile.
+    SyscallExit,
+}
+
+/// What an enrolled process did.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Event {
+    /// When.
+    pub time: BootTime,
+    /// Session of the label the task carried.
+    pub session: SessionId,
+    /// Who; `tgid` 0 where the kernel cannot tell (DNS answers).
+    pub process: ProcessKey,
+    /// Thread that acted.
+    pub tid: u32,
+    /// Real user id.
+    pub uid: u32,
+    /// Cgroup v2 id.
+    pub cgroup: u64,
+    /// Announced action of the label, if any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tool_call: Option<ToolCallId>,
+    /// Result of the system call where the vantage point knows it: 0 or more, or a negative errno.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub result: Option<i64>,
+    /// Where it was seen.
+    pub vantage: Vantage,
+    /// What.
+    #[serde(flatten)]
+    pub action: Action,
+}
+
+impl Event {
+    /// The wire name of what happened.
+    pub fn kind(&self) -> EventKind {
+        self.action.kind()
+    }
+}

@@ -1,0 +1,20 @@
+//! Domain types: what every other room speaks. No I/O, no clock, nothing of the kernel ABI.
+
+mod action;
+mod capability;
+mod event;
+mod ids;
+mod loss;
+mod record;
+mod text;
+
+pub use action::{
+    Access, Action, CredChange, EventKind, Exec, ExitStatus, FileRef, ModuleOp, MountOp, NamespaceOp,
+    Namespaces, NetEndpoint, PtraceOp, SocketKind, Transport, UnixName,
+};
+pub use capability::{Capability, CapabilityState, Level, Protection};
+pub use event::{Event, Vantage};
+pub use ids::{BootTime, ParseSessionIdError, ProcessKey, SessionId, ToolCallId, WallTime};
+pub use loss::{Loss, LossReason};
+pub use record::{AuditRecord, MainExit, SessionEnd, SessionStart};
+pub use text::{KernelPath, Text};
