@@ -111,3 +111,72 @@ fn text_of(content: &Value) -> String {
 fn array(value: &Value) -> &[Value] {
     value.as_array().map_or(&[], Vec::as_slice)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::script::Call;
+
+    fn reply(method: &str, path: &str, body: Value) -> Reply {
+        let script = Script(vec![
+            Turn::Call(Call { tool: "Bash", input: json!({"command": "id"}) }),
+            Turn::Text("done".into()),
+        ]);
+        answer(&script, &Request { method: method.into(), path: path.into(), body })
+    }
+
+    fn said(body: Value) -> Value {
+        let reply = reply("POST", "/v1/messages", body);
+        assert_eq!((reply.status, reply.content_type), (200, "application/json"));
+        let message: Value = serde_json::from_str(&reply.body).unwrap();
+        message["content"][0].clone()
+    }
+
+    #[test]
+    fn the_conversation_says_which_turn_it_is() {
+        let tools = json!([{"name": "Bash"}]);
+        let question = json!({"role": "user", "content": "do it"});
+        let first = json!({"tools": tools, "messages": [question]});
+        assert_eq!(said(first.clone())["name"], "Bash");
+        assert_eq!(said(first)["name"], "Bash", "a repeated request is answered as before");
+        let result =
+            json!({"type": "tool_result", "tool_use_id": "x", "content": [{"type": "text", "text": "0"}]});
+        let second = json!({"tools": tools, "messages": [question, {"role": "user", "content": [result]}]});
+        assert_eq!(said(second.clone())["text"], "done");
+        assert_eq!(reply("POST", "/v1/messages", second).results[0].text, "0");
+    }
+
+    #[test]
+    fn what_is_no_part_of_the_script_gets_a_harmless_answer() {
+        assert_eq!(said(json!({"messages": []}))["type"], "text", "a title or summary has no tools");
+        assert_eq!(said(Value::Null)["type"], "text", "not JSON");
+        let unknown = said(json!({"tools": [{"name": "Other"}], "messages": []}));
+        assert!(unknown["text"].as_str().unwrap().contains("offers no Bash"), "{unknown}");
+        for (method, path, status) in [
+            ("POST", "/v1/messages/count_tokens", 200),
+            ("HEAD", "/", 200),
+            ("GET", "/v1/models", 200),
+            ("POST", "/api/event_logging/batch", 404),
+        ] {
+            let reply = reply(method, path, Value::Null);
+            assert_eq!(reply.status, status, "{path}");
+            serde_json::from_str::<Value>(&reply.body).unwrap();
+        }
+    }
+
+    #[test]
+    fn a_stream_carries_the_call_in_pieces() {
+        let body = json!({"stream": true, "tools": [{"name": "Bash"}], "messages": []});
+        let reply = reply("POST", "/v1/messages", body);
+        assert_eq!(reply.content_type, "text/event-stream");
+        let events: Vec<Value> = reply
+            .body
+            .split_terminator("\n\n")
+            .map(|frame| serde_json::from_str(frame.split_once("\ndata: ").unwrap().1).unwrap())
+            .collect();
+        assert_eq!(events[1]["content_block"]["input"], json!({}));
+        let input = events[2]["delta"]["partial_json"].as_str().unwrap();
+        assert_eq!(serde_json::from_str::<Value>(input).unwrap(), json!({"command": "id"}));
+        assert_eq!(events[4]["delta"]["stop_reason"], "tool_use");
+    }
+}

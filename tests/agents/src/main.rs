@@ -35,7 +35,11 @@ fn main() -> ExitCode {
     let mut arguments = Arguments::from_args();
     // One run at a time: what a run leaves behind is found by its descent from this process.
     arguments.test_threads = Some(1);
-    let trials = clients::ALL.iter().copied().flat_map(trials_of).collect();
+    let driver = Trial::test("driver::overrunning_tree_is_ended", || {
+        process::overrunning_tree_is_ended(&install::directory()?.join("logs"))
+            .map_err(|err| format!("{err:#}").into())
+    });
+    let trials = std::iter::once(driver).chain(clients::ALL.iter().copied().flat_map(trials_of)).collect();
     libtest_mimic::run(&arguments, trials).exit_code()
 }
 
@@ -52,7 +56,7 @@ fn trials_of(client: &'static Client) -> Vec<Trial> {
         let watched = Arc::clone(&watched);
         Trial::ignorable_test(format!("{}::watched::{name}", client.name), move || {
             unless_missing(prerequisites::of_watching, || {
-                let run = watched.get_or_init(|| Watched::new(client).map_err(|err| format!("{err:?}")));
+                let run = watched.get_or_init(|| Watched::new(client).map_err(|err| format!("{err:#}")));
                 proof(run.as_ref().map_err(|text| anyhow::Error::msg(text.clone()))?)
             })
         })
@@ -68,6 +72,6 @@ fn unless_missing(
     match missing() {
         Some(reason) if prerequisites::may_skip() => Ok(Completion::ignored_with(reason)),
         Some(reason) => Err(format!("{reason}; {}", prerequisites::HOW_TO_SKIP).into()),
-        None => test().map(|()| Completion::Completed).map_err(|err| format!("{err:?}").into()),
+        None => test().map(|()| Completion::Completed).map_err(|err| format!("{err:#}").into()),
     }
 }

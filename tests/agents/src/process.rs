@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use nix::{
     errno::Errno,
     sys::{
@@ -40,8 +40,8 @@ impl Ended {
             return Ok(());
         }
         let stderr = String::from_utf8_lossy(&self.stderr);
-        let tail: Vec<&str> = stderr.lines().rev().take(30).collect();
-        let tail: Vec<&str> = tail.into_iter().rev().collect();
+        let lines: Vec<&str> = stderr.lines().collect();
+        let tail = lines.get(lines.len().saturating_sub(30)..).unwrap_or_default();
         bail!("{what} ended with {}; the end of its stderr:\n{}", self.status, tail.join("\n"))
     }
 }
@@ -64,7 +64,7 @@ pub(crate) fn run(command: &mut Command, logs: &Path, name: &str, deadline: Dura
     let left = end_descendants(&child);
     let status = child.wait()?;
     if !in_time? {
-        bail!("{name} did not end within {} s; its output is in {}", deadline.as_secs(), logs.display());
+        bail!("{name} did not end within {deadline:?}; its output is in {}", logs.display());
     }
     Ok(Ended { status, stdout: fs::read(stdout)?, stderr: fs::read(stderr)?, left: left? })
 }
@@ -116,6 +116,20 @@ fn end_descendants(main: &Child) -> Result<Vec<String>> {
             }
         }
     }
+}
+
+/// Proves that neither a program that overruns its deadline nor what it started outlives `run`.
+pub(crate) fn overrunning_tree_is_ended(logs: &Path) -> Result<()> {
+    // The second sleep leaves the session and, when its parent ends, the tree of the first.
+    let mut shell = Command::new("sh");
+    shell.args(["-c", "(setsid sleep 1000 &); sleep 1000"]);
+    let Err(err) = run(&mut shell, logs, "overrun", Duration::from_millis(300)) else {
+        bail!("a program that overran its deadline was taken for one that ended")
+    };
+    ensure!(err.to_string().contains("did not end within"), "it failed otherwise: {err:#}");
+    let left = descendants()?;
+    ensure!(left.is_empty(), "these were left running: {left:?}");
+    Ok(())
 }
 
 fn descendants() -> Result<Vec<Pid>> {

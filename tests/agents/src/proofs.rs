@@ -89,12 +89,13 @@ impl Watched {
 
     /// Who opened or made this file with any of these rights.
     fn users(&self, path: &Path, rights: Access) -> BTreeSet<ProcessKey> {
-        let users = self.audit.events.iter().filter(|event| match &event.action {
-            Action::FileOpen { file, access } | Action::FileCreate { file, access } => {
-                access.intersects(rights) && names(&file.path, path)
-            }
-            _ => false,
-        });
+        let users =
+            self.audit.events.iter().filter(|event| succeeded(event)).filter(|event| match &event.action {
+                Action::FileOpen { file, access } | Action::FileCreate { file, access } => {
+                    access.intersects(rights) && names(&file.path, path)
+                }
+                _ => false,
+            });
         users.map(|event| event.process).collect()
     }
 }
@@ -158,7 +159,7 @@ fn command_s_files_are_the_shell_s(it: &Watched) -> Result<()> {
 fn write_tool_acts_in_the_agent(it: &Watched) -> Result<()> {
     let target = &it.run.plan.written;
     let rename = it.audit.events.iter().find_map(|event| match &event.action {
-        Action::FileRename { file, to, .. } if names(to, target) => Some((event, file)),
+        Action::FileRename { file, to, .. } if succeeded(event) && names(to, target) => Some((event, file)),
         _ => None,
     });
     let (rename, temporary) = rename.with_context(|| format!("no file_rename to {}", target.display()))?;
@@ -257,6 +258,11 @@ fn report_shows_the_command(it: &Watched) -> Result<()> {
         "the report does not show {command:?}"
     );
     Ok(())
+}
+
+/// Attempts that failed are in the audit too, where the vantage point knows the result.
+fn succeeded(event: &Event) -> bool {
+    event.result.is_none_or(|result| result >= 0)
 }
 
 /// Whether any text in the JSON, at any depth, is like this.

@@ -108,11 +108,8 @@ pub(crate) fn watched(client: &'static Client) -> Result<(Run, Evidence)> {
     events.arg("--db").arg(&database).args(["events", "--json", "--session", "last"]);
     let events = process::run(in_scene(&mut events, &scene), &logs, "audit", DEADLINE)?;
     events.succeeded("defenseclaw events").with_context(|| {
-        format!(
-            "there is no audit; the run ended with {}, its output is in {}",
-            run.ended.status,
-            logs.display()
-        )
+        let run = run.ended.succeeded("the run").err().map(|err| format!("; {err}")).unwrap_or_default();
+        format!("there is no audit; all output is in {}{run}", logs.display())
     })?;
     let report = fs::read(&report).with_context(|| format!("there is no report in {}", report.display()))?;
     scene.strike()?;
