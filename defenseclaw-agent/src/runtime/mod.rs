@@ -1,2 +1,8 @@
-//! Placeholder, filled by its own change.
+//! Start-up order, the loop, shutdown: the only room that knows every other one.
+
 pub mod clock;
+mod host;
+mod run;
+mod watch;
+
+pub use run::{RunError, RunOptions, RunOutcome, RunStats, run};

@@ -25,7 +25,7 @@ impl Rings {
     }
 
     pub(super) fn read(&mut self, events: &mut Vec<Event>, max: usize, counters: &mut Counting) -> usize {
-        let mut taken = 0;
+        let (mut taken, first) = (0, events.len());
         for ring in [&mut self.priority, &mut self.bulk] {
             while taken < max {
                 let Some(record) = ring.next() else { break };
@@ -38,6 +38,10 @@ impl Rings {
                     Err(error) => counters.undecodable(&error),
                 }
             }
+        }
+        // Two ordered runs become one, as far as both rings were read to the same moment.
+        if let Some(new) = events.get_mut(first..) {
+            new.sort_by_key(|event| event.time);
         }
         taken
     }
