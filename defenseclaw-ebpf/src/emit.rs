@@ -10,14 +10,16 @@ use aya_ebpf::{
     helpers::{
         bpf_get_current_cgroup_id, bpf_get_current_uid_gid,
         generated::{
-            bpf_ktime_get_boot_ns, bpf_probe_read_kernel, bpf_probe_read_kernel_str, bpf_probe_read_user,
-            bpf_probe_read_user_str, bpf_get_current_task,
+            bpf_get_current_task, bpf_ktime_get_boot_ns, bpf_probe_read_kernel, bpf_probe_read_kernel_str,
+            bpf_probe_read_user, bpf_probe_read_user_str,
         },
     },
     macros::map,
     maps::{PerCpuArray, RingBuf},
 };
-use defenseclaw_ebpf::{ABI_VERSION, Body, Count, Counters, Header, KINDS, Kind, RECORD_MAX, STRING_MAX, flags};
+use defenseclaw_ebpf::{
+    ABI_VERSION, Body, Count, Counters, Header, KINDS, Kind, RECORD_MAX, STRING_MAX, flags,
+};
 
 use crate::{
     path,
@@ -232,7 +234,11 @@ impl Record {
         };
         // SAFETY: both ends lie inside the scratch buffer for every masked length; the helper checks the rest.
         let copied = unsafe { bpf_probe_read_kernel(to.cast(), len, path::tail(buffer, found.start).cast()) };
-        if copied == 0 { self.close(len, found.flags) } else { self.close(0, flags::UNRESOLVED) }
+        if copied == 0 {
+            self.close(len, found.flags)
+        } else {
+            self.close(0, flags::UNRESOLVED)
+        }
         self
     }
 
@@ -308,7 +314,11 @@ impl Record {
                 bpf_probe_read_kernel(to.cast(), size, from.cast())
             }
         };
-        if read == 0 { self.close(size, found) } else { self.close(0, flags::UNRESOLVED) }
+        if read == 0 {
+            self.close(size, found)
+        } else {
+            self.close(0, flags::UNRESOLVED)
+        }
         self
     }
 
@@ -320,7 +330,11 @@ impl Record {
             return self;
         };
         let size = fill(to);
-        if size < 0 { self.close(0, found | flags::UNRESOLVED) } else { self.close(size as u32 & STRING_MASK, found) }
+        if size < 0 {
+            self.close(0, found | flags::UNRESOLVED)
+        } else {
+            self.close(size as u32 & STRING_MASK, found)
+        }
         self
     }
 

@@ -5,7 +5,11 @@
 #![no_std]
 #![no_main]
 #![allow(unreachable_pub, reason = "maps and programs are found by name")]
-#![allow(clippy::pedantic, clippy::inline_always, reason = "kernel side: truncating casts and forced inlining are the norm")]
+#![allow(
+    clippy::pedantic,
+    clippy::inline_always,
+    reason = "kernel side: truncating casts and forced inlining are the norm"
+)]
 
 mod emit;
 mod lsm;

@@ -91,7 +91,9 @@ impl RunError {
         match self {
             Self::Sensor(error) => error.hint(),
             Self::Store(error) => error.hint(),
-            Self::PidNamespace => Some("in a container, share the host's pid namespace (`--pid=host`, `hostPID: true`)"),
+            Self::PidNamespace => {
+                Some("in a container, share the host's pid namespace (`--pid=host`, `hostPID: true`)")
+            }
             Self::Launch(_) | Self::System { .. } => None,
         }
     }
@@ -114,7 +116,10 @@ pub fn run(options: &RunOptions) -> Result<RunOutcome, RunError> {
     let mut sensor = Sensor::load(&options.sensor)?;
     let writer = Writer::open(
         &options.database,
-        &WriterOptions { create_parent: options.default_database, ..WriterOptions::new(boot, wall, boot_id.clone()) },
+        &WriterOptions {
+            create_parent: options.default_database,
+            ..WriterOptions::new(boot, wall, boot_id.clone())
+        },
     )?;
 
     let launch = LaunchOptions { command: options.command.clone(), session, user: options.user.clone() };
@@ -155,11 +160,12 @@ pub fn run(options: &RunOptions) -> Result<RunOutcome, RunError> {
     let mut running = match prepared.release() {
         Ok(running) => running,
         Err(error) => {
-            let errno = if let LaunchError::Exec { errno, .. } | LaunchError::BecomeUser { errno, .. } = &error {
-                *errno as i32
-            } else {
-                0
-            };
+            let errno =
+                if let LaunchError::Exec { errno, .. } | LaunchError::BecomeUser { errno, .. } = &error {
+                    *errno as i32
+                } else {
+                    0
+                };
             watch.not_started(errno);
             watch.finish()?;
             return Err(error.into());

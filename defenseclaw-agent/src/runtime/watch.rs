@@ -182,7 +182,8 @@ impl Watch {
         self.losses()?;
         self.step(Input::Tick);
         if self.ends_in_doubt && self.sensor.is_drained().map_err(RunError::system("poll the rings"))? {
-            let gone: Vec<_> = self.state.live_in(self.session).filter(|key| !sensor::is_alive(*key)).collect();
+            let gone: Vec<_> =
+                self.state.live_in(self.session).filter(|key| !sensor::is_alive(*key)).collect();
             // What ended between the look at the rings and the look at /proc has its record in the rings by now.
             self.drain()?;
             for key in gone {
@@ -228,4 +229,3 @@ async fn give_way() {
     })
     .await;
 }
-

@@ -46,8 +46,9 @@ pub(super) struct Counting {
 
 impl Counting {
     pub(super) fn open(object: &mut Ebpf) -> Result<Self, SensorError> {
-        let map =
-            object.take_map("COUNTERS").ok_or_else(|| SensorError::Object("it has no map COUNTERS".to_owned()))?;
+        let map = object
+            .take_map("COUNTERS")
+            .ok_or_else(|| SensorError::Object("it has no map COUNTERS".to_owned()))?;
         Ok(Self {
             map: PerCpuArray::try_from(map).map_err(super::map_error("open the counters"))?,
             reported: Box::new([[0; Count::ALL.len()]; KINDS]),
@@ -73,7 +74,8 @@ impl Counting {
     fn totals(&self) -> Result<Box<Totals>, SensorError> {
         let mut totals: Box<Totals> = Box::new([[0; Count::ALL.len()]; KINDS]);
         for kind in Kind::ALL {
-            let rows = self.map.get(&u32::from(kind as u16), 0).map_err(super::map_error("read the counters"))?;
+            let rows =
+                self.map.get(&u32::from(kind as u16), 0).map_err(super::map_error("read the counters"))?;
             let Some(sums) = totals.get_mut(kind as usize) else { continue };
             for row in rows.iter() {
                 for (sum, count) in sums.iter_mut().zip(row.0.counts) {
@@ -94,7 +96,8 @@ impl Counting {
             }
         };
         for kind in Kind::ALL {
-            let (Some(now), Some(then)) = (totals.get(kind as usize), self.reported.get(kind as usize)) else {
+            let (Some(now), Some(then)) = (totals.get(kind as usize), self.reported.get(kind as usize))
+            else {
                 continue;
             };
             for ((what, now), then) in Count::ALL.into_iter().zip(now).zip(then) {
@@ -119,7 +122,8 @@ impl Counting {
             if row.iter().all(|count| *count == 0) {
                 continue;
             }
-            let counts = Count::ALL.into_iter().zip(row).map(|(what, count)| (column(what).to_owned(), *count));
+            let counts =
+                Count::ALL.into_iter().zip(row).map(|(what, count)| (column(what).to_owned(), *count));
             stats.kernel.insert(name(kind).to_owned(), counts.collect());
             if let Some(received) = self.received.get(kind as usize) {
                 stats.received.insert(name(kind).to_owned(), *received);

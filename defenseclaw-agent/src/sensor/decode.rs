@@ -3,14 +3,16 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use defenseclaw_ebpf::{ABI_VERSION, Body, Header, Kind, STRINGS, cred, flags, module, mount, namespace, ptrace};
+use defenseclaw_ebpf::{
+    ABI_VERSION, Body, Header, Kind, STRINGS, cred, flags, module, mount, namespace, ptrace,
+};
 use zerocopy::FromBytes;
 
 use super::dns;
 use crate::model::{
     Access, Action, BootTime, CredChange, Event, Exec, ExitStatus, FileRef, KernelPath, ModuleOp, MountOp,
-    NamespaceOp, Namespaces, NetEndpoint, ProcessKey, PtraceOp, SessionId, Text, ToolCallId, Transport, UnixName,
-    Vantage,
+    NamespaceOp, Namespaces, NetEndpoint, ProcessKey, PtraceOp, SessionId, Text, ToolCallId, Transport,
+    UnixName, Vantage,
 };
 
 /// Bytes that are no record.
@@ -42,6 +44,11 @@ struct Record<'a> {
     strings: [&'a [u8]; STRINGS],
 }
 
+/// The event in the bytes of one ring record. For replays and fuzzing; [`super::Sensor::read`] does it for live ones.
+pub fn decode_record(bytes: &[u8]) -> Result<Event, DecodeError> {
+    decode(bytes).map(|(_, event)| event)
+}
+
 pub(super) fn decode(bytes: &[u8]) -> Result<(Kind, Event), DecodeError> {
     let record = split(bytes)?;
     let header = &record.header;
@@ -56,7 +63,11 @@ pub(super) fn decode(bytes: &[u8]) -> Result<(Kind, Event), DecodeError> {
         cgroup: header.cgroup,
         tool_call: (header.tool_call != 0).then_some(ToolCallId(header.tool_call)),
         result: (header.flags & flags::HAS_RESULT != 0).then_some(record.body.result),
-        vantage: if header.flags & flags::AT_SYSCALL_EXIT == 0 { Vantage::Kernel } else { Vantage::SyscallExit },
+        vantage: if header.flags & flags::AT_SYSCALL_EXIT == 0 {
+            Vantage::Kernel
+        } else {
+            Vantage::SyscallExit
+        },
         action,
     };
     Ok((kind, event))
@@ -74,7 +85,8 @@ fn split(bytes: &[u8]) -> Result<Record<'_>, DecodeError> {
     }
     let mut strings = [&rest[..0]; STRINGS];
     for (string, len) in strings.iter_mut().zip(body.string_len) {
-        (*string, rest) = rest.split_at_checked(usize::from(len)).ok_or_else(|| error("shorter than its strings"))?;
+        (*string, rest) =
+            rest.split_at_checked(usize::from(len)).ok_or_else(|| error("shorter than its strings"))?;
     }
     Ok(Record { header, body, strings })
 }
@@ -185,7 +197,9 @@ fn action(kind: Kind, record: &Record<'_>) -> Option<Action> {
             Action::FileRename { file: record.file(), to: record.path_from(1, 3), flags: low(arg(0)) }
         }
         Kind::FileLink => Action::FileLink { file: record.file(), to: record.path_from(1, 3) },
-        Kind::FileSymlink => Action::FileSymlink { path: record.path_from(0, 2), target: record.string(1).into() },
+        Kind::FileSymlink => {
+            Action::FileSymlink { path: record.path_from(0, 2), target: record.string(1).into() }
+        }
         Kind::FileChmod => Action::FileChmod { file: record.file(), mode: low(arg(0)) & 0o7777 },
         Kind::FileChown => {
             let id = |id: u32| (id != u32::MAX).then_some(id);
@@ -199,7 +213,9 @@ fn action(kind: Kind, record: &Record<'_>) -> Option<Action> {
         Kind::NetConnect => Action::NetConnect { endpoint: record.endpoint() },
         Kind::NetBind => Action::NetBind { endpoint: record.endpoint() },
         Kind::NetSend => Action::NetSend { endpoint: record.endpoint(), bytes: arg(5) },
-        Kind::DnsAnswer => dns::answer(record.endpoint(), record.string(0), record.flag(0, flags::TRUNCATED))?,
+        Kind::DnsAnswer => {
+            dns::answer(record.endpoint(), record.string(0), record.flag(0, flags::TRUNCATED))?
+        }
         Kind::UnixConnect => Action::UnixConnect { name: unix_name(record), datagram: arg(1) != 0 },
         Kind::Ptrace => Action::Ptrace {
             operation: match arg(0) {

@@ -28,7 +28,14 @@ pub(super) fn answer(server: NetEndpoint, message: &[u8], cut: bool) -> Option<A
     }
     let metadata = &message.metadata;
     let truncated = cut || metadata.truncation;
-    Some(Action::DnsAnswer { server, name, code: metadata.response_code.into(), aliases, addresses, truncated })
+    Some(Action::DnsAnswer {
+        server,
+        name,
+        code: metadata.response_code.into(),
+        aliases,
+        addresses,
+        truncated,
+    })
 }
 
 /// Without the final dot, in lower case: names compare so.

@@ -70,7 +70,11 @@ pub(super) const LSM: &[Hook] = &[
     lsm("move_mount"),
     lsm("sb_pivotroot"),
     lsm("userns_create"),
-    Hook { program: "switch_task_namespaces", place: Place::Fentry("switch_task_namespaces"), required: false },
+    Hook {
+        program: "switch_task_namespaces",
+        place: Place::Fentry("switch_task_namespaces"),
+        required: false,
+    },
     lsm("bpf"),
     lsm("kernel_read_file"),
     lsm("kernel_load_data"),
@@ -144,12 +148,18 @@ pub(super) const SYSCALLS: &[(&str, &[(&str, i64)])] = &[
 /// What a level cannot see by its nature.
 pub(super) const BLIND_EVERYWHERE: &[(&str, &str)] = &[
     ("blind/dns_tcp", "name server answers over TCP, TLS or HTTPS are not read; only connects are"),
-    ("blind/open_files", "reads and writes through a file that was open before, or was passed in, are not recorded"),
+    (
+        "blind/open_files",
+        "reads and writes through a file that was open before, or was passed in, are not recorded",
+    ),
 ];
 
 /// Likewise, at level `lsm`.
 pub(super) const BLIND_LSM: &[(&str, &str)] = &[
-    ("blind/results", "an operation is recorded when it is permitted to start; whether it then failed is not known"),
+    (
+        "blind/results",
+        "an operation is recorded when it is permitted to start; whether it then failed is not known",
+    ),
     ("blind/references", "opens with O_PATH are not recorded"),
     ("blind/mknod_regular", "mknod of a regular file is not recorded"),
 ];
@@ -158,7 +168,10 @@ pub(super) const BLIND_LSM: &[(&str, &str)] = &[
 pub(super) const BLIND_TRACEPOINT: &[(&str, &str)] = &[
     ("blind/io_uring", "operations through io_uring are not recorded; only its set-up is"),
     ("blind/compat_syscalls", "system calls of 32-bit programs are counted, not recorded"),
-    ("blind/user_memory", "paths of calls that open no file are the text the process passed, read when the call returned"),
+    (
+        "blind/user_memory",
+        "paths of calls that open no file are the text the process passed, read when the call returned",
+    ),
     ("blind/exec_open", "the opens that execve itself does are not recorded; the program start is"),
     ("blind/module_request", "modules that the kernel loads on demand are not recorded"),
     ("blind/pidfd_signal", "signals through pidfd_send_signal are not recorded"),
@@ -172,7 +185,8 @@ mod tests {
 
     #[test]
     fn call_numbers_fit_the_jump_table_and_are_unique() {
-        let mut numbers: Vec<i64> = SYSCALLS.iter().flat_map(|(_, calls)| calls.iter().map(|call| call.1)).collect();
+        let mut numbers: Vec<i64> =
+            SYSCALLS.iter().flat_map(|(_, calls)| calls.iter().map(|call| call.1)).collect();
         assert!(numbers.iter().all(|number| (0..512).contains(number)));
         numbers.sort_unstable();
         let all = numbers.len();

@@ -13,7 +13,9 @@ pub fn detect() -> (Level, String) {
         Ok(list) => from_list(list.trim()),
         Err(error) => (
             Level::Tracepoint,
-            format!("cannot read {ACTIVE} ({error}), so nothing says that BPF LSM is active; mount securityfs there"),
+            format!(
+                "cannot read {ACTIVE} ({error}), so nothing says that BPF LSM is active; mount securityfs there"
+            ),
         ),
     }
 }
@@ -24,7 +26,9 @@ fn from_list(list: &str) -> (Level, String) {
     } else {
         (
             Level::Tracepoint,
-            format!("`bpf` is not in the active LSM list ({list}); boot with `lsm={list},bpf` to change that"),
+            format!(
+                "`bpf` is not in the active LSM list ({list}); boot with `lsm={list},bpf` to change that"
+            ),
         )
     }
 }

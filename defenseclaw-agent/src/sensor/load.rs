@@ -141,8 +141,9 @@ fn attach_into(
 }
 
 fn attach(object: &mut Ebpf, btf: &Btf, hook: &Hook) -> Result<(), String> {
-    let program =
-        object.program_mut(hook.program).ok_or_else(|| format!("the object has no program {}", hook.program))?;
+    let program = object
+        .program_mut(hook.program)
+        .ok_or_else(|| format!("the object has no program {}", hook.program))?;
     let done = match hook.place {
         Place::Tracepoint(name) => <&mut BtfTracePoint>::try_from(program).and_then(|program| {
             program.load(name, btf)?;

@@ -18,7 +18,7 @@ use aya::{
     programs::{CgroupAttachMode, CgroupSkbAttachType},
 };
 pub use counters::SensorStats;
-pub use decode::DecodeError;
+pub use decode::{DecodeError, decode_record};
 use defenseclaw_ebpf::Label;
 pub use level::detect as detect_level;
 pub use proc::{ProcFacts, is_alive, process_facts};
@@ -62,10 +62,16 @@ impl SensorError {
     /// What the user can do.
     pub fn hint(&self) -> Option<&'static str> {
         match self {
-            Self::Privileges(_) => Some("run as root, or with CAP_BPF, CAP_PERFMON, CAP_SYS_ADMIN and CAP_SYS_RESOURCE"),
-            Self::Btf(_) => Some("boot a kernel built with CONFIG_DEBUG_INFO_BTF (Debian, Ubuntu, Fedora and Arch kernels are)"),
+            Self::Privileges(_) => {
+                Some("run as root, or with CAP_BPF, CAP_PERFMON, CAP_SYS_ADMIN and CAP_SYS_RESOURCE")
+            }
+            Self::Btf(_) => Some(
+                "boot a kernel built with CONFIG_DEBUG_INFO_BTF (Debian, Ubuntu, Fedora and Arch kernels are)",
+            ),
             Self::NoObject => Some("run `cargo xtask build-ebpf` and build again"),
-            Self::Object(_) | Self::Required { .. } => Some("run `defenseclaw doctor` to see what this kernel offers; Linux 6.1 is the oldest supported"),
+            Self::Object(_) | Self::Required { .. } => Some(
+                "run `defenseclaw doctor` to see what this kernel offers; Linux 6.1 is the oldest supported",
+            ),
             Self::Map { .. } => None,
         }
     }
@@ -207,6 +213,7 @@ impl Sensor {
 
 /// What this kernel offers, without keeping anything attached.
 pub fn survey() -> Result<Protection, SensorError> {
-    let sensor = Sensor::load(&SensorOptions { bulk_ring: 64 << 10, priority_ring: 64 << 10, processes: 16 })?;
+    let sensor =
+        Sensor::load(&SensorOptions { bulk_ring: 64 << 10, priority_ring: 64 << 10, processes: 16 })?;
     Ok(sensor.protection.clone())
 }

@@ -40,7 +40,8 @@ pub fn process_facts(pid: u32) -> Option<ProcFacts> {
 
 /// Whether this very process, not another one with its pid, is alive.
 pub fn is_alive(process: ProcessKey) -> bool {
-    process_facts(process.tgid).is_some_and(|facts| !facts.ended && facts.start_ticks == process.start_ns / TICK_NS)
+    process_facts(process.tgid)
+        .is_some_and(|facts| !facts.ended && facts.start_ticks == process.start_ns / TICK_NS)
 }
 
 /// State, parent and start. The name may contain anything, so fields are counted from its last parenthesis.

@@ -104,9 +104,7 @@ impl StoreError {
                 "make the file and its directory writable, or name another database with --db PATH; \
                  to read an audit on read-only media, copy it with its -wal file first"
             }
-            Self::DiskFull { .. } => {
-                "make room, or name a database on another file system with --db PATH"
-            }
+            Self::DiskFull { .. } => "make room, or name a database on another file system with --db PATH",
             Self::Busy { .. } => {
                 "find the process that holds it (`fuser PATH`), or use another database with --db PATH"
             }

@@ -169,9 +169,7 @@ impl Worker {
         let transaction = append::begin(&mut connection).map_err(failed)?;
         let (slot, losses) = presence.enter(&transaction, options).map_err(|err| match err {
             Entering::Sqlite(err) => failed(err),
-            Entering::Lock(source) => {
-                StoreError::File { path: database::sibling(path, "-writers"), source }
-            }
+            Entering::Lock(source) => StoreError::File { path: database::sibling(path, "-writers"), source },
         })?;
         append::append(&transaction, &mut buffers, slot, &losses)
             .map_err(|err| err.at(path, "entering as its writer"))?;

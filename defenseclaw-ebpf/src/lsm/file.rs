@@ -1,11 +1,6 @@
 //! Files: open, code mappings, and every change of the name space. Reads and writes through an open file are not hooked.
 
-use aya_ebpf::{
-    EbpfContext,
-    helpers::generated::bpf_probe_read_kernel,
-    macros::lsm,
-    programs::LsmContext,
-};
+use aya_ebpf::{EbpfContext, helpers::generated::bpf_probe_read_kernel, macros::lsm, programs::LsmContext};
 use defenseclaw_ebpf::{Kind, access};
 
 use crate::{
@@ -49,7 +44,9 @@ pub fn access_of(mode: u32, flags: u32) -> u64 {
 fn identity(record: &mut Record, dentry: Ptr) {
     let inode = shim_dentry_inode(dentry);
     if !inode.is_null() {
-        record.arg::<1>(u64::from(shim_super_block_dev(shim_inode_sb(inode)))).arg::<2>(shim_inode_ino(inode));
+        record
+            .arg::<1>(u64::from(shim_super_block_dev(shim_inode_sb(inode))))
+            .arg::<2>(shim_inode_ino(inode));
     }
 }
 
@@ -156,7 +153,10 @@ pub fn path_mknod(ctx: LsmContext) -> i32 {
     }
     let Some(actor) = scope::current() else { return 0 };
     let Some(mut record) = Record::begin(Kind::FileMknod, &actor) else { return 0 };
-    record.arg::<0>(mode).arg::<3>(ctx.arg::<u64>(3) & 0xffff_ffff).path(ctx.arg(1), shim_path_mnt(ctx.arg(0)));
+    record
+        .arg::<0>(mode)
+        .arg::<3>(ctx.arg::<u64>(3) & 0xffff_ffff)
+        .path(ctx.arg(1), shim_path_mnt(ctx.arg(0)));
     record.submit(Ring::Bulk);
     0
 }

@@ -56,7 +56,9 @@ pub fn socket_bind(ctx: LsmContext) -> i32 {
 pub fn socket_sendmsg(ctx: LsmContext) -> i32 {
     let Some(actor) = scope::current() else { return 0 };
     let message: Ptr = ctx.arg(1);
-    let Some(address) = kernel_address(shim_msghdr_name(message), shim_msghdr_namelen(message)) else { return 0 };
+    let Some(address) = kernel_address(shim_msghdr_name(message), shim_msghdr_namelen(message)) else {
+        return 0;
+    };
     if address.family == AF_INET || address.family == AF_INET6 {
         record(Kind::NetSend, &actor, shim_socket_sk(ctx.arg(0)), &address, ctx.arg::<u64>(2) & 0xffff_ffff);
     }

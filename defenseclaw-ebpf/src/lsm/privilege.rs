@@ -87,7 +87,10 @@ pub fn sb_umount(ctx: LsmContext) -> i32 {
     let Some(actor) = scope::current() else { return 0 };
     let Some(mut record) = Record::begin(Kind::Mount, &actor) else { return 0 };
     let mnt: Ptr = ctx.arg(0);
-    record.arg::<0>(mount::UMOUNT).arg::<1>(ctx.arg::<u64>(1) & 0xffff_ffff).path(shim_vfsmount_root(mnt), mnt);
+    record
+        .arg::<0>(mount::UMOUNT)
+        .arg::<1>(ctx.arg::<u64>(1) & 0xffff_ffff)
+        .path(shim_vfsmount_root(mnt), mnt);
     record.submit(Ring::Bulk);
     0
 }

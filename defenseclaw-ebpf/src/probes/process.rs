@@ -109,7 +109,8 @@ const SKIP_MAX: u32 = 4096;
 
 /// First eight bytes of the names that may carry an agent's session or call id. User space keeps exact names only; this
 /// is to leave everything else, secrets first of all, in the process.
-const PREFIXES: [[u8; 8]; 6] = [*b"CLAUDE_C", *b"CODEX_TH", *b"CODEX_TO", *b"CODEX_SE", *b"GEMINI_S", *b"DEFENSEC"];
+const PREFIXES: [[u8; 8]; 6] =
+    [*b"CLAUDE_C", *b"CODEX_TH", *b"CODEX_TO", *b"CODEX_SE", *b"GEMINI_S", *b"DEFENSEC"];
 
 struct Environment {
     at: u64,
@@ -132,7 +133,9 @@ unsafe extern "C" fn variable(_index: u64, context: *mut c_void) -> i64 {
     let to = unsafe { search.to.add(used as usize) };
     // The string goes where it would be kept; the next one overwrites it unless it is.
     // SAFETY: as above; the helper checks the source.
-    let size = unsafe { bpf_probe_read_user_str(to.cast(), SKIP_MAX - ENV_MAX as u32 - 1, search.at as *const c_void) };
+    let size = unsafe {
+        bpf_probe_read_user_str(to.cast(), SKIP_MAX - ENV_MAX as u32 - 1, search.at as *const c_void)
+    };
     if size <= 0 {
         search.truncated = 1;
         return 1;

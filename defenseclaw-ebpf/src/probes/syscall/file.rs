@@ -138,7 +138,11 @@ fn one_file(ctx: BtfTracePointContext, kind: Kind, detail: fn(&[u64; 6]) -> u64)
 
 /// A call about two paths: directory and text of each, and flags.
 #[inline(always)]
-fn two_paths(ctx: BtfTracePointContext, kind: Kind, describe: fn(&[u64; 6]) -> (i32, u64, i32, u64, u64)) -> i32 {
+fn two_paths(
+    ctx: BtfTracePointContext,
+    kind: Kind,
+    describe: fn(&[u64; 6]) -> (i32, u64, i32, u64, u64),
+) -> i32 {
     returning!(ctx, actor, call);
     let (old_directory, old, new_directory, new, flags) = describe(&call.args);
     let Some(mut record) = Record::begin(kind, &actor) else { return 0 };

@@ -1,7 +1,9 @@
 //! Sockets, at system call exit, successful or not. Addresses are read again from the process's memory, except the name
 //! of a connected unix socket, which the kernel knows.
 
-use aya_ebpf::{helpers::generated::bpf_probe_read_user, macros::btf_tracepoint, programs::BtfTracePointContext};
+use aya_ebpf::{
+    helpers::generated::bpf_probe_read_user, macros::btf_tracepoint, programs::BtfTracePointContext,
+};
 use defenseclaw_ebpf::Kind;
 
 use super::{Call, call, file_of};

@@ -32,7 +32,10 @@ pub fn sys_ptrace(ctx: BtfTracePointContext) -> i32 {
     begin!(ctx, Kind::Ptrace, call, record);
     if request == PTRACE_TRACEME {
         let tracer = shim_task_struct_real_parent(current_task());
-        record.arg::<0>(ptrace::TRACEME).arg::<1>(u64::from(shim_task_struct_tgid(tracer))).arg::<2>(scope::start_ns(tracer));
+        record
+            .arg::<0>(ptrace::TRACEME)
+            .arg::<1>(u64::from(shim_task_struct_tgid(tracer)))
+            .arg::<2>(scope::start_ns(tracer));
     } else {
         record.arg::<0>(ptrace::ACCESS).arg::<1>(call.args[1] & 0xffff_ffff);
     }
