@@ -1,1 +1,3 @@
-//! Placeholder, filled by its own change.
+//! The commands, one file each, and what they print.
+
+pub mod report;
