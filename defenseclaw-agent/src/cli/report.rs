@@ -15,8 +15,6 @@ mod tests;
 mod tree;
 mod words;
 
-use std::fmt::Write;
-
 use jiff::{Timestamp, tz::TimeZone};
 pub use line::{Line, Role, Span};
 
@@ -118,10 +116,7 @@ fn escape(bytes: &[u8]) -> String {
                 out.push(character);
             }
         }
-        // Writing to a String cannot fail.
-        for byte in chunk.invalid() {
-            let _ = write!(out, "\\x{byte:02x}");
-        }
+        out.extend(chunk.invalid().escape_ascii().map(char::from));
     }
     out
 }
@@ -257,11 +252,11 @@ fn coverage(report: &Report, options: &RenderOptions) -> Vec<Line> {
     };
     let mut text = level.to_owned();
     if !protection.level_reason.is_empty() {
-        let _ = write!(
-            text,
-            " No better level is possible here: {}.",
-            escape(protection.level_reason.as_bytes())
-        );
+        text.extend([
+            " No better level is possible here: ",
+            &escape(protection.level_reason.as_bytes()),
+            ".",
+        ]);
     }
     let limits: Vec<_> = protection
         .capabilities
@@ -279,7 +274,7 @@ fn coverage(report: &Report, options: &RenderOptions) -> Vec<Line> {
         };
         let mut words = format!("{state}: {}", escape(capability.name.as_bytes()));
         if !capability.reason.is_empty() {
-            let _ = write!(words, " ({})", escape(capability.reason.as_bytes()));
+            words.extend([" (", &escape(capability.reason.as_bytes()), ")"]);
         }
         lines.extend(paragraph(&words, Role::Warning, options));
     }
@@ -298,7 +293,7 @@ fn joined(facts: &[String], width: usize) -> Vec<String> {
         let fact = shorten(fact, width);
         match lines.last_mut() {
             Some(line) if line::width(line) + 3 + line::width(&fact) <= width => {
-                let _ = write!(line, " · {fact}");
+                line.extend([" · ", &fact]);
             }
             _ => lines.push(fact),
         }

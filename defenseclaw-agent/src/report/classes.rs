@@ -89,8 +89,7 @@ impl Places {
                 None => Place::Class(PathClass::Project),
             };
         }
-        let device = |device: &&str| within(text, device.as_bytes());
-        if DEVICES.iter().any(|name| device(name)) {
+        if DEVICES.iter().any(|name| within(text, name.as_bytes())) {
             return Place::Noise("/dev".into());
         }
         // Changes outside of the project are never noise.

@@ -139,7 +139,7 @@ impl ReportBuilder {
             duration_ns: self.clock.last.0.saturating_sub(start.0),
             rows: self.rows,
             events: self.events,
-            processes: self.processes.finish(start),
+            processes: self.processes.finish(start, self.end.as_ref().map(|end| end.main)),
             files: self.files.finish(&classes::Places::new(places)),
             network: self.network.finish(),
             privileged: self.privileged.finish(),

@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use super::Section;
 use crate::{
-    model::{Action, BootTime, Event, ExitStatus, KernelPath, ProcessKey, Text},
+    model::{Action, BootTime, Event, ExitStatus, KernelPath, MainExit, ProcessKey, Text},
     tree::ProcessTree,
 };
 
@@ -183,13 +183,19 @@ impl Builder {
         }
     }
 
-    pub(super) fn finish(mut self, start: BootTime) -> Processes {
-        let mut nodes = Vec::with_capacity(self.tree.len());
+    pub(super) fn finish(mut self, start: BootTime, main: Option<MainExit>) -> Processes {
+        let mut nodes: Vec<ProcessNode> = Vec::with_capacity(self.tree.len());
         let mut open: Vec<(ProcessKey, u32)> =
             self.tree.roots().into_iter().rev().map(|root| (root, 0)).collect();
         while let Some((key, depth)) = open.pop() {
             let details = self.details.remove(&key).unwrap_or_default();
             nodes.extend(self.node(key, depth, details, start));
+            // Whoever waited for the main process knows its status, even if the record of its exit was lost.
+            if let (Some(node), Some(MainExit::Ended(status))) = (nodes.last_mut(), main)
+                && node.main
+            {
+                node.exit.get_or_insert(status);
+            }
             open.extend(self.tree.children(key).rev().map(|child| (child, depth + 1)));
         }
         Processes { events: self.events, nodes, unattributed: self.unattributed, truncated: self.truncated }

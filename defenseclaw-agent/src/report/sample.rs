@@ -352,7 +352,7 @@ fn any_endpoint() -> impl Strategy<Value = NetEndpoint> {
     let transport =
         prop_oneof![Just(Transport::Tcp), Just(Transport::Udp), any::<u16>().prop_map(Transport::Other)];
     let address = prop::option::of(
-        prop_oneof![(0..4_u128).prop_map(|n| n.to_be_bytes()), any::<[u8; 16]>()].prop_map(IpAddr::from),
+        prop_oneof![(0..4_u128).prop_map(u128::to_be_bytes), any::<[u8; 16]>()].prop_map(IpAddr::from),
     );
     (transport, address, any::<u16>()).prop_map(|(transport, address, port)| NetEndpoint {
         transport,

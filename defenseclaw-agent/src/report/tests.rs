@@ -101,6 +101,14 @@ fn processes_keep_history_and_say_what_is_not_known() {
 }
 
 #[test]
+fn status_of_the_main_process_is_known_without_its_exit() {
+    let mut sample = agent();
+    let report = sample.pass(5).end(MainExit::Ended(ExitStatus::Code(3)), 0).report();
+    let main = &report.processes.nodes[0];
+    assert_eq!((main.exit, main.duration_ns), (Some(ExitStatus::Code(3)), None));
+}
+
+#[test]
 fn programs_with_other_rights_are_listed_but_counted_once() {
     let mut sample = agent();
     let root = sample.root;

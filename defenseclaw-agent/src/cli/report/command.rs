@@ -35,7 +35,7 @@ impl Commands {
                 execs.iter().rfind(|exec| exec.at_ns <= node.started_ns).or(*before).or(execs.first())
             });
             let (line, name) = match (node.execs.last(), inherited) {
-                (Some(last), _) => (with_earlier(&node.execs, command_line(last)), program(last)),
+                (Some(last), _) => (with_earlier(&node.execs, &command_line(last)), program(last)),
                 (None, Some(inherited)) => {
                     let name = program(inherited);
                     (format!("{name} (fork)"), name)
@@ -78,7 +78,7 @@ pub(super) fn command_line(exec: &ExecNode) -> String {
 }
 
 /// `sh → env → node index.js` for a process that became one program after the other.
-fn with_earlier(execs: &[ExecNode], last: String) -> String {
+fn with_earlier(execs: &[ExecNode], last: &str) -> String {
     let n_earlier = execs.len() - 1;
     let mut line = String::new();
     for exec in execs.iter().take(n_earlier.min(EARLIER_MAX)) {
@@ -88,7 +88,7 @@ fn with_earlier(execs: &[ExecNode], last: String) -> String {
     if n_earlier > EARLIER_MAX {
         line.push_str("… → ");
     }
-    line + &last
+    line + last
 }
 
 fn program(exec: &ExecNode) -> String {

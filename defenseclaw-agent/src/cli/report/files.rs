@@ -1,5 +1,7 @@
 //! The file section as lines: what is outside of the project first, changed files before those that were read.
 
+use std::cmp::Reverse;
+
 use super::{
     RenderOptions,
     command::{self, Commands},
@@ -8,12 +10,14 @@ use super::{
 };
 use crate::{
     model::{KernelPath, Text},
-    report::{FileEntry, FileGroup, FileOperation, Files, PathClass, Report},
+    report::{FileEntry, FileGroup, FileOperation, Files, NoiseFolder, PathClass, Report},
 };
 
 /// Files listed per class.
 const CHANGED_MAX: usize = 20;
 const READ_MAX: usize = 10;
+/// Folders of noise named.
+const FOLDERS_MAX: usize = 12;
 const VERB_WIDTH: usize = 10;
 const NAME_WIDTH: usize = 10;
 /// Below this there is no room for who did it.
@@ -53,8 +57,7 @@ pub(super) fn lines(
         for (files, limit, what) in [(changed, CHANGED_MAX, "changed"), (read, READ_MAX, "read")] {
             // One more line says as much as the line about one more.
             let few = options.full || files.len() <= limit + 1;
-            let rows =
-                if few || what == "changed" { files.chunks(1).collect() } else { by_directory(&files) };
+            let rows = if few { files.chunks(1).collect() } else { by_directory(&files) };
             let limit = if few { usize::MAX } else { limit };
             for row in rows.iter().take(limit) {
                 lines.push(match row {
@@ -155,7 +158,7 @@ fn line(
         remarks.push_str("  [executed]");
     }
     if let Some(failures) = words::failures(&file.outcomes) {
-        remarks.push_str(&format!("  [{failures}]"));
+        remarks.extend(["  [", &failures, "]"]);
     }
     let room = options.width.saturating_sub(left.width() + right.width() + 1);
     let remarks = cut(&remarks, room / 2);
@@ -202,8 +205,15 @@ fn noise(
         return Vec::new();
     }
     let mut lines = vec![Line::new().plain("  folded (files per directory)")];
-    let mut words = Vec::new();
-    for folder in &files.noise {
+    let mut described = Vec::new();
+    let mut folders: Vec<&NoiseFolder> = files.noise.iter().collect();
+    if !options.full {
+        folders.sort_by_key(|folder| Reverse(folder.events));
+        folders.truncate(FOLDERS_MAX);
+        folders.sort_by_key(|folder| &folder.folder);
+    }
+    let n_more = files.noise.len() - folders.len();
+    for folder in folders {
         let name = command::path(&KernelPath { text: folder.folder.clone(), ..Default::default() }, home);
         let n_files = words::number(u64::try_from(folder.files.len()).unwrap_or(u64::MAX));
         // Writing to `/dev/null` changes nothing.
@@ -217,11 +227,14 @@ fn noise(
             lines.push(Line::new().plain(title));
             lines.extend(folder.files.iter().map(|file| line(file, &[], commands, options)));
         } else {
-            words.push(format!("{name}: {n_files}{changed}"));
+            described.push(format!("{name}: {n_files}{changed}"));
         }
     }
     if !options.full {
-        let text = words.join(", ");
+        let mut text = described.join(", ");
+        if n_more > 0 {
+            text.extend([" … ", &words::number(u64::try_from(n_more).unwrap_or(u64::MAX)), " more folders"]);
+        }
         let wrapped = wrap(&text, options.width - 4, 0);
         lines.extend(wrapped.into_iter().map(|text| Line::new().dim(format!("    {text}"))));
     }

@@ -176,6 +176,8 @@ mod tests {
     use crate::report::sample::{any_rows, report};
 
     proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+
         #[test]
         fn rows_stand_for_every_process(records in any_rows(), full: bool, equal: bool) {
             let nodes = report(&records).processes.nodes;

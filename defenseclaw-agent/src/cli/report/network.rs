@@ -108,11 +108,11 @@ fn service_lines(service: &Service<'_>, commands: &Commands, options: &RenderOpt
     let mut detail = addresses.join(", ");
     if !name.aliases.is_empty() {
         let aliases: Vec<_> = name.aliases.iter().map(|alias| escape(&alias.0)).collect();
-        detail.push_str(&format!(" via {}", aliases.join(", ")));
+        detail.extend([" via ", &aliases.join(", ")]);
     }
     let others: Vec<_> = first.names.iter().skip(1).map(|name| escape(&name.name.0)).collect();
     if !others.is_empty() {
-        detail.push_str(&format!(", also known as {}", others.join(", ")));
+        detail.extend([", also known as ", &others.join(", ")]);
     }
     let detail = shorten(&detail, options.width - 7);
     vec![line, Line::new().dim(format!("       {detail}"))]
@@ -169,7 +169,8 @@ fn lookups(network: &Network, limit: usize, options: &RenderOptions) -> Vec<Line
     described.truncate(limit);
     let mut text = format!("  looked up only: {}", described.join(", "));
     if n_more > 0 {
-        text.push_str(&format!(" … {} more", words::number(u64::try_from(n_more).unwrap_or(u64::MAX))));
+        let more = words::number(u64::try_from(n_more).unwrap_or(u64::MAX));
+        text.extend([" … ", &more, " more"]);
     }
     let wrapped = wrap(&text, options.width - 2, 2);
     wrapped.into_iter().map(|text| Line::new().plain(format!("  {text}"))).collect()

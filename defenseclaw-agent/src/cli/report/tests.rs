@@ -16,7 +16,7 @@ fn text(sample: &Sample, width: usize, full: bool) -> String {
 }
 
 fn joined_lines(lines: &[Line]) -> String {
-    lines.iter().map(|line| format!("{line}\n")).collect()
+    lines.iter().flat_map(|line| [line.to_string(), "\n".to_owned()]).collect()
 }
 
 /// An agent that fixes a test: a runtime, shells, git, a package manager, a model endpoint.
@@ -202,6 +202,31 @@ fn wide_and_deep_trees_are_folded() {
 }
 
 #[test]
+fn many_files_are_folded_by_directory() {
+    let mut sample = Sample::start(&["git", "clone"], Sample::lsm());
+    let root = sample.root;
+    sample.exec(root, "/usr/bin/git", &["git", "clone"]);
+    for n in 0..40 {
+        sample.create(root, &format!("/home/dev/app/vendor/{n}.c"));
+        sample.read(root, &format!("/home/dev/app/packages/p{n}/node_modules/x/i.js"));
+        sample.read(root, &format!("/home/dev/.config/many/{n}/file"));
+    }
+    sample.read(root, "/usr/lib/a").read(root, "/usr/lib/a");
+    sample.write(root, "/home/dev/app/vendor/7.h").end(ENDED, 0);
+    insta::assert_snapshot!(text(&sample, 80, false));
+}
+
+#[test]
+fn a_failed_process_is_not_hidden_among_many() {
+    let mut sample = Sample::start(&["make"], Sample::lsm());
+    for n in 0..100 {
+        sample.run(sample.root, 6000 + n, &["cc", &format!("{n}.c")], 5, u8::from(n == 77));
+    }
+    let lines = text(&sample, 80, false);
+    assert!(lines.contains("cc 77.c") && lines.contains("… 88 more processes"), "{lines}");
+}
+
+#[test]
 fn a_huge_tree_is_written_in_no_time() {
     let mut sample = Sample::start(&["fork"], Sample::lsm());
     let mut process = sample.root;
@@ -218,6 +243,8 @@ fn a_huge_tree_is_written_in_no_time() {
 }
 
 proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
     #[test]
     fn no_line_is_too_wide_or_unsafe(rows in any_rows(), full: bool) {
         let report = report(&rows);

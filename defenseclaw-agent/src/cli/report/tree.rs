@@ -116,12 +116,12 @@ fn glyphs(bars: &[bool], last: bool, room: usize) -> String {
 fn suffix(node: &ProcessNode, parent_uid: Option<u32>, times: u64) -> String {
     let mut suffix = String::new();
     if times > 1 {
-        suffix.push_str(&format!("  {}", words::times(times)));
+        suffix.extend(["  ", &words::times(times)]);
     }
     if let (Some(uid), Some(above)) = (node.uid, parent_uid)
         && uid != above
     {
-        suffix.push_str(&format!("  [uid {uid}]"));
+        suffix.extend(["  [uid ", &uid.to_string(), "]"]);
     }
     if node.reconstructed {
         suffix.push_str("  [start lost]");

@@ -30,7 +30,7 @@ pub(super) fn number(n: u64) -> String {
     let digits = n.to_string();
     let mut out = String::new();
     for (position, digit) in digits.chars().enumerate() {
-        if position > 0 && (digits.len() - position) % 3 == 0 {
+        if position > 0 && (digits.len() - position).is_multiple_of(3) {
             out.push(',');
         }
         out.push(digit);
@@ -54,7 +54,8 @@ pub(super) fn times(n: u64) -> String {
 
 /// What an errno means.
 pub(super) fn errno(number: i64) -> String {
-    let known = i32::try_from(number).map(Errno::from_raw).unwrap_or(Errno::UnknownErrno);
+    let known = i32::try_from(number).map_or(Errno::UnknownErrno, Errno::from_raw);
+    #[expect(clippy::wildcard_enum_match_arm, reason = "the others have good words of their own")]
     match known {
         Errno::UnknownErrno => format!("error {number}"),
         Errno::ECONNREFUSED => "refused".to_owned(),
