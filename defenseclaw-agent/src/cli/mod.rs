@@ -1,4 +1,5 @@
 //! Interim command line.
+pub mod report;
 use std::{ffi::OsString, io::Write, path::PathBuf, process::ExitCode};
 
 use clap::Parser;
