@@ -90,9 +90,7 @@ impl Watch {
                             }
                             Step::Ended(end) => {
                                 status = Some(end);
-                                // From here on it must not be overlooked that the last process has ended.
-                                self.ends_in_doubt = true;
-                                self.step(Input::MainExited { session: self.session, status: end });
+                                self.main_exited(end)?;
                             }
                             Step::Asked(signal) => {
                                 debug!(signal, "asked to end");
@@ -121,6 +119,16 @@ impl Watch {
                 return Ok(status);
             }
         }
+    }
+
+    fn main_exited(&mut self, status: ExitStatus) -> Result<(), RunError> {
+        // It may have ended before its first record was read; the pipeline must know the session before its end.
+        self.drain()?;
+        self.begin(None);
+        // From here on it must not be overlooked that the last process has ended.
+        self.ends_in_doubt = true;
+        self.step(Input::MainExited { session: self.session, status });
+        Ok(())
     }
 
     /// The command was never executed.
