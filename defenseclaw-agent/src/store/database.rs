@@ -37,11 +37,12 @@ pub(super) fn open_for_writing(path: &Path, create_parent: bool) -> Result<Conne
     }
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let mut connection = connect(path, path, flags)?;
-    // Before anything is changed: is it ours?
-    schema::state(&connection, path, schema::STEPS)?;
+    // Where SQLite may not write it opens for reading, and would fail later with a less clear answer.
     if connection.is_readonly("main").unwrap_or(true) {
         return Err(StoreError::ReadOnly { path: path.to_owned() });
     }
+    // Before anything is changed: is it ours?
+    schema::state(&connection, path, schema::STEPS)?;
     write_ahead_log(&connection, path)?;
     schema::migrate(&mut connection, path, schema::STEPS)?;
     Ok(connection)
