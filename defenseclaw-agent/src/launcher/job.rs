@@ -23,6 +23,11 @@ pub(super) fn shell_waits(signal: c_int, command: pid_t) -> bool {
     (by_nature || in_foreground(command)) && started_by_shell()
 }
 
+/// Whether this process is the session's leader.
+pub(super) fn leads_session() -> bool {
+    getsid(None) == Ok(Pid::this())
+}
+
 /// The controlling terminal, if there is one.
 fn terminal() -> Option<File> {
     fs::OpenOptions::new().read(true).write(true).open("/dev/tty").ok()

@@ -82,6 +82,8 @@ impl Running {
             // `fg` and `bg` continue the whole group; a second SIGCONT goes only where the first has not.
             libc::SIGCONT if self.child.is_stopped() => self.forward(signal)?,
             libc::SIGCONT | libc::SIGCHLD => {}
+            // A closed terminal tells the session's leader alone, which is us where no shell is: `xterm -e`, `ssh -t`.
+            libc::SIGHUP if sender.is_none() && job::leads_session() => self.forward(signal)?,
             // The terminal's, which the command has got; or the tree's own, such as `kill 0` of a script: it reached
             // us because we are in the same group.
             _ if sender.is_none() || from_tree => {}
