@@ -101,17 +101,23 @@ fn left_while_it_is_used() {
 
 fn stale_ones_are_removed() {
     // What a killed run leaves: a directory that nobody has locked.
-    let (stale, foreign, alive) = (directory(session()), parent().unwrap().join("defenseclaw-x"), session());
+    let (stale, foreign, alive) = (
+        directory(session()),
+        parent().unwrap().join(format!("defenseclaw-x{}", std::process::id())),
+        session(),
+    );
     fs::create_dir(&stale).unwrap();
     fs::create_dir(&foreign).unwrap();
-    let mut living = Talking::start(&mut watched_with(["--session", &alive.to_string()], ["cat"]));
+    let start = |session: SessionId| {
+        let command = ["sh", "-c", "echo ready; exec cat"];
+        let mut watcher = Talking::start(&mut watched_with(["--session", &session.to_string()], command));
+        assert_eq!(watcher.line(), "ready");
+        watcher
+    };
+    let mut living = start(alive);
     // A run that is killed while its command goes on leaves a cgroup that is in use.
     let used = session();
-    let mut killed = Talking::start(&mut watched_with(
-        ["--session", &used.to_string()],
-        ["sh", "-c", "echo ready; exec cat"],
-    ));
-    assert_eq!(killed.line(), "ready");
+    let mut killed = start(used);
     let orphan = child_of(killed.pid());
     killed.signal(Signal::SIGKILL);
 

@@ -110,7 +110,8 @@ fn a_resized_window_arrives_once() {
 }
 
 fn a_closed_terminal_ends_both() {
-    let mut terminal = Terminal::start(&mut watched(["sh", "-c", "echo ready; exec cat"]));
+    // Not a command that reads: the end of its input may end it before the signal does.
+    let mut terminal = Terminal::start(&mut watched(["sh", "-c", "echo ready; exec sleep 600"]));
     terminal.expect("ready");
     let command = child_of(terminal.pid());
     assert_eq!(terminal.hang_up().signal(), Some(1));
