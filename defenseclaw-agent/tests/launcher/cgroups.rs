@@ -2,8 +2,9 @@
 
 use std::{
     fs,
+    os::unix::process::CommandExt,
     path::{Path, PathBuf},
-    process::Stdio,
+    process::{Command, Stdio},
     sync::OnceLock,
 };
 
@@ -22,6 +23,8 @@ pub(crate) fn trials() -> Vec<Trial> {
         trial_if(possible, "made_used_and_removed", made_used_and_removed),
         trial_if(possible, "left_while_it_is_used", left_while_it_is_used),
         trial_if(possible, "stale_ones_are_removed", stale_ones_are_removed),
+        trial_if(possible, "entered_without_clone3", entered_without_clone3),
+        trial_if(possible, "without_cgroup_v2_it_runs_all_the_same", without_cgroup_v2_it_runs_all_the_same),
     ]
 }
 
@@ -76,7 +79,7 @@ fn left_while_it_is_used() {
     let (input, hold) = std::io::pipe().unwrap();
     // SAFETY: dup2 and fcntl are async-signal-safe.
     unsafe {
-        use std::os::{fd::AsRawFd, unix::process::CommandExt};
+        use std::os::fd::AsRawFd;
         let input = input.as_raw_fd();
         command.pre_exec(move || match (libc::dup2(input, 3), libc::fcntl(3, libc::F_SETFD, 0)) {
             (3, 0) => Ok(()),
@@ -140,4 +143,51 @@ fn stale_ones_are_removed() {
     drop(living.child.stdin.take());
     assert_eq!(living.line(), "");
     assert!(end(living.child).success());
+}
+
+/// Container filters answer clone3 with ENOSYS.
+fn entered_without_clone3() {
+    // Load the number of the system call; if it is clone3, fail with ENOSYS; otherwise allow.
+    let clone3 = u32::try_from(libc::SYS_clone3).unwrap();
+    let filter = [
+        libc::sock_filter { code: 0x20, jt: 0, jf: 0, k: 0 },
+        libc::sock_filter { code: 0x15, jt: 0, jf: 1, k: clone3 },
+        libc::sock_filter {
+            code: 0x06,
+            jt: 0,
+            jf: 0,
+            k: libc::SECCOMP_RET_ERRNO | libc::ENOSYS.cast_unsigned(),
+        },
+        libc::sock_filter { code: 0x06, jt: 0, jf: 0, k: libc::SECCOMP_RET_ALLOW },
+    ];
+    let session = session();
+    let mut watcher = watched_with(["--session", &session.to_string()], ["cat", "/proc/self/cgroup"]);
+    // SAFETY: prctl is async-signal-safe; the program points to `filter`, which the closure owns.
+    unsafe {
+        watcher.pre_exec(move || {
+            let mut filter = filter;
+            let program = libc::sock_fprog { len: 4, filter: filter.as_mut_ptr() };
+            match libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &raw const program) {
+                0 => Ok(()),
+                _ => Err(std::io::Error::last_os_error()),
+            }
+        });
+    }
+    let output = watcher.output().unwrap();
+    assert_eq!((output.status.code(), output.stderr.as_slice()), (Some(0), b"".as_slice()), "{output:?}");
+    assert!(
+        String::from_utf8_lossy(&output.stdout).contains(&format!("/defenseclaw-{session}\n")),
+        "{output:?}"
+    );
+    assert!(!directory(session).exists());
+}
+
+fn without_cgroup_v2_it_runs_all_the_same() {
+    let mut hidden = Command::new("unshare");
+    hidden.args(["--mount", "sh", "-c", r#"umount -l -a -t cgroup2 && exec "$0" "$@""#]);
+    hidden.arg(std::env::current_exe().unwrap()).args(["watch", "--", "sh", "-c", "exit 8"]);
+    let output = hidden.output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(8), "{said}");
+    assert!(said.starts_with("shared: cgroup v2 is not mounted"), "{said}");
 }

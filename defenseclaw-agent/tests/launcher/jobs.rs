@@ -145,8 +145,8 @@ fn an_interactive_shell() {
 fn a_pager() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("text");
-    let text: String = (0..500).map(|n| format!("line number {n}\n")).collect();
-    fs::write(&file, text).unwrap();
+    let lines: Vec<_> = (0..500).map(|n| format!("line number {n}\n")).collect();
+    fs::write(&file, lines.concat()).unwrap();
     let mut terminal = shell();
     terminal.resize(24, 80);
     ask(&mut terminal, &format!("W less {}", file.display()));

@@ -1,6 +1,14 @@
 //! The launcher room, with real processes and real terminals. This binary is also the programs under test: see
 //! `programs`. Each test starts it as a watcher and looks at what the command, or the shell around it, can see.
 #![expect(clippy::disallowed_methods, reason = "these tests start processes")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "the whole binary is a test, which clippy cannot see without `#[test]`"
+)]
 
 mod cgroups;
 mod harness;

@@ -8,7 +8,7 @@ use std::{
 };
 
 use libtest_mimic::Trial;
-use nix::sys::signal::{SigHandler, SigSet, Signal, signal};
+use nix::sys::signal::{SigHandler, SigSet, Signal, kill, signal};
 
 use crate::harness::{
     Talking, end, eventually, is_root, program, state, trial, trial_if, watched, watched_with,
@@ -25,6 +25,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         trial("signal_state", signal_state),
         trial("environment_and_directory", environment_and_directory),
         trial("not_started_if_the_watcher_is_killed", not_started_if_the_watcher_is_killed),
+        trial("stopped_before_it_starts", stopped_before_it_starts),
         trial("nothing_is_left_of_200_runs", nothing_is_left_of_200_runs),
         trial_if(is_root(), "another_user", another_user),
         trial_if(is_root(), "the_caller_of_sudo", the_caller_of_sudo),
@@ -69,8 +70,8 @@ fn commands_that_do_not_start() {
     for (command, code, message) in cases {
         let output = watched([&command]).output().unwrap();
         let text = String::from_utf8_lossy(&output.stderr);
-        assert_eq!(output.status.code(), Some(code), "{command:?}: {text}");
-        assert!(text.to_lowercase().contains(&message.to_lowercase()), "{command:?}: {text}");
+        assert_eq!(output.status.code(), Some(code), "{text}");
+        assert!(text.to_lowercase().contains(&message.to_lowercase()), "{text}");
     }
 }
 
@@ -208,6 +209,22 @@ fn not_started_if_the_watcher_is_killed() {
     assert_eq!(watcher.line(), "");
     assert_eq!(end(watcher.child).signal(), Some(9));
     assert!(!marker.exists());
+}
+
+/// Ctrl-Z before the first exec: the watcher must not wait for what cannot come.
+fn stopped_before_it_starts() {
+    for (command, code) in [("true", 0), ("no-such-command", 127)] {
+        let mut watcher = Talking::start(&mut watched_with(["--hold"], [command]));
+        let pid = nix::unistd::Pid::from_raw(watcher.line().parse().unwrap());
+        kill(pid, Signal::SIGSTOP).unwrap();
+        eventually("it is stopped", || state(pid) == 'T');
+        watcher.child.stdin.as_mut().unwrap().write_all(b"go\n").unwrap();
+        // The watcher says so when it has been released: stopped, and neither started nor failed.
+        assert_eq!(watcher.line(), "released");
+        assert_eq!(state(pid), 'T');
+        kill(pid, Signal::SIGCONT).unwrap();
+        assert_eq!(end(watcher.child).code(), Some(code));
+    }
 }
 
 fn nothing_is_left_of_200_runs() {

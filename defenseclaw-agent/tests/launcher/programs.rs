@@ -3,7 +3,7 @@
 
 use std::{
     ffi::{OsStr, OsString},
-    io::{Read, Write, stdin, stdout},
+    io::{Write, stdin, stdout},
     process::ExitCode,
 };
 
@@ -33,7 +33,7 @@ pub(crate) fn run(name: &OsStr, args: &[OsString]) -> Option<ExitCode> {
 /// What the watcher is asked for, before `--`.
 #[derive(Default)]
 struct WatchOptions {
-    /// Says the pid and waits instead of releasing.
+    /// Says the pid, and waits for a line before it releases.
     hold: bool,
     /// Goes on after the command has ended, until it is asked to end.
     linger: bool,
@@ -86,10 +86,15 @@ fn attend(
     let prepared = prepare(&LaunchOptions { command, session, user })?;
     if options.hold {
         println!("{}", prepared.pid());
-        stdin().read_to_end(&mut Vec::new()).unwrap();
-        return Ok(ExitStatus::Code(99));
+        stdin().read_line(&mut String::new()).unwrap();
+    }
+    if let Placement::Shared { reason } = prepared.placement() {
+        eprintln!("shared: {reason}");
     }
     let mut running = prepared.release()?;
+    if options.hold {
+        println!("released");
+    }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build().unwrap();
     let status = runtime.block_on(async {
         // SAFETY: the descriptor of `Signals` is the same, and open, as long as it lives.
