@@ -99,7 +99,7 @@ fn apt_get() -> Result<Command> {
         // Asks for the password here, on the terminal, and not under a spinner.
         process::execute(Command::new(sudo).arg("-v"))?;
     }
-    let mut command = process::as_root("env", false)?;
+    let mut command = process::as_root("env", &[])?;
     command.args(["DEBIAN_FRONTEND=noninteractive", "apt-get"]);
     Ok(command)
 }

@@ -9,7 +9,7 @@ use anyhow::{Context as _, Result, bail};
 
 use crate::bpf_toolchain;
 use crate::vm::kernel;
-use crate::{progress, workspace};
+use crate::{process, progress, workspace};
 
 use super::apt::{self, Apt};
 
@@ -47,7 +47,13 @@ pub(super) fn nightly() -> Result<()> {
         );
     }
     let mut command = Command::new("rustup");
-    command.args(["toolchain", "install", "nightly", "--profile=minimal", "--component=rust-src"]);
+    let installed = process::read("rustup", &["toolchain", "list"])?;
+    if installed.lines().any(|line| line.starts_with("nightly-")) {
+        // The nightly that is there stays as it is.
+        command.args(["component", "add", "rust-src", "--toolchain=nightly"]);
+    } else {
+        command.args(["toolchain", "install", "nightly", "--profile=minimal", "--component=rust-src"]);
+    }
     progress::step("rustup-nightly", "installing rustup nightly with rust-src", &mut command)
 }
 
