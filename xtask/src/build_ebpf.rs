@@ -59,16 +59,9 @@ pub(crate) fn object() -> PathBuf {
 
 fn lint(wanted: Option<Source>) -> Result<()> {
     let compiler = compiler(wanted)?;
-    let driver = compiler.rustc.with_file_name("clippy-driver");
+    let driver = compiler.clippy_driver();
     if !driver.is_file() {
-        bail!(
-            "no clippy beside {}: install {}",
-            compiler.rustc.display(),
-            match compiler.source {
-                Source::RustcWeb => "the package rust-web-clippy of the same version",
-                Source::Nightly => "it with `rustup component add clippy --toolchain nightly`",
-            }
-        );
+        bail!("no clippy beside {}: run `cargo xtask setup --for build,lint`", compiler.rustc.display());
     }
     // What cargo-clippy does, without its choice of compiler. An own directory keeps the build's cache.
     let mut command = cargo(&compiler, "check")?;

@@ -46,15 +46,20 @@ pub(super) fn nightly() -> Result<()> {
             "a nightly compiler needs rustup: install it from https://rustup.rs, then run cargo xtask setup again"
         );
     }
-    let mut command = Command::new("rustup");
-    let installed = process::read("rustup", &["toolchain", "list"])?;
-    if installed.lines().any(|line| line.starts_with("nightly-")) {
+    if process::read("rustup", &["toolchain", "list"])?.lines().any(|line| line.starts_with("nightly-")) {
         // The nightly that is there stays as it is.
-        command.args(["component", "add", "rust-src", "--toolchain=nightly"]);
-    } else {
-        command.args(["toolchain", "install", "nightly", "--profile=minimal", "--component=rust-src"]);
+        return nightly_component("rust-src");
     }
+    let mut command = Command::new("rustup");
+    command.args(["toolchain", "install", "nightly", "--profile=minimal", "--component=rust-src"]);
     progress::step("rustup-nightly", "installing rustup nightly with rust-src", &mut command)
+}
+
+/// Adds a component to the nightly that is there.
+pub(super) fn nightly_component(name: &str) -> Result<()> {
+    let mut command = Command::new("rustup");
+    command.args(["component", "add", name, "--toolchain=nightly"]);
+    progress::step("rustup-component", &format!("adding {name} to rustup nightly"), &mut command)
 }
 
 /// bpf-linker, built against the packaged LLVM, into `.xtask/tools`.
