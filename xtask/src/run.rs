@@ -44,6 +44,6 @@ pub(crate) fn perform(arguments: &Arguments) -> Result<ExitCode> {
 
 /// Builds the object and the `defenseclaw` that carries it.
 pub(crate) fn build_binary() -> Result<()> {
-    build_ebpf::build(None, false)?;
+    build_ebpf::build(None)?;
     process::execute(&mut process::cargo(&["build", "--quiet", "--release", "--package=defenseclaw"]))
 }
