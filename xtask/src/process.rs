@@ -68,7 +68,7 @@ pub(crate) fn as_root(program: impl AsRef<OsStr>, environment: &[(&str, OsString
     };
     let mut command = Command::new(sudo);
     if !environment.is_empty() {
-        // -E keeps the environment, but not PATH, which sudo always sets itself.
+        // -E keeps the environment where sudoers allow it, but never PATH, which sudo sets itself.
         command.args(["-E", "env"]);
         for (name, value) in environment {
             let mut assignment = OsString::from(name);
