@@ -122,7 +122,10 @@ fn events() {
     snapshot!("events", audit.run(&["events", "--session", "19abcdef012"]));
     snapshot!("events_json", audit.run(&["events", "--json", "--session", "19abcdef012"]));
     snapshot!("events_all_sessions", audit.run(&["events", "--kind", "file_open", "--kind", "bpf"]));
-    snapshot!("events_path", audit.run(&["events", "--path", "/etc/*", "--limit", "1", "--session", "19abcdef012"]));
+    snapshot!(
+        "events_path",
+        audit.run(&["events", "--path", "/etc/*", "--limit", "1", "--session", "19abcdef012"])
+    );
 }
 
 #[test]
@@ -162,7 +165,11 @@ fn what_cannot_be_done_is_said_with_a_hint() {
     }
     for name in ["diary", "absent"] {
         let mut command = audit.command(&["audit", "verify"]);
-        let _ = write!(text, "$ {name}\n{}\n", audit.finish(command.env("DEFENSECLAW_DB", audit.dir.path().join(name))));
+        let _ = write!(
+            text,
+            "$ {name}\n{}\n",
+            audit.finish(command.env("DEFENSECLAW_DB", audit.dir.path().join(name)))
+        );
     }
     snapshot!("errors", text);
 }

@@ -7,8 +7,8 @@ use nix::{errno::Errno, sys::signal::Signal};
 use super::output::{escape, size};
 use crate::model::{
     Access, Action, AuditRecord, CredChange, Event, Exec, ExitStatus, KernelPath, Loss, LossReason, MainExit,
-    ModuleOp, MountOp, NamespaceOp, Namespaces, NetEndpoint, ProcessKey, PtraceOp, SessionEnd, SessionStart, Text,
-    Transport, UnixName,
+    ModuleOp, MountOp, NamespaceOp, Namespaces, NetEndpoint, ProcessKey, PtraceOp, SessionEnd, SessionStart,
+    Text, Transport, UnixName,
 };
 
 /// Any row of the audit.
@@ -161,11 +161,9 @@ pub fn path(path: &KernelPath) -> String {
         text.push('…');
     }
     text.push_str(&word(&path.text));
-    for (set, words) in [
-        (path.unresolved, " (unresolved)"),
-        (path.deleted, " (deleted)"),
-        (path.as_given, " (as given)"),
-    ] {
+    for (set, words) in
+        [(path.unresolved, " (unresolved)"), (path.deleted, " (deleted)"), (path.as_given, " (as given)")]
+    {
         if set {
             text.push_str(words);
         }
@@ -276,7 +274,9 @@ fn loss(loss: &Loss) -> String {
         LossReason::Folded => "counted only: the same as the one before",
         LossReason::Oversized => "missing: too large for a record",
         LossReason::Unreadable => "missing: memory could not be read",
-        LossReason::MapFull if loss.kind == "process_fork" => "missing: the child is not watched, a map was full",
+        LossReason::MapFull if loss.kind == "process_fork" => {
+            "missing: the child is not watched, a map was full"
+        }
         LossReason::MapFull => "missing: a map was full",
         LossReason::DecodeError => "missing: the record could not be understood",
         LossReason::StoreError => "missing: could not be stored",

@@ -3,16 +3,20 @@
 
 pub mod audit;
 pub mod describe;
+pub mod doctor;
 mod error;
 pub mod events;
 pub mod output;
+pub mod render;
+pub mod report;
+pub mod run;
 pub mod sessions;
 
 use std::{ffi::OsString, path::PathBuf, process::ExitCode};
 
 use clap::{Parser, Subcommand};
 
-use crate::config::Settings;
+use crate::{config::Settings, telemetry};
 use output::Out;
 
 /// The answer is no: a broken audit, a failed test.
@@ -35,6 +39,12 @@ struct Cli {
 /// One variant per command, in the order of the help.
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Run a command under watch, then report what it did
+    Run(run::Args),
+    /// Report what a recorded session did
+    Report(report::Args),
+    /// Print the process tree of a recorded session
+    Tree(report::TreeArgs),
     /// List the recorded sessions, oldest first
     Sessions(sessions::Args),
     /// Print recorded events
@@ -42,11 +52,17 @@ enum Command {
     /// Look after the audit itself
     #[command(subcommand)]
     Audit(audit::Command),
+    /// Say what this machine lets us see, and what to do about the rest
+    Doctor(doctor::Args),
 }
 
 impl Command {
     fn run(self, settings: &Settings, out: &mut Out) -> anyhow::Result<ExitCode> {
         match self {
+            Self::Run(args) => run::run(args, settings, out),
+            Self::Report(args) => report::run(&args, settings, out),
+            Self::Tree(args) => report::tree(&args, settings, out),
+            Self::Doctor(args) => doctor::run(&args, settings, out),
             Self::Sessions(args) => sessions::run(&args, settings, out),
             Self::Events(args) => events::run(&args, settings, out),
             Self::Audit(command) => audit::run(&command, settings, out),
@@ -60,6 +76,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Ok(cli) => cli,
         Err(err) => return output::usage(&err),
     };
+    telemetry::log_to_stderr();
     let mut out = Out::stdout();
     let done = Settings::new(cli.db)
         .map_err(anyhow::Error::from)
@@ -71,7 +88,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Err(err) if error::is_broken_pipe(&err) => ExitCode::SUCCESS,
         Err(err) => {
             output::error(&err, error::hint(&err));
-            ExitCode::from(ERROR)
+            ExitCode::from(error::exit_code(&err))
         }
     }
 }

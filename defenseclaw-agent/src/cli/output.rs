@@ -14,9 +14,11 @@ use owo_colors::OwoColorize;
 use serde::Serialize;
 use unicode_width::UnicodeWidthChar;
 
-/// Standard output, buffered.
+use super::render::{Line, Role};
+
+/// Where a command's output goes, buffered.
 pub struct Out {
-    stream: BufWriter<AutoStream<io::Stdout>>,
+    stream: Box<dyn Write>,
     width: Option<usize>,
 }
 
@@ -29,12 +31,19 @@ impl std::fmt::Debug for Out {
 impl Out {
     /// The process's standard output.
     pub fn stdout() -> Self {
-        let width = if io::stdout().is_terminal() {
-            Some(terminal_size::terminal_size().map_or(80, |(width, _)| usize::from(width.0).max(40)))
-        } else {
-            None
-        };
-        Self { stream: BufWriter::new(AutoStream::auto(io::stdout())), width }
+        let width = io::stdout().is_terminal().then(terminal_width);
+        Self { stream: Box::new(BufWriter::new(AutoStream::auto(io::stdout()))), width }
+    }
+
+    /// The process's standard error: for what must not mix with the output of a command that was run.
+    pub fn stderr() -> Self {
+        let width = io::stderr().is_terminal().then(terminal_width);
+        Self { stream: Box::new(BufWriter::new(AutoStream::auto(io::stderr()))), width }
+    }
+
+    /// A file, without colour.
+    pub fn file(file: std::fs::File) -> Self {
+        Self { stream: Box::new(BufWriter::new(AutoStream::never(file))), width: None }
     }
 
     /// Columns of the terminal; none if the output is a file or a pipe, where nothing is shortened.
@@ -58,6 +67,27 @@ impl Out {
     pub fn flush(&mut self) -> io::Result<()> {
         self.stream.flush()
     }
+}
+
+fn terminal_width() -> usize {
+    terminal_size::terminal_size().map_or(80, |(width, _)| usize::from(width.0).max(40))
+}
+
+/// A line of a report, with the colours of its roles.
+pub fn styled(line: &Line) -> String {
+    let mut text = String::new();
+    for span in &line.spans {
+        let span_text = span.text.as_str();
+        text.push_str(&match span.role {
+            Role::Plain => span_text.to_owned(),
+            Role::Heading => strong(span_text),
+            Role::Dim => dim(span_text),
+            Role::Good => span_text.green().to_string(),
+            Role::Warning => span_text.yellow().to_string(),
+            Role::Bad => bad(span_text),
+        });
+    }
+    text
 }
 
 /// A word to the person at the terminal that is no data.

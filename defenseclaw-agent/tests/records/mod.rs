@@ -2,10 +2,10 @@
 
 use defenseclaw::{
     model::{
-        Access, Action, AuditRecord, BootTime, Capability, CapabilityState, CredChange, Event, Exec, ExitStatus,
-        FileRef, KernelPath, Level, Loss, LossReason, MainExit, ModuleOp, MountOp, NamespaceOp, Namespaces,
-        NetEndpoint, ProcessKey, Protection, PtraceOp, SessionEnd, SessionId, SessionStart, Text, Transport,
-        UnixName, Vantage, WallTime,
+        Access, Action, AuditRecord, BootTime, Capability, CapabilityState, CredChange, Event, Exec,
+        ExitStatus, FileRef, KernelPath, Level, Loss, LossReason, MainExit, ModuleOp, MountOp, NamespaceOp,
+        Namespaces, NetEndpoint, ProcessKey, Protection, PtraceOp, SessionEnd, SessionId, SessionStart, Text,
+        Transport, UnixName, Vantage, WallTime,
     },
     store::WriterOptions,
 };
@@ -113,7 +113,13 @@ pub fn every_action() -> Vec<Action> {
             filename: "./run me.sh".into(),
             interpreter: Some("/bin/bash".into()),
             cwd: "/home/dev/project".into(),
-            argv: vec!["/bin/bash".into(), "./run me.sh".into(), "it's".into(), Text(b"\x1b[2J\xff".to_vec()), "".into()],
+            argv: vec![
+                "/bin/bash".into(),
+                "./run me.sh".into(),
+                "it's".into(),
+                Text(b"\x1b[2J\xff".to_vec()),
+                "".into(),
+            ],
             argv_truncated: true,
             session_env: vec![("AGENT_SESSION".into(), "abc".into())],
             euid: 0,
@@ -133,7 +139,14 @@ pub fn every_action() -> Vec<Action> {
             access: Access::empty(),
         },
         Action::FileCreate {
-            file: FileRef { path: KernelPath { text: Text(b"/tmp/\xe2\x80\xae\nbad\xfe".to_vec()), ..KernelPath::default() }, dev: 1, ino: 2 },
+            file: FileRef {
+                path: KernelPath {
+                    text: Text(b"/tmp/\xe2\x80\xae\nbad\xfe".to_vec()),
+                    ..KernelPath::default()
+                },
+                dev: 1,
+                ino: 2,
+            },
             access: Access::WRITE | Access::CREATE | Access::TRUNCATE,
         },
         Action::FileUnlink { file: file("/home/dev/project/old") },

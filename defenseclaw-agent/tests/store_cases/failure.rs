@@ -106,12 +106,15 @@ fn a_damaged_file_is_an_error_not_a_panic() {
 #[test]
 fn a_locked_database_is_waited_for_and_then_named() {
     let place = Place::with_events(1);
-    let writer = Writer::open(&place.db(), &WriterOptions { patience: Duration::ZERO, ..records::options() }).unwrap();
+    let writer =
+        Writer::open(&place.db(), &WriterOptions { patience: Duration::ZERO, ..records::options() }).unwrap();
     let other = rusqlite::Connection::open(place.db()).unwrap();
     other.execute_batch("BEGIN IMMEDIATE").unwrap();
     writer.append(vec![records::opened(SESSION, 7), records::end(SESSION)]).unwrap();
     let err = writer.flush().unwrap_err();
-    let StoreError::Unwritten { events: 1, other: 1, source: Some(source), .. } = err else { panic!("{err:?}") };
+    let StoreError::Unwritten { events: 1, other: 1, source: Some(source), .. } = err else {
+        panic!("{err:?}")
+    };
     assert!(matches!(*source, StoreError::Busy { .. }), "{source:?}");
     // It works again: the event is accounted for, the end of the session is there.
     other.execute_batch("ROLLBACK").unwrap();
@@ -119,7 +122,9 @@ fn a_locked_database_is_waited_for_and_then_named() {
     let stats = writer.close().unwrap();
     assert_eq!((stats.rows, stats.lost), (2, 1));
     let rows = read(&place.db(), &Filter::default());
-    assert!(matches!(&rows[3].record, AuditRecord::Loss(loss) if loss.reason == LossReason::StoreError && loss.count == 1));
+    assert!(
+        matches!(&rows[3].record, AuditRecord::Loss(loss) if loss.reason == LossReason::StoreError && loss.count == 1)
+    );
     assert!(matches!(rows[4].record, AuditRecord::SessionEnd(_)));
 }
 
@@ -214,7 +219,9 @@ fn a_full_disk_costs_counted_events_and_bounded_time() {
     eat_all();
     fill(&writer, 1000);
     let err = writer.flush().unwrap_err();
-    let StoreError::Unwritten { events: 1000, other: 0, source: Some(source), .. } = &err else { panic!("{err:?}") };
+    let StoreError::Unwritten { events: 1000, other: 0, source: Some(source), .. } = &err else {
+        panic!("{err:?}")
+    };
     assert!(matches!(**source, StoreError::DiskFull { .. }), "{source:?}");
     assert!(err.hint().is_some());
     assert!(matches!(writer.close(), Err(StoreError::Unwritten { events: 1000, .. })));

@@ -6,7 +6,10 @@ mod queries;
 mod rate;
 mod writers;
 
-use std::{ops::ControlFlow, path::{Path, PathBuf}};
+use std::{
+    ops::ControlFlow,
+    path::{Path, PathBuf},
+};
 
 use defenseclaw::store::{Filter, Reader, StoreError, Stored, Writer};
 use tempfile::TempDir;

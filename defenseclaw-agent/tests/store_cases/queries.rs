@@ -15,13 +15,17 @@ use crate::records::{self, OTHER, SESSION};
 fn every_kind_of_record_comes_back_as_it_was() {
     let place = Place::new();
     let wrote = records::session_of_everything(SESSION);
-    let kinds: std::collections::BTreeSet<_> = records::every_action().iter().map(|action| action.kind()).collect();
+    let kinds: std::collections::BTreeSet<_> =
+        records::every_action().iter().map(|action| action.kind()).collect();
     assert_eq!(kinds.len(), EventKind::ALL.len(), "the records have every kind");
     let writer = Writer::open(&place.db(), &records::options()).unwrap();
     writer.append(wrote.clone()).unwrap();
     writer.close().unwrap();
     let found = read(&place.db(), &Filter::default());
-    assert_eq!(found.iter().map(|stored| stored.seq).collect::<Vec<_>>(), (1..=wrote.len() as u64).collect::<Vec<_>>());
+    assert_eq!(
+        found.iter().map(|stored| stored.seq).collect::<Vec<_>>(),
+        (1..=wrote.len() as u64).collect::<Vec<_>>()
+    );
     assert_eq!(found.iter().map(|stored| stored.record.clone()).collect::<Vec<_>>(), wrote);
     // And once more through the JSON of the command line.
     for stored in &found {
@@ -35,7 +39,14 @@ fn filters_let_through_what_they_say() {
     let place = Place::new();
     let writer = Writer::open(&place.db(), &records::options()).unwrap();
     writer.append(records::session_of_everything(SESSION)).unwrap();
-    writer.append(vec![records::start(OTHER), records::opened(OTHER, 1), records::loss(None), records::end(OTHER)]).unwrap();
+    writer
+        .append(vec![
+            records::start(OTHER),
+            records::opened(OTHER, 1),
+            records::loss(None),
+            records::end(OTHER),
+        ])
+        .unwrap();
     writer.close().unwrap();
     let kinds = |kinds: &[EventKind]| Filter { kinds: kinds.to_vec(), ..Filter::default() };
     let path = |pattern: &str| Filter::default().with_path(pattern).unwrap();
@@ -94,7 +105,9 @@ fn reading_goes_on_where_it_stopped() {
 fn sessions_say_what_became_of_them() {
     let place = Place::with_events(3);
     let writer = Writer::open(&place.db(), &records::options()).unwrap();
-    writer.append(vec![records::start(OTHER), records::loss(Some(OTHER)), records::opened(OTHER, 1)]).unwrap();
+    writer
+        .append(vec![records::start(OTHER), records::loss(Some(OTHER)), records::opened(OTHER, 1)])
+        .unwrap();
     writer.flush().unwrap();
     let reader = Reader::open(&place.db()).unwrap();
     let glance = |reader: &Reader| {

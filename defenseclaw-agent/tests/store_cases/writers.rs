@@ -74,7 +74,8 @@ fn many_writers_make_one_chain() {
     let report = verify(&place.db(), None).unwrap();
     assert_eq!((report.intact_rows, report.first_break), (WRITERS * (BATCHES * 5 + 2), None));
     for number in 0..WRITERS {
-        let filter = Filter { session: Some(SessionId(number + 1)), records: vec!["event"], ..Filter::default() };
+        let filter =
+            Filter { session: Some(SessionId(number + 1)), records: vec!["event"], ..Filter::default() };
         let times: Vec<_> = read(&place.db(), &filter)
             .into_iter()
             .map(|stored| match stored.record {
@@ -210,5 +211,8 @@ fn a_writer_killed_before_its_first_row_is_said_too() {
     Writer::open(&place.db(), &records::options()).unwrap().close().unwrap();
     let said = losses(&place);
     assert_eq!(said.len(), 1);
-    assert_eq!((said[0].reason, said[0].session, said[0].first), (LossReason::Unclean, None, records::options().boot));
+    assert_eq!(
+        (said[0].reason, said[0].session, said[0].first),
+        (LossReason::Unclean, None, records::options().boot)
+    );
 }
