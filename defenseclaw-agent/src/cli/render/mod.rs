@@ -237,11 +237,11 @@ fn coverage(report: &Report, options: &RenderOptions) -> Vec<Line> {
             ".",
         ]);
     }
-    let limits: Vec<_> = protection
+    let (blind, limits): (Vec<_>, Vec<_>) = protection
         .capabilities
         .iter()
         .filter(|capability| capability.state != CapabilityState::Available)
-        .collect();
+        .partition(|capability| capability.name.starts_with("blind/"));
     if limits.is_empty() {
         text.push_str(" No hook is missing.");
     }
@@ -256,6 +256,15 @@ fn coverage(report: &Report, options: &RenderOptions) -> Vec<Line> {
             words.extend([" (", &escape(capability.reason.as_bytes()), ")"]);
         }
         lines.extend(paragraph(&words, Role::Warning, options));
+    }
+    if !blind.is_empty() {
+        let spots: Vec<_> = blind
+            .iter()
+            .filter_map(|capability| capability.name.strip_prefix("blind/"))
+            .map(|name| escape(name.replace('_', " ").as_bytes()))
+            .collect();
+        let words = format!("Not seen at this level (`defenseclaw doctor` explains): {}.", spots.join(", "));
+        lines.extend(paragraph(&words, Role::Dim, options));
     }
     lines
 }
