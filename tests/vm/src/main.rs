@@ -14,6 +14,7 @@
     clippy::cast_possible_wrap,
     clippy::cast_sign_loss,
     clippy::cast_lossless,
+    clippy::let_underscore_must_use,
     reason = "a suite: a broken assumption ends the trial with its place, and system calls mix integer types"
 )]
 

@@ -10,11 +10,12 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// A raw system call: `sys!(libc::SYS_openat, dirfd, path.as_ptr(), flags, mode)?`.
+/// A raw system call: `sys!(libc::SYS_openat, dirfd, path.as_ptr(), flags, mode)?`. Every argument becomes a full word:
+/// the seventh would otherwise reach the kernel with a random upper half.
 macro_rules! sys {
     ($number:expr $(, $argument:expr)* $(,)?) => {{
         // SAFETY: pointers among the arguments stand for memory that outlives the call; the kernel checks the rest.
-        $crate::sys::outcome(unsafe { libc::syscall($number $(, $argument)*) })
+        $crate::sys::outcome(unsafe { libc::syscall($number $(, $argument as libc::c_long)*) })
     }};
 }
 pub(crate) use sys;

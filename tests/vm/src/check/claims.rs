@@ -15,6 +15,9 @@ use crate::{
     truth::{Claim, ExpectedLoss, Never, Storm, TICK_NS, Times, Truth},
 };
 
+/// What a trial of a case runs.
+type Check = Box<dyn FnOnce(&Setting, &Observed, &Truth) -> Result<Completion, Failed> + Send>;
+
 /// Events shown in a failure.
 const SHOWN: usize = 40;
 
@@ -39,13 +42,11 @@ pub(crate) fn trials(setting: &Setting, observed: &Arc<Observed>) -> Vec<Trial> 
 
 fn of_case(setting: &Setting, observed: &Arc<Observed>, at: usize, trials: &mut Vec<Trial>) {
     let truth = &observed.truths[at];
-    let mut add =
-        |name: &str,
-         check: Box<dyn FnOnce(&Setting, &Observed, &Truth) -> Result<Completion, Failed> + Send>| {
-            let (setting, observed) = (setting.clone(), Arc::clone(observed));
-            let name = format!("{}/{name}", truth.case);
-            trials.push(trial(name, move || check(&setting, &observed, &observed.truths[at])));
-        };
+    let mut add = |name: &str, check: Check| {
+        let (setting, observed) = (setting.clone(), Arc::clone(observed));
+        let name = format!("{}/{name}", truth.case);
+        trials.push(trial(name, move || check(&setting, &observed, &observed.truths[at])));
+    };
     add(
         "provoked",
         Box::new(|_, _, truth| match &truth.failure {
@@ -212,7 +213,7 @@ fn check_storm(observed: &Observed, storm: &Storm) -> Result<(), String> {
         let status = ExitStatus::Code(*code);
         let right = defenseclaw::model::Action::ProcessExit { status };
         if exits.len() != 1 || exits[0].action != right {
-            wrong.push(format!("{pid}: exit code {code} expected once, recorded {:?}", exits));
+            wrong.push(format!("{pid}: exit code {code} expected once, recorded {exits:?}"));
         }
     }
     if execs != storm.execs {

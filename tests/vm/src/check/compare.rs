@@ -59,7 +59,7 @@ fn adopt(expected: &Action, event: &Event, claim: &Claim, level: Level) -> Actio
     };
     match (expected, &mut actual) {
         (Action::ProcessFork { child: expected, .. }, Action::ProcessFork { child, .. }) => {
-            key(*expected, child)
+            key(*expected, child);
         }
         (Action::ProcessExec(expected), Action::ProcessExec(actual)) => {
             file(&expected.exe, &mut actual.exe);
@@ -82,7 +82,7 @@ fn adopt(expected: &Action, event: &Event, claim: &Claim, level: Level) -> Actio
         | (Action::FileUnlink { file: expected }, Action::FileUnlink { file: actual })
         | (Action::FileChown { file: expected, .. }, Action::FileChown { file: actual, .. })
         | (Action::DirRemove { file: expected }, Action::DirRemove { file: actual }) => {
-            file(expected, actual)
+            file(expected, actual);
         }
         (
             Action::FileRename { file: expected, to, .. },

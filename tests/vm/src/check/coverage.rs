@@ -38,9 +38,8 @@ fn needed(level: Level, claim: &Claim) -> Vec<String> {
 fn hooks(action: &Action, call: &str) -> &'static [&'static str] {
     match action {
         Action::FileOpen { .. } if call == "mmap" => &["mmap_file"],
-        Action::FileOpen { .. } => &["file_open"],
         Action::FileCreate { .. } if call.starts_with("mknod") => &["path_mknod"],
-        Action::FileCreate { .. } => &["file_open"],
+        Action::FileOpen { .. } | Action::FileCreate { .. } => &["file_open"],
         Action::FileUnlink { .. } => &["path_unlink"],
         Action::FileRename { .. } => &["path_rename"],
         Action::FileLink { .. } => &["path_link"],

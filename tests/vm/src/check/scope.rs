@@ -30,6 +30,6 @@ fn none_of(observed: &Observed, pids: &[u32]) -> Result<Completion, Failed> {
     if found.is_empty() {
         return Ok(Completion::Completed);
     }
-    let lines: Vec<String> = found.iter().take(20).map(|event| json(event)).collect();
+    let lines: Vec<String> = found.iter().take(20).map(json).collect();
     Err(format!("{} events of processes outside the session:\n{}", found.len(), lines.join("\n")).into())
 }

@@ -133,11 +133,8 @@ pub(crate) fn observe(setting: &Setting) -> Result<Observed> {
     for fifo in ["go", "done"] {
         let path = c(work.join(fifo).as_os_str().as_bytes());
         // SAFETY: the path outlives the call.
-        ensure!(
-            unsafe { libc::mkfifo(path.as_ptr(), 0o600) } == 0,
-            "mkfifo: {}",
-            std::io::Error::last_os_error()
-        );
+        let failed = unsafe { libc::mkfifo(path.as_ptr(), 0o600) };
+        ensure!(failed == 0, "mkfifo: {}", std::io::Error::last_os_error());
     }
     let target = Companion(Command::new(&program).arg("wait-for-input").stdin(Stdio::piped()).spawn()?);
     let bystander = Companion(

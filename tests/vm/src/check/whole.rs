@@ -121,8 +121,8 @@ fn end(_: &Setting, observed: &Observed) -> Result<(), String> {
 
 /// Rows come in the order of their numbers, which have no gap; one session only.
 fn order(_: &Setting, observed: &Observed) -> Result<(), String> {
-    if let Some(pair) = observed.seqs.windows(2).find(|pair| pair[1] != pair[0] + 1) {
-        return Err(format!("row {} is followed by row {}", pair[0], pair[1]));
+    if let Some([row, next]) = observed.seqs.array_windows().find(|[row, next]| *next != row + 1) {
+        return Err(format!("row {row} is followed by row {next}"));
     }
     match observed.events.iter().find(|event| event.session != observed.start.session) {
         Some(event) => Err(format!("an event of another session: {}", json(event))),

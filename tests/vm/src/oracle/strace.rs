@@ -59,10 +59,7 @@ pub(crate) fn parse(log: &[u8]) -> Result<Traced> {
             let (_, end) =
                 resumed.split_once(" resumed>").with_context(|| format!("not understood: {line}"))?;
             // After an exec from a thread the call is resumed under the id of the leader.
-            let begin = match unfinished.remove(&pid) {
-                Some(begin) => begin,
-                None => continue,
-            };
+            let Some(begin) = unfinished.remove(&pid) else { continue };
             format!("{begin}{end}")
         } else {
             rest.to_owned()

@@ -108,7 +108,7 @@ pub(crate) fn identity(stage: &mut Stage) -> Result<()> {
     run(stage, "relative path", &Start::new("../prog", &[b"prog", b"exit", b"0"]), |_| ())?;
     run(stage, "dots and slashes", &Start::new(".././/.//prog", &[b"prog", b"exit", b"0"]), |_| ())?;
 
-    std::os::unix::fs::symlink(&stage.program(), stage.path("link"))?;
+    std::os::unix::fs::symlink(stage.program(), stage.path("link"))?;
     run(stage, "through a symlink", &Start::new("./link", &[b"link", b"exit", b"0"]), |_| ())?;
 
     // argv[0] is whatever the caller says.
@@ -271,7 +271,7 @@ pub(crate) fn environment(stage: &mut Stage) -> Result<()> {
         (0..40).map(|n| format!("NOISE_{n}={}", "x".repeat(50)).into_bytes()).collect();
     env.extend(pairs(&session[..1]));
     run(stage, "behind other variables", &Start { env, ..base }, |exec| {
-        exec.session_env = session[..1].to_vec()
+        exec.session_env = session[..1].to_vec();
     })?;
     Ok(())
 }

@@ -138,7 +138,7 @@ pub(crate) fn calls(stage: &mut Stage) -> Result<()> {
     let mut again =
         |step: &str, call: &str, open: &mut dyn FnMut(&Stage, &str) -> Result<i64>| -> Result<()> {
             let path = stage.make(&format!("d/{step}"))?;
-            let file_name = format!("{step}");
+            let file_name = step.to_owned();
             let fd = sys::owned(open(stage, &file_name).with_context(|| step.to_owned())?);
             let file = Stage::file_behind(&fd, kernel_path(path.as_os_str().as_bytes()))?;
             stage.claim(step, call, Action::FileOpen { file, access: Access::READ });

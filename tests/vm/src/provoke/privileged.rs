@@ -11,6 +11,7 @@ use crate::{
     truth::{Times, kernel_path},
 };
 
+#[expect(clippy::unnecessary_wraps, reason = "every case has this signature")]
 pub(crate) fn bpf(stage: &mut Stage) -> Result<()> {
     // BPF_MAP_CREATE of an array: type, key size, value size, entries.
     let mut attribute = [0_u32; 32];
@@ -56,7 +57,8 @@ pub(crate) fn modules(stage: &mut Stage) -> Result<()> {
 }
 
 pub(crate) fn ids(stage: &mut Stage) -> Result<()> {
-    let changes: [(&str, &str, i64, [i64; 3], bool, [u32; 3]); 6] = [
+    type Change = (&'static str, &'static str, i64, [i64; 3], bool, [u32; 3]);
+    let changes: [Change; 6] = [
         ("setgid", "setgid", libc::SYS_setgid, [7, 0, 0], true, [7, 7, 7]),
         ("setregid", "setregid", libc::SYS_setregid, [8, 9, 0], true, [8, 9, 9]),
         ("setresgid", "setresgid", libc::SYS_setresgid, [10, 11, 12], true, [10, 11, 12]),

@@ -107,6 +107,7 @@ impl Ring {
         Ok(Self { fd, parameters, sq, cq, entries })
     }
 
+    #[expect(clippy::cast_ptr_alignment, reason = "the kernel aligns the words of a ring")]
     fn word(base: *mut u8, offset: u32) -> &'static AtomicU32 {
         // SAFETY: the offset is the kernel's own, into a mapping that lives as long as the process.
         unsafe { &*base.add(offset as usize).cast::<AtomicU32>() }

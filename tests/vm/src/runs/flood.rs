@@ -87,7 +87,7 @@ fn flood(setting: &Setting, dir: &Path, times: u64) -> Result<(Stats, Audit, End
                 }
             }
             AuditRecord::Loss(loss) => {
-                *audit.losses.entry((loss.kind, loss.reason)).or_default() += loss.count
+                *audit.losses.entry((loss.kind, loss.reason)).or_default() += loss.count;
             }
             AuditRecord::SessionStart(_) | AuditRecord::SessionEnd(_) => {}
         }

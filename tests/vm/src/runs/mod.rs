@@ -22,8 +22,10 @@ use crate::{
 /// Seconds one run may take: under emulation the programs alone need most of a minute to load.
 pub(crate) const RUN_SECONDS: u64 = 600;
 
+type Run = fn(&Setting) -> Result<()>;
+
 pub(crate) fn trials(setting: &Setting) -> Vec<Trial> {
-    let all: [(&str, fn(&Setting) -> Result<()>); 18] = [
+    let all: [(&str, Run); 18] = [
         ("run/flood", flood::equations),
         ("run/kill, before exec", kill::before_exec),
         ("run/kill, command started", kill::started),
