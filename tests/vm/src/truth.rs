@@ -56,6 +56,8 @@ pub(crate) struct Claim {
     pub(crate) given_to: Option<Text>,
     pub(crate) path: PathRule,
     pub(crate) times: Times,
+    /// Blind spot that excuses its absence, on a level that states it.
+    pub(crate) blind: Option<String>,
 }
 
 /// How the path of the action has to be read.
@@ -155,6 +157,11 @@ impl Claim {
 
     pub(crate) fn times(&mut self, times: Times) -> &mut Self {
         self.times = times;
+        self
+    }
+
+    pub(crate) fn blind(&mut self, name: &str) -> &mut Self {
+        self.blind = Some(name.to_owned());
         self
     }
 

@@ -168,8 +168,13 @@ fn key(expected: ProcessKey, actual: &mut ProcessKey) {
 
 fn path(expected: &KernelPath, actual: &mut KernelPath, rule: PathRule, given: Option<&Text>, level: Level) {
     if actual.as_given {
-        // Where there is no file to ask, level `tracepoint` reports what the call was given.
-        if level == Level::Tracepoint && given.is_some_and(|given| *given == actual.text) {
+        // Where there is no file to ask, level `tracepoint` reports what the call was given, behind the directory that
+        // it was relative to.
+        let same = |given: &Text| {
+            let joined = actual.text.0.ends_with(&given.0) && normal(&actual.text.0) == expected.text.0;
+            *given == actual.text || joined
+        };
+        if level == Level::Tracepoint && given.is_some_and(same) {
             actual.clone_from(expected);
         }
         return;
@@ -190,9 +195,70 @@ fn path(expected: &KernelPath, actual: &mut KernelPath, rule: PathRule, given: O
     }
 }
 
+/// A path without `.`, `..` and empty components, by its text alone.
+fn normal(path: &[u8]) -> Vec<u8> {
+    let mut kept: Vec<&[u8]> = Vec::new();
+    for component in path.split(|byte| *byte == b'/') {
+        match component {
+            b"" | b"." => {}
+            b".." => drop(kept.pop()),
+            name => kept.push(name),
+        }
+    }
+    kept.iter().flat_map(|name| [&b"/"[..], name]).collect::<Vec<_>>().concat()
+}
+
 /// Whether `actual` is the beginning of `expected`, as far as four kilobytes go.
 fn cut(expected: &[Text], actual: &[Text]) -> bool {
     let joined = |list: &[Text]| list.iter().map(|text| &text.0[..]).collect::<Vec<_>>().join(&0);
     let (expected, actual) = (joined(expected), joined(actual));
     expected.starts_with(&actual) && (4090..=4096).contains(&actual.len())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn after(expected: &KernelPath, actual: KernelPath, rule: PathRule, level: Level) -> bool {
+        let mut actual = actual;
+        path(expected, &mut actual, rule, Some(&"given".into()), level);
+        actual == *expected
+    }
+
+    #[test]
+    fn a_path_as_given_excuses_level_tracepoint_only() {
+        let real = KernelPath::from("/real/given");
+        let given = KernelPath { as_given: true, ..KernelPath::from("given") };
+        let other = KernelPath { as_given: true, ..KernelPath::from("other") };
+        assert!(after(&real, given.clone(), PathRule::Exact, Level::Tracepoint));
+        let joined = KernelPath { as_given: true, ..KernelPath::from("/else/../real/./given") };
+        assert!(after(&real, joined, PathRule::Exact, Level::Tracepoint));
+        let elsewhere = KernelPath { as_given: true, ..KernelPath::from("/else/given") };
+        assert!(!after(&real, elsewhere, PathRule::Exact, Level::Tracepoint));
+        assert!(!after(&real, given, PathRule::Exact, Level::Lsm));
+        assert!(!after(&real, other, PathRule::Exact, Level::Tracepoint));
+        assert!(!after(&real, KernelPath::from("given"), PathRule::Exact, Level::Tracepoint));
+    }
+
+    #[test]
+    fn a_tail_has_to_be_flagged_and_long() {
+        let long = format!("/{}", "a".repeat(5000));
+        let expected = KernelPath { truncated: true, ..KernelPath::from(&long[..]) };
+        let tail =
+            |length: usize, truncated| KernelPath { truncated, ..KernelPath::from(&long[5001 - length..]) };
+        assert!(after(&expected, tail(4000, true), PathRule::Tail, Level::Lsm));
+        assert!(!after(&expected, tail(4000, false), PathRule::Tail, Level::Lsm));
+        assert!(!after(&expected, tail(100, true), PathRule::Tail, Level::Lsm));
+        assert!(!after(&expected, tail(4000, true), PathRule::Exact, Level::Lsm));
+    }
+
+    #[test]
+    fn a_start_is_known_to_the_tick() {
+        let expected = ProcessKey { tgid: 7, start_ns: 3 * TICK_NS };
+        for (start_ns, same) in [(3 * TICK_NS + 1, true), (4 * TICK_NS, false), (3 * TICK_NS - 1, false)] {
+            let mut actual = ProcessKey { tgid: 7, start_ns };
+            key(expected, &mut actual);
+            assert_eq!(actual == expected, same, "{start_ns}");
+        }
+    }
 }

@@ -10,7 +10,10 @@ pub(crate) fn missing(protection: &Protection, claim: &Claim) -> Option<(String,
     protection
         .capabilities
         .iter()
-        .find(|capability| capability.state == CapabilityState::Missing && needed.contains(&capability.name))
+        .find(|capability| {
+            let missing = capability.state == CapabilityState::Missing && needed.contains(&capability.name);
+            missing || claim.blind.as_ref() == Some(&capability.name)
+        })
         .map(|capability| (capability.name.clone(), capability.reason.clone()))
 }
 
@@ -22,7 +25,7 @@ fn needed(level: Level, claim: &Claim) -> Vec<String> {
         Action::ProcessFork { .. } => Some("tp_btf/sched_process_fork"),
         Action::ProcessExec(_) => Some("tp_btf/sched_process_exec"),
         Action::ProcessExit { .. } => Some("tp_btf/sched_process_exit"),
-        Action::DnsAnswer { .. } => Some("cgroup_skb/ingress"),
+        Action::DnsAnswer { .. } => Some("cgroup_skb/dns_answer"),
         Action::IoUringSetup { .. } => Some("tp_btf/io_uring_create"),
         _ => None,
     };
@@ -31,6 +34,10 @@ fn needed(level: Level, claim: &Claim) -> Vec<String> {
     }
     match level {
         Level::Tracepoint | Level::Fentry => vec![format!("syscall/{}", claim.call)],
+        Level::Lsm if matches!(action, Action::Namespace { operation, .. } if *operation != NamespaceOp::UserCreate) =>
+        {
+            vec!["fentry/switch_task_namespaces".to_owned()]
+        }
         Level::Lsm => hooks(action, &claim.call).iter().map(|hook| format!("lsm/{hook}")).collect(),
     }
 }
@@ -64,8 +71,7 @@ fn hooks(action: &Action, call: &str) -> &'static [&'static str] {
             MountOp::PivotRoot => &["sb_pivotroot"],
             MountOp::Chroot => &["path_chroot"],
         },
-        Action::Namespace { operation: NamespaceOp::UserCreate, .. } => &["userns_create"],
-        Action::Namespace { .. } => &["switch_task_namespaces"],
+        Action::Namespace { .. } => &["userns_create"],
         Action::Bpf { .. } => &["bpf"],
         Action::ModuleLoad { .. } if call == "finit_module" => &["kernel_read_file"],
         Action::ModuleLoad { .. } => &["kernel_load_data"],

@@ -28,16 +28,15 @@ fn string(text: &str) -> Option<Vec<u8>> {
     unhex(&text[begin..end])
 }
 
-/// The path in `3<path>`, as `-y` adds it to a descriptor; also hexadecimal where strace sees fit.
+/// The path in `3<path>` or `3<path>(deleted)`, as `-y` adds it to a descriptor.
 fn descriptor_path(result: &str) -> Option<Vec<u8>> {
-    let begin = result.find('<')? + 1;
-    let end = result.rfind('>')?;
-    let text = result.get(begin..end)?;
-    if text.contains("\\x") && text.split("\\x").next() == Some("") {
-        unhex(text)
-    } else {
-        Some(text.as_bytes().to_vec())
+    let (_, rest) = result.split_once('<')?;
+    let (text, after) = rest.rsplit_once('>')?;
+    let mut path = if text.starts_with("\\x") { unhex(text)? } else { text.as_bytes().to_vec() };
+    if after.contains("(deleted)") {
+        path.extend_from_slice(b" (deleted)");
     }
+    Some(path)
 }
 
 pub(crate) fn parse(log: &[u8]) -> Result<Traced> {
@@ -117,4 +116,51 @@ fn endpoint(arguments: &str) -> Option<String> {
     let address =
         if text.starts_with("\\x") { String::from_utf8(unhex(text)?).ok()? } else { text.to_owned() };
     Some(format!("{address} {port}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn open(pid: u32, path: &str) -> Seen {
+        Seen::Open { pid, path: path.into() }
+    }
+
+    #[test]
+    fn calls_are_read_back_whole_or_in_two_halves() {
+        let log = concat!(
+            r#"7  execve("\x2f\x61", ["\x73\x68"], 0x7ffe /* 35 vars */) = 0"#,
+            "\n",
+            r#"7  openat(AT_FDCWD<\x2f\x74>, "\x62", O_RDONLY|O_CLOEXEC) = 3<\x2f\x74\x2f\x62>"#,
+            "\n",
+            r#"7  openat(AT_FDCWD<\x2f\x74>, "\x63", O_RDONLY) = -1 ENOENT (No such file or directory)"#,
+            "\n",
+            r#"7  openat(AT_FDCWD<\x2f\x74>, "\x64", O_RDONLY <unfinished ...>"#,
+            "\n",
+            r#"8  connect(3<\x73>, {sa_family=AF_INET, sin_port=htons(9), sin_addr=inet_addr("\x31\x2e\x32")}, 16) = -1 EINPROGRESS (x)"#,
+            "\n",
+            r#"7  <... openat resumed>)             = 4<\x2f\x65>(deleted)"#,
+            "\n",
+            r#"7  open("\x66", O_PATH)       = 5<\x2f\x66>"#,
+            "\n",
+            "8  +++ exited with 0 +++\n",
+        );
+        let traced = parse(log.as_bytes()).unwrap();
+        let expected = [
+            Seen::Exec { pid: 7, filename: b"/a".to_vec() },
+            open(7, "/t/b"),
+            open(7, "/e (deleted)"),
+            Seen::Connect { pid: 8, to: "1.2 9".into() },
+        ];
+        assert_eq!(traced.seen, expected.into_iter().collect());
+        assert_eq!(traced.references, [open(7, "/f")].into_iter().collect());
+        assert_eq!(traced.tids, [7, 8].into_iter().collect());
+    }
+
+    #[test]
+    fn what_is_not_understood_is_an_error() {
+        for bad in ["x y", "7 no call", "7 read(3) = 1", "7 openat(AT_FDCWD, \"\") = 3"] {
+            assert!(parse(bad.as_bytes()).is_err(), "{bad}");
+        }
+    }
 }

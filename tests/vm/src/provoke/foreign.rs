@@ -130,6 +130,9 @@ pub(crate) fn signal(stage: &mut Stage) -> Result<()> {
     stage.claim("tgkill", "tgkill", sent(libc::SIGUSR2 as u32)).result(0);
     let pidfd = sys::owned(sys!(libc::SYS_pidfd_open, outside, 0)?);
     sys!(libc::SYS_pidfd_send_signal, pidfd.as_raw_fd(), libc::SIGURG, 0, 0)?;
-    stage.claim("pidfd_send_signal", "pidfd_send_signal", sent(libc::SIGURG as u32)).result(0);
+    stage
+        .claim("pidfd_send_signal", "pidfd_send_signal", sent(libc::SIGURG as u32))
+        .result(0)
+        .blind("blind/pidfd_signal");
     Ok(())
 }

@@ -137,6 +137,7 @@ impl Stage {
             given_to: None,
             path: PathRule::Exact,
             times: Times::Once,
+            blind: None,
         });
         self.truth.claims.last_mut().expect("just pushed")
     }
