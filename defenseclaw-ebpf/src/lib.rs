@@ -12,16 +12,15 @@ pub const ABI_VERSION: u16 = 1;
 
 /// Slots for byte strings in a record.
 pub const STRINGS: usize = 6;
-/// Longest path the resolver returns, in bytes; longer ones keep their tail and are flagged.
-pub const PATH_MAX: usize = 4096;
-/// Longest argument vector that is copied, in bytes.
-pub const ARGV_MAX: usize = 4096;
+/// Longest string of a record, in bytes, so that a 12 bit mask bounds it for the verifier. Longer paths keep their
+/// tail, other strings their head; both are flagged.
+pub const STRING_MAX: usize = 4095;
 /// Room for the environment strings that may name an agent session, in bytes.
 pub const ENV_MAX: usize = 1024;
 /// Longest DNS message that is copied, in bytes.
 pub const DNS_MAX: usize = 1472;
-/// Upper bound of a record, in bytes: header, body, exe, cwd, file name, interpreter, argv, environment.
-pub const RECORD_MAX: usize = 18 * 1024;
+/// Upper bound of a record, in bytes. A string that would start past 16 KiB is left out and flagged as truncated.
+pub const RECORD_MAX: usize = 20 * 1024;
 
 /// What happened. Numbers are grouped with gaps and never reused.
 ///
@@ -131,14 +130,7 @@ impl Kind {
 
     /// The kind with this number.
     pub fn from_u16(value: u16) -> Option<Kind> {
-        let mut i = 0;
-        while i < Self::ALL.len() {
-            if Self::ALL[i] as u16 == value {
-                return Some(Self::ALL[i]);
-            }
-            i += 1;
-        }
-        None
+        Self::ALL.into_iter().find(|kind| *kind as u16 == value)
     }
 }
 
@@ -336,6 +328,8 @@ pub struct Label {
     pub session: u64,
     /// Tool call that caused it; 0: none known.
     pub tool_call: u64,
+    /// Start of the process, nanoseconds of `CLOCK_BOOTTIME`; 0: the first program that needs it fills it in.
+    pub start_ns: u64,
     /// Policy profile.
     pub profile: u32,
     /// Zero.
@@ -352,8 +346,8 @@ pub struct Counters {
 
 const _: () = assert!(size_of::<Header>() == 64);
 const _: () = assert!(size_of::<Body>() == 72);
-const _: () = assert!(size_of::<Label>() == 24);
+const _: () = assert!(size_of::<Label>() == 32);
 const _: () = assert!(size_of::<Counters>() == 64);
-const _: () = assert!(COUNTS <= 8 && STRINGS as u32 * flags::PER_STRING <= 30);
+const _: () = assert!(COUNTS <= 8 && STRINGS * flags::PER_STRING as usize <= 30);
 // A per-CPU map value, which the scratch buffer around a record is, may not exceed 32 KiB.
-const _: () = assert!(RECORD_MAX + PATH_MAX + 1024 <= 32 * 1024);
+const _: () = assert!(RECORD_MAX + STRING_MAX + 1024 <= 32 * 1024);

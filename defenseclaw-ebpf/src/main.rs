@@ -1,3 +1,29 @@
-//! Programs.
+//! The programs: module list, licence, and nothing else.
+//!
+//! Each program asks first whether the current task is enrolled and returns at once if not. All of them observe only:
+//! LSM programs return 0, so verdicts of other security modules stand.
 #![no_std]
 #![no_main]
+#![allow(unreachable_pub, reason = "maps and programs are found by name")]
+#![allow(
+    clippy::pedantic,
+    clippy::inline_always,
+    reason = "kernel side: truncating casts and forced inlining are the norm"
+)]
+
+mod emit;
+mod lsm;
+mod path;
+mod probes;
+mod scope;
+mod shim;
+mod sockaddr;
+
+#[panic_handler]
+fn panic(_info: &core::panic::PanicInfo<'_>) -> ! {
+    loop {}
+}
+
+#[unsafe(link_section = "license")]
+#[unsafe(no_mangle)]
+static LICENSE: [u8; 4] = *b"GPL\0";

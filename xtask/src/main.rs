@@ -1,1 +1,58 @@
-fn main() {}
+//! `cargo xtask`: every task of this workspace that is more than a plain cargo command.
+//!
+//! This file lists the subcommands and turns errors into an exit code; the work is in one module per subcommand.
+#![expect(clippy::print_stderr, reason = "a task runner talks to a person")]
+#![expect(clippy::disallowed_methods, reason = "a task runner starts processes")]
+
+mod bpf_toolchain;
+mod build_ebpf;
+mod process;
+mod progress;
+mod run;
+mod setup;
+mod vm;
+mod workspace;
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask", about = "Tasks of the DefenseClaw workspace")]
+struct Arguments {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Debug, Subcommand)]
+enum Task {
+    /// Find what this machine lacks and install it
+    Setup(setup::Arguments),
+    /// Build the kernel side to target/bpf/defenseclaw.bpf.o
+    BuildEbpf(build_ebpf::Arguments),
+    /// Build everything and run a command under watch
+    Run(run::Arguments),
+    /// Run a command in a virtual machine
+    Vm(vm::Arguments),
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    match perform(arguments.task) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn perform(task: Task) -> Result<ExitCode> {
+    match task {
+        Task::Setup(arguments) => setup::perform(&arguments),
+        Task::BuildEbpf(arguments) => build_ebpf::perform(arguments),
+        Task::Run(arguments) => run::perform(&arguments),
+        Task::Vm(arguments) => vm::perform(&arguments),
+    }
+}

@@ -1,1 +1,185 @@
-//! Placeholder, filled by its own change.
+//! The one loop body: what happened goes in, what is to be done comes out.
+//!
+//! It keeps the process tree and the sessions. It has no clock, no queue and no I/O: `runtime` feeds it one input
+//! after the other and carries out the effects, in their order.
+
+mod session;
+#[cfg(test)]
+mod tests;
+
+use std::{collections::BTreeMap, time::Duration};
+
+use session::Session;
+
+use crate::{
+    model::{
+        AuditRecord, BootTime, Event, ExitStatus, KernelPath, Loss, ProcessKey, SessionId, SessionStart,
+    },
+    tree::{ProcessFacts, ProcessTree},
+};
+
+/// How long an ended process stays in the tree: late records of it should not make it look alive.
+const KEEP_ENDED: Duration = Duration::from_secs(10);
+/// Ended processes in the tree that make it forget at once, without waiting.
+const ENDED_MAX: usize = 16_384;
+
+/// What happened.
+#[derive(Debug)]
+pub enum Input {
+    /// A session began.
+    Started(Box<SessionStart>),
+    /// The kernel saw something.
+    Event(Box<Event>),
+    /// Observations are missing.
+    Loss(Loss),
+    /// The main process of a session ended.
+    MainExited { session: SessionId, status: ExitStatus },
+    /// The main process of a session could not be started: errno.
+    NotStarted { session: SessionId, errno: i32 },
+    /// `/proc` knows this process.
+    Learned(Box<ProcessFacts>),
+    /// `/proc` does not know this process any more. To be asked when all records have been read, and of
+    /// [`State::live_in`], because the record of an end may be lost.
+    Gone(ProcessKey),
+    /// Watching ends, for every session.
+    Stop,
+    /// Time passed; expected every few seconds.
+    Tick,
+}
+
+/// What is to be done.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Effect {
+    /// Append this to the audit.
+    Store(AuditRecord),
+    /// The main process and all others of this session have ended. Said once per session; records that are still
+    /// on their way belong to it all the same, so it ends with [`Input::Stop`] only.
+    TreeEnded { session: SessionId },
+}
+
+/// Everything the pipeline remembers.
+#[derive(Debug)]
+pub struct State {
+    tree: ProcessTree,
+    sessions: BTreeMap<SessionId, Session>,
+    forget_at: usize,
+}
+
+impl Default for State {
+    fn default() -> Self {
+        Self { tree: ProcessTree::new(), sessions: BTreeMap::new(), forget_at: ENDED_MAX }
+    }
+}
+
+impl State {
+    /// No session, no process.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// The process tree.
+    pub fn tree(&self) -> &ProcessTree {
+        &self.tree
+    }
+
+    /// Processes of a session that have not ended as far as the kernel's records say.
+    pub fn live_in(&self, session: SessionId) -> impl Iterator<Item = ProcessKey> {
+        self.tree.live_in(session)
+    }
+
+    /// Events stored for a session; none if it is not running.
+    pub fn n_events(&self, session: SessionId) -> Option<u64> {
+        self.sessions.get(&session).map(|session| session.n_events)
+    }
+
+    /// Sessions that are running.
+    pub fn sessions(&self) -> impl Iterator<Item = SessionId> {
+        self.sessions.keys().copied()
+    }
+}
+
+/// Takes in one input at `now` and appends what it leads to.
+pub fn step(state: &mut State, input: Input, now: BootTime, effects: &mut Vec<Effect>) {
+    match input {
+        Input::Started(start) => {
+            // The root lives before its first event, so that a session is not over before it began.
+            state.tree.learn(root_facts(&start));
+            state.sessions.insert(start.session, Session::new(&start));
+            effects.push(Effect::Store(AuditRecord::SessionStart(start)));
+        }
+        Input::Event(event) => {
+            let session = event.session;
+            state.tree.apply(&event);
+            if let Some(session) = state.sessions.get_mut(&session) {
+                session.n_events += 1;
+            }
+            effects.push(Effect::Store(AuditRecord::Event(event)));
+            forget_if_full(state, now);
+            check_tree(state, session, effects);
+        }
+        Input::Loss(loss) => effects.push(Effect::Store(AuditRecord::Loss(loss))),
+        Input::MainExited { session, status } => {
+            // The tree is not told: its own record comes after those of the children it made, so that none of them
+            // is overlooked.
+            if let Some(session) = state.sessions.get_mut(&session) {
+                session.main_ended(status);
+            }
+            check_tree(state, session, effects);
+        }
+        Input::NotStarted { session, errno } => {
+            if let Some(session) = state.sessions.get_mut(&session) {
+                session.main_not_started(errno);
+                // It ran nothing, so it has no children either.
+                state.tree.gone(session.root, now);
+            }
+            check_tree(state, session, effects);
+        }
+        Input::Learned(facts) => state.tree.learn(*facts),
+        Input::Gone(process) => {
+            state.tree.gone(process, now);
+            if let Some(session) = state.tree.session(process) {
+                check_tree(state, session, effects);
+            }
+        }
+        Input::Stop => {
+            for (id, session) in std::mem::take(&mut state.sessions) {
+                let left_running = state.tree.n_live_in(id);
+                effects.push(Effect::Store(AuditRecord::SessionEnd(session.end(id, left_running, now))));
+            }
+        }
+        Input::Tick => {
+            state.tree.expire(now, KEEP_ENDED);
+        }
+    }
+}
+
+fn root_facts(start: &SessionStart) -> ProcessFacts {
+    // Which file it is will be known by its exec.
+    ProcessFacts {
+        key: start.root,
+        session: start.session,
+        parent: None,
+        exe: KernelPath::default(),
+        argv: start.command.clone(),
+    }
+}
+
+fn check_tree(state: &mut State, id: SessionId, effects: &mut Vec<Effect>) {
+    if let Some(session) = state.sessions.get_mut(&id)
+        && session.may_end()
+        && state.tree.n_live_in(id) == 0
+    {
+        session.tree_ended();
+        effects.push(Effect::TreeEnded { session: id });
+    }
+}
+
+/// A flood of short processes must not fill memory between two ticks.
+fn forget_if_full(state: &mut State, now: BootTime) {
+    if state.tree.len() - state.tree.n_live() >= state.forget_at {
+        state.tree.expire(now, Duration::ZERO);
+        // What stayed leads to living processes; looking again at once would not make it less.
+        let ended = state.tree.len() - state.tree.n_live();
+        state.forget_at = ENDED_MAX.max(2 * ended);
+    }
+}

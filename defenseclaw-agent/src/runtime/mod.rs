@@ -1,1 +1,10 @@
-//! Placeholder, filled by its own change.
+//! Start-up order, the loop, shutdown: the only room that knows every other one.
+
+pub mod clock;
+mod diagnose;
+mod host;
+mod run;
+mod watch;
+
+pub use diagnose::{Check, Diagnosis, diagnose};
+pub use run::{RunError, RunOptions, RunOutcome, RunStats, run};

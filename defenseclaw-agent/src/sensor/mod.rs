@@ -1,1 +1,219 @@
-//! Placeholder, filled by its own change.
+//! The kernel's half, as the rest of the product sees it: load and attach programs, say what this kernel can do, enrol
+//! processes, read records, account for losses. ABI types stay inside this room. Judges nothing, stores nothing.
+
+mod counters;
+mod decode;
+mod dns;
+mod hooks;
+mod level;
+mod load;
+mod proc;
+mod ring;
+
+use std::{fmt, io, os::fd::BorrowedFd, path::Path};
+
+use aya::{
+    Ebpf,
+    maps::{HashMap, MapData, MapError, ProgramArray},
+    programs::{CgroupAttachMode, CgroupSkbAttachType},
+};
+pub use counters::SensorStats;
+pub use decode::{DecodeError, decode_record};
+use defenseclaw_ebpf::Label;
+pub use level::detect as detect_level;
+pub use proc::{ProcFacts, is_alive, process_facts};
+
+use crate::model::{BootTime, Event, Loss, Protection, SessionId};
+
+/// Why watching cannot start or go on.
+#[derive(Debug, thiserror::Error)]
+pub enum SensorError {
+    /// Not allowed to load BPF.
+    #[error("not allowed to load BPF programs: {0}")]
+    Privileges(String),
+    /// No type information of the kernel.
+    #[error("cannot read the kernel's BTF type information at /sys/kernel/btf/vmlinux: {0}")]
+    Btf(String),
+    /// The object was not embedded.
+    #[error("this binary was built without its BPF object")]
+    NoObject,
+    /// The object as a whole does not load.
+    #[error("cannot load the BPF object: {0}")]
+    Object(String),
+    /// A program without which nothing can be watched.
+    #[error("cannot attach `{hook}`, without which no process can be watched: {reason}")]
+    Required {
+        /// Hook, as in `Capability::name`.
+        hook: String,
+        /// What the kernel said.
+        reason: String,
+    },
+    /// A map operation.
+    #[error("cannot {operation}: {reason}")]
+    Map {
+        /// What was tried.
+        operation: &'static str,
+        /// What the kernel said.
+        reason: String,
+    },
+}
+
+impl SensorError {
+    /// What the user can do.
+    pub fn hint(&self) -> Option<&'static str> {
+        match self {
+            Self::Privileges(_) => {
+                Some("run as root, or with CAP_BPF, CAP_PERFMON, CAP_SYS_ADMIN and CAP_SYS_RESOURCE")
+            }
+            Self::Btf(_) => Some(
+                "boot a kernel built with CONFIG_DEBUG_INFO_BTF (Debian, Ubuntu, Fedora and Arch kernels are)",
+            ),
+            Self::NoObject => Some("run `cargo xtask build-ebpf` and build again"),
+            Self::Object(_) | Self::Required { .. } => Some(
+                "run `defenseclaw doctor` to see what this kernel offers; Linux 6.1 is the oldest supported",
+            ),
+            Self::Map { .. } => None,
+        }
+    }
+}
+
+/// Sizes of the kernel's half.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SensorOptions {
+    /// Ring for everything but process events, bytes; a power of two and at least a page.
+    pub bulk_ring: u32,
+    /// Ring for process events, bytes; likewise.
+    pub priority_ring: u32,
+    /// Processes that can be enrolled at once.
+    pub processes: u32,
+}
+
+impl Default for SensorOptions {
+    fn default() -> Self {
+        Self { bulk_ring: 8 << 20, priority_ring: 4 << 20, processes: 65_536 }
+    }
+}
+
+/// Loaded and attached programs. Dropping it detaches and unloads everything; nothing is pinned.
+pub struct Sensor {
+    object: Ebpf,
+    /// Held, not used: see `load::attach_syscalls`.
+    _syscalls: Option<ProgramArray<MapData>>,
+    scope: HashMap<MapData, u32, LabelPod>,
+    rings: ring::Rings,
+    counters: counters::Counting,
+    protection: Protection,
+}
+
+impl fmt::Debug for Sensor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Sensor").field("protection", &self.protection).finish_non_exhaustive()
+    }
+}
+
+/// The ABI's label as a map value.
+#[derive(Clone, Copy, Debug)]
+#[repr(transparent)]
+struct LabelPod(Label);
+
+// SAFETY: `Label` is repr(C), has no padding (asserted in the ABI) and is valid for every bit pattern.
+unsafe impl aya::Pod for LabelPod {}
+
+impl LabelPod {
+    fn of(session: SessionId) -> Self {
+        Self(Label { session: session.0, ..Label::default() })
+    }
+}
+
+fn map_error(operation: &'static str) -> impl Fn(MapError) -> SensorError {
+    move |error| SensorError::Map { operation, reason: error.to_string() }
+}
+
+impl Sensor {
+    /// Loads and attaches everything this kernel takes.
+    pub fn load(options: &SensorOptions) -> Result<Self, SensorError> {
+        load::load(options)
+    }
+
+    /// Level and hooks.
+    pub fn protection(&self) -> &Protection {
+        &self.protection
+    }
+
+    /// Watches a process, all its threads and everything it will ever start.
+    pub fn enrol(&mut self, tgid: u32, session: SessionId) -> Result<(), SensorError> {
+        self.scope.insert(tgid, LabelPod::of(session), 0).map_err(map_error("enrol the process"))
+    }
+
+    /// Stops watching one process; its children stay watched.
+    pub fn release(&mut self, tgid: u32) -> Result<(), SensorError> {
+        match self.scope.remove(&tgid) {
+            Ok(()) | Err(MapError::KeyNotFound) => Ok(()),
+            Err(error) => Err(map_error("release the process")(error)),
+        }
+    }
+
+    /// Thread groups that are watched now.
+    pub fn enrolled(&self) -> Vec<u32> {
+        self.scope.keys().filter_map(Result::ok).collect()
+    }
+
+    /// Reads name server answers of the sockets in a cgroup. What could not be attached is in [`Sensor::protection`].
+    pub fn watch_cgroup(&mut self, directory: &Path, id: u64, session: SessionId) {
+        let state = self.attach_dns(directory, id, session);
+        let capability = load::capability(hooks::DNS, state.err());
+        self.protection.capabilities.push(capability);
+    }
+
+    fn attach_dns(&mut self, directory: &Path, id: u64, session: SessionId) -> Result<(), String> {
+        let text = |error: &dyn fmt::Display| error.to_string();
+        let map = self.object.map_mut("CGROUPS").ok_or("the object has no map CGROUPS")?;
+        let mut cgroups: HashMap<_, u64, LabelPod> = HashMap::try_from(map).map_err(|e| text(&e))?;
+        cgroups.insert(id, LabelPod::of(session), 0).map_err(|e| text(&e))?;
+        let program = self.object.program_mut("dns_answer").ok_or("the object has no program dns_answer")?;
+        let program: &mut aya::programs::CgroupSkb = program.try_into().map_err(|e| text(&e))?;
+        program.load().map_err(|e| load::reason(&e))?;
+        let directory = std::fs::File::open(directory).map_err(|e| text(&e))?;
+        program
+            .attach(directory, CgroupSkbAttachType::Ingress, CgroupAttachMode::AllowMultiple)
+            .map_err(|e| load::reason(&e))?;
+        Ok(())
+    }
+
+    /// States that name server answers are not read, and why.
+    pub fn without_cgroup(&mut self, reason: &str) {
+        self.protection.capabilities.push(load::capability(hooks::DNS, Some(reason.to_owned())));
+    }
+
+    /// Moves at most `max` records out of the rings. Process events come first.
+    pub fn read(&mut self, events: &mut Vec<Event>, max: usize) -> usize {
+        self.rings.read(events, max, &mut self.counters)
+    }
+
+    /// Whether both rings are empty.
+    pub fn is_drained(&mut self) -> io::Result<bool> {
+        self.rings.is_empty()
+    }
+
+    /// Becomes readable when the kernel wakes us; it does so for few records, so poll as well.
+    pub fn descriptor(&self) -> BorrowedFd<'_> {
+        self.rings.descriptor()
+    }
+
+    /// Losses since the last call.
+    pub fn losses(&mut self, now: BootTime) -> Result<Vec<Loss>, SensorError> {
+        self.counters.losses(now)
+    }
+
+    /// Totals since the start, for the loss equations.
+    pub fn stats(&mut self) -> Result<SensorStats, SensorError> {
+        self.counters.stats()
+    }
+}
+
+/// What this kernel offers, without keeping anything attached.
+pub fn survey() -> Result<Protection, SensorError> {
+    let sensor =
+        Sensor::load(&SensorOptions { bulk_ring: 64 << 10, priority_ring: 64 << 10, processes: 16 })?;
+    Ok(sensor.protection.clone())
+}

@@ -1,0 +1,121 @@
+//! The child's side, between fork and exec. Our process has other threads, whose locks the child has copied in
+//! whatever state they were: so nothing here allocates, locks, panics or calls anything but async-signal-safe
+//! functions. Ids are changed with raw system calls, because the C library's wrappers talk to all threads it knows.
+
+use std::os::fd::RawFd;
+
+use libc::{c_char, c_int, c_long, gid_t, uid_t};
+use nix::errno::Errno;
+
+use super::inherited;
+
+/// What the child needs; borrowed from memory that the parent filled before the fork.
+pub(super) struct ChildPlan<'a> {
+    /// Our end of the gate, and the parent's: the child's copy of that has to go, or it would never see its end.
+    pub(super) gate: RawFd,
+    pub(super) gate_parent: RawFd,
+    /// Where a failure is reported; closed by a successful exec.
+    pub(super) report: RawFd,
+    pub(super) ids: Option<Ids<'a>>,
+    pub(super) candidates: &'a [std::ffi::CString],
+    pub(super) argv: *const *const c_char,
+    pub(super) envp: *const *const c_char,
+}
+
+/// User to become.
+pub(super) struct Ids<'a> {
+    pub(super) uid: uid_t,
+    pub(super) gid: gid_t,
+    pub(super) groups: &'a [gid_t],
+}
+
+/// What failed, as it crosses the report pipe.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(i32)]
+pub(super) enum Failed {
+    BecomeUser = 1,
+    Exec = 2,
+}
+
+/// Waits for the gate, becomes the command. All signals are blocked when it is called.
+pub(super) fn run(plan: &ChildPlan<'_>) -> ! {
+    // SAFETY: a descriptor that only this process, which never returns from here, still refers to.
+    unsafe { libc::close(plan.gate_parent) };
+    if !gate_opens(plan.gate) {
+        // The parent ended before it let us go: nobody watches, so nothing runs.
+        exit(125);
+    }
+    inherited::restore_dispositions();
+    if let Some(ids) = &plan.ids
+        && let Err(errno) = become_user(ids)
+    {
+        report(plan.report, Failed::BecomeUser, errno);
+        exit(125);
+    }
+    // Landlock goes here: after the ids (it needs no privilege), before the mask, so that a signal cannot end a
+    // half-restricted process in a way that looks like the command's own doing.
+    inherited::restore_mask();
+    let errno = exec(plan);
+    report(plan.report, Failed::Exec, errno);
+    exit(if errno == Errno::ENOENT { 127 } else { 126 })
+}
+
+fn gate_opens(gate: RawFd) -> bool {
+    let mut byte = 0u8;
+    loop {
+        // SAFETY: reads at most one byte into `byte`.
+        match unsafe { libc::read(gate, (&raw mut byte).cast(), 1) } {
+            1 => return true,
+            -1 if Errno::last() == Errno::EINTR => {}
+            _ => return false,
+        }
+    }
+}
+
+fn become_user(ids: &Ids<'_>) -> Result<(), Errno> {
+    // SAFETY: the pointer and length are of one slice; the other calls take numbers only.
+    unsafe {
+        succeeded(libc::syscall(libc::SYS_setgroups, ids.groups.len(), ids.groups.as_ptr()))?;
+        succeeded(libc::syscall(libc::SYS_setresgid, ids.gid, ids.gid, ids.gid))?;
+        succeeded(libc::syscall(libc::SYS_setresuid, ids.uid, ids.uid, ids.uid))
+    }
+}
+
+fn succeeded(result: c_long) -> Result<(), Errno> {
+    if result == 0 { Ok(()) } else { Err(Errno::last()) }
+}
+
+/// Tries the candidates in order. Returns only when none could be executed.
+fn exec(plan: &ChildPlan<'_>) -> Errno {
+    // These say "not here": the next component of PATH may have it.
+    const ELSEWHERE: [Errno; 5] =
+        [Errno::ENOENT, Errno::ENOTDIR, Errno::ESTALE, Errno::ENODEV, Errno::ETIMEDOUT];
+    let mut outcome = Errno::ENOENT;
+    for file in plan.candidates {
+        // SAFETY: `file` ends in NUL; `argv` and `envp` are null-terminated arrays of such strings.
+        unsafe { libc::execve(file.as_ptr(), plan.argv, plan.envp) };
+        let errno = Errno::last();
+        if errno == Errno::EACCES {
+            // As a shell does: look further, but name it if nothing else is found.
+            outcome = errno;
+        } else if plan.candidates.len() == 1 || !ELSEWHERE.contains(&errno) {
+            return errno;
+        }
+    }
+    outcome
+}
+
+fn report(pipe: RawFd, failed: Failed, errno: Errno) {
+    let message: [c_int; 2] = [failed as c_int, errno as c_int];
+    // SAFETY: writes the eight bytes of `message`; that few go into a pipe at once or not at all. The parent may have
+    // stopped reading (see `Prepared::release`): then the exit code says it, so SIGPIPE must not end us before.
+    unsafe {
+        libc::signal(libc::SIGPIPE, libc::SIG_IGN);
+        libc::write(pipe, message.as_ptr().cast(), size_of_val(&message));
+    }
+}
+
+fn exit(code: c_int) -> ! {
+    // SAFETY: ends the process without running anything of the parent's.
+    unsafe { libc::_exit(code) }
+}

@@ -1,0 +1,205 @@
+//! Makes the process that will become the command, and holds it before its first exec.
+//!
+//! The child reads from a pipe, the gate: one byte lets it go on, end of file (we were killed) makes it exit. A second
+//! pipe carries back what failed; a successful exec closes it.
+
+use std::{
+    ffi::OsString,
+    mem,
+    os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd},
+    ptr,
+};
+
+use libc::{pid_t, sigset_t};
+use nix::{
+    errno::Errno,
+    fcntl::OFlag,
+    poll::{PollFd, PollFlags, PollTimeout, poll},
+    unistd::{pipe2, read, write},
+};
+
+use super::{
+    LaunchError, LaunchOptions, Placement, RunAs, Running,
+    child::{self, ChildPlan, Failed, Ids},
+    image::Image,
+    inherited::sigset,
+    process::{Child, open_pidfd, stat},
+};
+
+/// `CLONE_INTO_CGROUP`; the C library's constant does not fit its type.
+const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
+
+/// A process that waits before its first exec. Dropping it ends the process.
+#[derive(Debug)]
+pub struct Prepared {
+    child: Child,
+    start_ticks: u64,
+    gate: OwnedFd,
+    report: OwnedFd,
+    placement: Placement,
+    command: OsString,
+    user: Option<RunAs>,
+}
+
+/// Makes the process and its cgroup. No cgroup is not an error: see [`Placement`].
+pub fn prepare(options: &LaunchOptions) -> Result<Prepared, LaunchError> {
+    let image = Image::new(options, std::env::vars_os())?;
+    let (gate_child, gate) = pipe2(OFlag::O_CLOEXEC).map_err(LaunchError::system("make a pipe"))?;
+    let (report, report_child) = pipe2(OFlag::O_CLOEXEC).map_err(LaunchError::system("make a pipe"))?;
+    let mut placement = Placement::create(options.session);
+    let plan = ChildPlan {
+        gate: gate_child.as_raw_fd(),
+        gate_parent: gate.as_raw_fd(),
+        report: report_child.as_raw_fd(),
+        ids: options.user.as_ref().map(|user| Ids { uid: user.uid, gid: user.gid, groups: &user.groups }),
+        candidates: &image.candidates,
+        argv: image.argv.as_ptr(),
+        envp: image.envp.as_ptr(),
+    };
+    let child = start(&plan, &mut placement)?;
+    let start_ticks = stat(child.pid)?.start_ticks;
+    let command = options.command.first().cloned().unwrap_or_default();
+    Ok(Prepared { child, start_ticks, gate, report, placement, command, user: options.user.clone() })
+}
+
+/// All signals are blocked around the fork, so that none runs a handler of ours in the child.
+fn start(plan: &ChildPlan<'_>, placement: &mut Placement) -> Result<Child, LaunchError> {
+    let all = sigset(|_| true);
+    let mut before = mem::MaybeUninit::<sigset_t>::zeroed();
+    // SAFETY: both sets are ours; all zero is a valid set.
+    let before = unsafe {
+        libc::pthread_sigmask(libc::SIG_SETMASK, &raw const all, before.as_mut_ptr());
+        before.assume_init()
+    };
+    let started = start_blocked(plan, placement);
+    // SAFETY: `before` was filled by the call above.
+    unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, &raw const before, ptr::null_mut()) };
+    started
+}
+
+fn start_blocked(plan: &ChildPlan<'_>, placement: &mut Placement) -> Result<Child, LaunchError> {
+    if let Placement::Cgroup(cgroup) = &*placement
+        && let Ok(child) = clone_into(plan, cgroup.as_fd().as_raw_fd())
+    {
+        return Ok(child);
+    }
+    // No cgroup, or clone3 is forbidden (container seccomp filters) or refuses this one.
+    // SAFETY: the child runs `child::run` only, which keeps to what is allowed after a fork of a threaded process.
+    let pid = match unsafe { libc::fork() } {
+        0 => child::run(plan),
+        pid => Errno::result(pid).map_err(LaunchError::system("fork"))?,
+    };
+    let pidfd = open_pidfd(pid).inspect_err(|_| abandon(pid))?;
+    placement.admit(pid);
+    Ok(Child::held(pid, pidfd))
+}
+
+/// The child is born in the cgroup: no moment outside of it, and no wait for the kernel's cgroup lock.
+fn clone_into(plan: &ChildPlan<'_>, cgroup: RawFd) -> Result<Child, Errno> {
+    let mut pidfd: RawFd = -1;
+    // SAFETY: all zero is what clone3 takes as "not used" for every field.
+    let mut args: libc::clone_args = unsafe { mem::zeroed() };
+    args.flags = CLONE_INTO_CGROUP | u64::from(libc::CLONE_PIDFD.cast_unsigned());
+    args.pidfd = (&raw mut pidfd).addr() as u64;
+    args.exit_signal = u64::from(libc::SIGCHLD.cast_unsigned());
+    args.cgroup = u64::from(cgroup.cast_unsigned());
+    // SAFETY: without CLONE_VM this is a fork: the child has its own copy of everything, and runs `child::run` only.
+    // The kernel writes `pidfd` in the parent, before the call returns.
+    match unsafe { libc::syscall(libc::SYS_clone3, &raw mut args, size_of::<libc::clone_args>()) } {
+        0 => child::run(plan),
+        -1 => Err(Errno::last()),
+        pid => {
+            // SAFETY: the kernel has just given us this descriptor, close-on-exec, and nobody else knows it.
+            let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
+            Ok(Child::held(pid_t::try_from(pid).unwrap_or(-1), pidfd))
+        }
+    }
+}
+
+/// Ends a child that cannot be held by a pidfd. It has not been reaped, so the pid is still its own.
+fn abandon(pid: pid_t) {
+    // SAFETY: numbers and a null pointer, which waitpid allows.
+    unsafe {
+        libc::kill(pid, libc::SIGKILL);
+        libc::waitpid(pid, ptr::null_mut(), 0);
+    }
+}
+
+impl Prepared {
+    /// Process id, in our pid namespace.
+    pub fn pid(&self) -> pid_t {
+        self.child.pid
+    }
+
+    /// When it started, in clock ticks since boot: all that `/proc` tells. The nanoseconds of a `ProcessKey` are the
+    /// sensor's to read in the kernel.
+    pub fn start_ticks(&self) -> u64 {
+        self.start_ticks
+    }
+
+    /// Its pidfd.
+    pub fn pidfd(&self) -> BorrowedFd<'_> {
+        self.child.pidfd.as_fd()
+    }
+
+    /// Its cgroup, or why it has none of its own.
+    pub fn placement(&self) -> &Placement {
+        &self.placement
+    }
+
+    /// Lets the command start. Returns when it has, or with the reason why it could not.
+    pub fn release(self) -> Result<Running, LaunchError> {
+        match write(&self.gate, &[1]) {
+            // It was killed while it waited; its end will say so.
+            Ok(_) | Err(Errno::EPIPE) => {}
+            Err(errno) => return Err(LaunchError::system("let the command start")(errno)),
+        }
+        let failure = self.failure()?;
+        let Self { mut child, placement, command, user, .. } = self;
+        let Some((failed, errno)) = failure else { return Ok(Running::new(child, placement)) };
+        child.wait_for_end()?;
+        placement.remove();
+        Err(match failed {
+            Failed::BecomeUser => {
+                LaunchError::BecomeUser { user: user.map(|user| user.name).unwrap_or_default(), errno }
+            }
+            Failed::Exec => {
+                LaunchError::Exec { command, errno, as_invoker: user.is_some_and(|user| user.is_invoker) }
+            }
+        })
+    }
+
+    /// What failed; none when the pipe was closed by a successful exec, or by the end of the child.
+    fn failure(&self) -> Result<Option<(Failed, Errno)>, LaunchError> {
+        // A child that was stopped (Ctrl-Z) between gate and exec neither executes nor ends, and the shell waits for
+        // us to stop, too. So look up from the pipe now and then; what the exec comes to is then said by the exit code.
+        while !self.readable(100)? {
+            if self.child.is_stopped() {
+                return Ok(None);
+            }
+        }
+        let mut message = [0u8; 8];
+        let length = loop {
+            match read(&self.report, &mut message) {
+                Err(Errno::EINTR) => {}
+                other => {
+                    break other.map_err(LaunchError::system("learn whether the command has started"))?;
+                }
+            }
+        };
+        // Shorter: closed without a word. Pipes do not split so few bytes.
+        let (Some((failed, errno)), 8) = (message.split_first_chunk::<4>(), length) else { return Ok(None) };
+        let errno = errno.first_chunk().map_or(0, |errno| i32::from_ne_bytes(*errno));
+        let exec = i32::from_ne_bytes(*failed) == Failed::Exec as i32;
+        Ok(Some((if exec { Failed::Exec } else { Failed::BecomeUser }, Errno::from_raw(errno))))
+    }
+
+    fn readable(&self, milliseconds: u8) -> Result<bool, LaunchError> {
+        let mut fds = [PollFd::new(self.report.as_fd(), PollFlags::POLLIN)];
+        match poll(&mut fds, PollTimeout::from(milliseconds)) {
+            Ok(count) => Ok(count > 0),
+            Err(Errno::EINTR) => Ok(false),
+            Err(errno) => Err(LaunchError::system("learn whether the command has started")(errno)),
+        }
+    }
+}

@@ -1,0 +1,58 @@
+//! One running session: its main process, its count of events, and whether its tree has ended.
+
+use crate::model::{
+    BootTime, ExitStatus, MainExit, ProcessKey, SessionEnd, SessionId, SessionStart, WallTime,
+};
+
+#[derive(Debug)]
+pub(super) struct Session {
+    pub(super) root: ProcessKey,
+    pub(super) n_events: u64,
+    main: MainExit,
+    tree_ended: bool,
+    wall: WallTime,
+    boot: BootTime,
+}
+
+impl Session {
+    pub(super) fn new(start: &SessionStart) -> Self {
+        Self {
+            root: start.root,
+            n_events: 0,
+            main: MainExit::StillRunning,
+            tree_ended: false,
+            wall: start.wall,
+            boot: start.boot,
+        }
+    }
+
+    pub(super) fn main_ended(&mut self, status: ExitStatus) {
+        self.main = MainExit::Ended(status);
+    }
+
+    pub(super) fn main_not_started(&mut self, errno: i32) {
+        self.main = MainExit::NotStarted(errno);
+    }
+
+    /// The main process is over, and the end of the tree was not said yet.
+    pub(super) fn may_end(&self) -> bool {
+        self.main != MainExit::StillRunning && !self.tree_ended
+    }
+
+    pub(super) fn tree_ended(&mut self) {
+        self.tree_ended = true;
+    }
+
+    pub(super) fn end(self, session: SessionId, left_running: usize, now: BootTime) -> SessionEnd {
+        // The wall clock of the start plus what the boot clock says has passed: setting the clock does not matter.
+        let passed = i64::try_from(now.0.saturating_sub(self.boot.0)).unwrap_or(i64::MAX);
+        SessionEnd {
+            session,
+            wall: WallTime(self.wall.0.saturating_add(passed)),
+            boot: now,
+            main: self.main,
+            left_running: u64::try_from(left_running).unwrap_or(u64::MAX),
+            events: self.n_events,
+        }
+    }
+}

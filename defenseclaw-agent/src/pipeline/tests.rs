@@ -1,0 +1,181 @@
+//! What each input leads to, and when a tree has ended.
+
+use super::*;
+use crate::model::{
+    Action, KernelPath, Level, LossReason, MainExit, Namespaces, Protection, SessionEnd, Text, Vantage,
+    WallTime,
+};
+
+const SESSION: SessionId = SessionId(7);
+const ROOT: ProcessKey = ProcessKey { tgid: 10, start_ns: 100 };
+const CHILD: ProcessKey = ProcessKey { tgid: 11, start_ns: 200 };
+
+fn start() -> Box<SessionStart> {
+    Box::new(SessionStart {
+        session: SESSION,
+        wall: WallTime(5_000),
+        boot: BootTime(100),
+        boot_id: String::new(),
+        root: ROOT,
+        command: vec!["agent".into()],
+        project: "/p".into(),
+        home: "/home/u".into(),
+        host: String::new(),
+        kernel: String::new(),
+        version: String::new(),
+        protection: Protection { level: Level::Lsm, level_reason: String::new(), capabilities: Vec::new() },
+    })
+}
+
+fn event(process: ProcessKey, time: u64, action: Action) -> Box<Event> {
+    Box::new(Event {
+        time: BootTime(time),
+        session: SESSION,
+        process,
+        tid: process.tgid,
+        uid: 0,
+        cgroup: 0,
+        tool_call: None,
+        result: None,
+        vantage: Vantage::Kernel,
+        action,
+    })
+}
+
+fn fork() -> Input {
+    Input::Event(event(ROOT, 200, Action::ProcessFork { child: CHILD, namespaces: Namespaces::empty() }))
+}
+
+fn exit(process: ProcessKey) -> Input {
+    Input::Event(event(process, 300, Action::ProcessExit { status: ExitStatus::Code(0) }))
+}
+
+fn main_exited() -> Input {
+    Input::MainExited { session: SESSION, status: ExitStatus::Code(0) }
+}
+
+/// Position of the input that ended the tree.
+fn tree_ended_by(inputs: Vec<Input>) -> Option<usize> {
+    let mut state = State::new();
+    let mut ended = Vec::new();
+    for (n, input) in inputs.into_iter().enumerate() {
+        let mut effects = Vec::new();
+        step(&mut state, input, BootTime(1000), &mut effects);
+        let said = effects.iter().filter(|effect| **effect == Effect::TreeEnded { session: SESSION }).count();
+        ended.extend(std::iter::repeat_n(n, said));
+    }
+    assert!(ended.len() <= 1, "said more than once: {ended:?}");
+    ended.first().copied()
+}
+
+#[test]
+fn tree_ends_with_its_last_process_after_the_main_one() {
+    let begin = || Input::Started(start());
+    let cases: Vec<(&str, Vec<Input>, Option<usize>)> = vec![
+        ("child outlives main", vec![begin(), fork(), exit(ROOT), main_exited(), exit(CHILD)], Some(4)),
+        ("main outlives child", vec![begin(), fork(), exit(CHILD), exit(ROOT), main_exited()], Some(4)),
+        ("wait returns before the records are read", vec![begin(), main_exited(), fork(), exit(ROOT)], None),
+        ("and then the child ends", vec![begin(), main_exited(), fork(), exit(ROOT), exit(CHILD)], Some(4)),
+        ("main not waited for", vec![begin(), exit(ROOT)], None),
+        ("exits lost, /proc asked", vec![begin(), fork(), main_exited(), gone(ROOT), gone(CHILD)], Some(4)),
+        ("late records after the end", vec![begin(), exit(ROOT), main_exited(), exit(ROOT)], Some(2)),
+        ("not started", vec![begin(), Input::NotStarted { session: SESSION, errno: 2 }], Some(1)),
+        ("no such session", vec![main_exited(), exit(ROOT)], None),
+    ];
+    for (name, inputs, expected) in cases {
+        assert_eq!(tree_ended_by(inputs), expected, "{name}");
+    }
+}
+
+fn gone(process: ProcessKey) -> Input {
+    Input::Gone(process)
+}
+
+#[test]
+fn everything_is_stored_in_order_and_counted() {
+    let mut state = State::new();
+    let mut effects = Vec::new();
+    let mut foreign = event(CHILD, 210, Action::Bpf { command: 1 });
+    foreign.session = SessionId(99);
+    let loss = Loss {
+        kind: "file_open".to_owned(),
+        reason: LossReason::RingFull,
+        count: 3,
+        first: BootTime(1),
+        last: BootTime(2),
+        session: None,
+    };
+    let facts = ProcessFacts {
+        key: CHILD,
+        session: SESSION,
+        parent: Some(ROOT),
+        exe: KernelPath::default(),
+        argv: vec![Text::default()],
+    };
+    let inputs = [
+        Input::Started(start()),
+        fork(),
+        Input::Event(foreign.clone()),
+        Input::Loss(loss.clone()),
+        Input::Learned(Box::new(facts)),
+        Input::Tick,
+        exit(ROOT),
+    ];
+    for input in inputs {
+        step(&mut state, input, BootTime(400), &mut effects);
+    }
+    assert_eq!(state.n_events(SESSION), Some(2));
+    assert_eq!(state.live_in(SESSION).collect::<Vec<_>>(), []);
+    assert_eq!(state.live_in(SessionId(99)).collect::<Vec<_>>(), [CHILD]);
+    step(&mut state, Input::Stop, BootTime(600), &mut effects);
+    assert_eq!(state.sessions().count(), 0);
+
+    let [Input::Event(fork), Input::Event(exit)] = [fork(), exit(ROOT)] else { unreachable!() };
+    let end = SessionEnd {
+        session: SESSION,
+        wall: WallTime(5_500),
+        boot: BootTime(600),
+        main: MainExit::StillRunning,
+        left_running: 0,
+        events: 2,
+    };
+    let expected = [
+        AuditRecord::SessionStart(start()),
+        AuditRecord::Event(fork),
+        AuditRecord::Event(foreign),
+        AuditRecord::Loss(loss),
+        AuditRecord::Event(exit),
+        AuditRecord::SessionEnd(end),
+    ];
+    assert_eq!(effects, expected.map(Effect::Store));
+}
+
+#[test]
+fn stop_says_who_is_left_running() {
+    let mut state = State::new();
+    let mut effects = Vec::new();
+    for input in [Input::Started(start()), fork(), exit(ROOT), main_exited(), Input::Stop] {
+        step(&mut state, input, BootTime(600), &mut effects);
+    }
+    let Some(Effect::Store(AuditRecord::SessionEnd(end))) = effects.last() else { panic!("{effects:?}") };
+    assert_eq!((end.left_running, end.main), (1, MainExit::Ended(ExitStatus::Code(0))));
+    assert!(!effects.contains(&Effect::TreeEnded { session: SESSION }));
+}
+
+#[test]
+fn a_flood_of_processes_is_forgotten_without_a_tick() {
+    let mut state = State::new();
+    let mut effects = Vec::new();
+    step(&mut state, Input::Started(start()), BootTime(0), &mut effects);
+    for n in 0..60_000_u32 {
+        effects.clear();
+        let child = ProcessKey { tgid: 1000 + n % 30_000, start_ns: 1000 + u64::from(n) };
+        let fork = Action::ProcessFork { child, namespaces: Namespaces::empty() };
+        let now = BootTime(child.start_ns);
+        step(&mut state, Input::Event(event(ROOT, now.0, fork)), now, &mut effects);
+        let exit = Action::ProcessExit { status: ExitStatus::Code(0) };
+        step(&mut state, Input::Event(event(child, now.0, exit)), now, &mut effects);
+    }
+    assert!(state.tree().len() <= ENDED_MAX, "{}", state.tree().len());
+    assert_eq!((state.tree().n_live(), state.n_events(SESSION)), (1, Some(120_000)));
+}

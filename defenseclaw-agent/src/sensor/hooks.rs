@@ -1,0 +1,196 @@
+//! Every program of the object: where it goes at which level, and what is missing without it.
+
+/// Capability name of the name server reader.
+pub(super) const DNS: &str = "cgroup_skb/dns_answer";
+
+/// Where a program is attached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Place {
+    /// BTF tracepoint.
+    Tracepoint(&'static str),
+    /// LSM hook.
+    Lsm(&'static str),
+    /// Entry of a kernel function.
+    Fentry(&'static str),
+}
+
+/// One program.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Hook {
+    /// Name in the object.
+    pub(super) program: &'static str,
+    /// Where it goes.
+    pub(super) place: Place,
+    /// Whether the level cannot do without it.
+    pub(super) required: bool,
+}
+
+const fn tracepoint(program: &'static str, name: &'static str, required: bool) -> Hook {
+    Hook { program, place: Place::Tracepoint(name), required }
+}
+
+const fn lsm(hook: &'static str) -> Hook {
+    Hook { program: hook, place: Place::Lsm(hook), required: false }
+}
+
+/// Attached at every level.
+pub(super) const COMMON: &[Hook] = &[
+    tracepoint("process_fork", "sched_process_fork", true),
+    tracepoint("process_exec", "sched_process_exec", true),
+    tracepoint("process_exit", "sched_process_exit", true),
+    tracepoint("io_uring_create", "io_uring_create", false),
+];
+
+/// Attached at level `lsm`.
+pub(super) const LSM: &[Hook] = &[
+    Hook { program: "file_open", place: Place::Lsm("file_open"), required: true },
+    lsm("mmap_file"),
+    lsm("path_unlink"),
+    lsm("path_mkdir"),
+    lsm("path_rmdir"),
+    lsm("path_mknod"),
+    lsm("path_rename"),
+    lsm("path_link"),
+    lsm("path_symlink"),
+    lsm("path_truncate"),
+    lsm("file_truncate"),
+    lsm("path_chmod"),
+    lsm("path_chown"),
+    lsm("path_chroot"),
+    lsm("socket_connect"),
+    lsm("socket_bind"),
+    lsm("socket_sendmsg"),
+    lsm("unix_stream_connect"),
+    lsm("unix_may_send"),
+    lsm("ptrace_access_check"),
+    lsm("ptrace_traceme"),
+    lsm("task_kill"),
+    lsm("sb_mount"),
+    lsm("sb_umount"),
+    lsm("move_mount"),
+    lsm("sb_pivotroot"),
+    lsm("userns_create"),
+    Hook {
+        program: "switch_task_namespaces",
+        place: Place::Fentry("switch_task_namespaces"),
+        required: false,
+    },
+    lsm("bpf"),
+    lsm("kernel_read_file"),
+    lsm("kernel_load_data"),
+    lsm("kernel_module_request"),
+    lsm("task_fix_setuid"),
+    lsm("task_fix_setgid"),
+];
+
+/// Hooks that older supported kernels do without: their work is done elsewhere there.
+pub(super) const REPLACED_BEFORE: &[(&str, &str)] =
+    &[("file_truncate", "before Linux 6.2 `path_truncate` sees ftruncate and O_TRUNC too")];
+
+/// The program of level `tracepoint` that jumps to those of [`SYSCALLS`].
+pub(super) const SYSCALL_EXIT: Hook = tracepoint("sys_exit", "sys_exit", true);
+
+/// Programs by system call, for this machine's call numbers.
+#[rustfmt::skip]
+pub(super) const SYSCALLS: &[(&str, &[(&str, i64)])] = &[
+    ("sys_open", &[("open", libc::SYS_open)]),
+    // open_by_handle_at has its flags in the same place.
+    ("sys_openat", &[("openat", libc::SYS_openat), ("open_by_handle_at", libc::SYS_open_by_handle_at)]),
+    ("sys_creat", &[("creat", libc::SYS_creat)]),
+    ("sys_openat2", &[("openat2", libc::SYS_openat2)]),
+    ("sys_mmap", &[("mmap", libc::SYS_mmap)]),
+    ("sys_unlink", &[("unlink", libc::SYS_unlink)]),
+    ("sys_unlinkat", &[("unlinkat", libc::SYS_unlinkat)]),
+    ("sys_rmdir", &[("rmdir", libc::SYS_rmdir)]),
+    ("sys_mkdir", &[("mkdir", libc::SYS_mkdir)]),
+    ("sys_mkdirat", &[("mkdirat", libc::SYS_mkdirat)]),
+    ("sys_mknod", &[("mknod", libc::SYS_mknod)]),
+    ("sys_mknodat", &[("mknodat", libc::SYS_mknodat)]),
+    ("sys_chmod", &[("chmod", libc::SYS_chmod)]),
+    ("sys_fchmod", &[("fchmod", libc::SYS_fchmod)]),
+    ("sys_fchmodat", &[("fchmodat", libc::SYS_fchmodat), ("fchmodat2", 452)]),
+    ("sys_chown", &[("chown", libc::SYS_chown), ("lchown", libc::SYS_lchown)]),
+    ("sys_fchown", &[("fchown", libc::SYS_fchown)]),
+    ("sys_fchownat", &[("fchownat", libc::SYS_fchownat)]),
+    ("sys_truncate", &[("truncate", libc::SYS_truncate)]),
+    ("sys_ftruncate", &[("ftruncate", libc::SYS_ftruncate)]),
+    ("sys_rename", &[("rename", libc::SYS_rename)]),
+    ("sys_renameat", &[("renameat", libc::SYS_renameat)]),
+    ("sys_renameat2", &[("renameat2", libc::SYS_renameat2)]),
+    ("sys_link", &[("link", libc::SYS_link)]),
+    ("sys_linkat", &[("linkat", libc::SYS_linkat)]),
+    ("sys_symlink", &[("symlink", libc::SYS_symlink)]),
+    ("sys_symlinkat", &[("symlinkat", libc::SYS_symlinkat)]),
+    ("sys_connect", &[("connect", libc::SYS_connect)]),
+    ("sys_bind", &[("bind", libc::SYS_bind)]),
+    ("sys_sendto", &[("sendto", libc::SYS_sendto)]),
+    ("sys_sendmsg", &[("sendmsg", libc::SYS_sendmsg)]),
+    ("sys_sendmmsg", &[("sendmmsg", libc::SYS_sendmmsg)]),
+    ("sys_ptrace", &[("ptrace", libc::SYS_ptrace)]),
+    ("sys_process_vm_readv", &[("process_vm_readv", libc::SYS_process_vm_readv)]),
+    ("sys_process_vm_writev", &[("process_vm_writev", libc::SYS_process_vm_writev)]),
+    ("sys_kill", &[("kill", libc::SYS_kill), ("tkill", libc::SYS_tkill), ("rt_sigqueueinfo", libc::SYS_rt_sigqueueinfo)]),
+    ("sys_tgkill", &[("tgkill", libc::SYS_tgkill), ("rt_tgsigqueueinfo", libc::SYS_rt_tgsigqueueinfo)]),
+    ("sys_mount", &[("mount", libc::SYS_mount)]),
+    ("sys_umount2", &[("umount2", libc::SYS_umount2)]),
+    ("sys_move_mount", &[("move_mount", libc::SYS_move_mount)]),
+    ("sys_pivot_root", &[("pivot_root", libc::SYS_pivot_root)]),
+    ("sys_chroot", &[("chroot", libc::SYS_chroot)]),
+    ("sys_unshare", &[("unshare", libc::SYS_unshare)]),
+    ("sys_setns", &[("setns", libc::SYS_setns)]),
+    ("sys_bpf", &[("bpf", libc::SYS_bpf)]),
+    ("sys_init_module", &[("init_module", libc::SYS_init_module)]),
+    ("sys_finit_module", &[("finit_module", libc::SYS_finit_module)]),
+    ("sys_setuid", &[("setuid", libc::SYS_setuid), ("setreuid", libc::SYS_setreuid), ("setresuid", libc::SYS_setresuid), ("setfsuid", libc::SYS_setfsuid)]),
+    ("sys_setgid", &[("setgid", libc::SYS_setgid), ("setregid", libc::SYS_setregid), ("setresgid", libc::SYS_setresgid), ("setfsgid", libc::SYS_setfsgid)]),
+];
+
+/// What a level cannot see by its nature.
+pub(super) const BLIND_EVERYWHERE: &[(&str, &str)] = &[
+    ("blind/dns_tcp", "name server answers over TCP, TLS or HTTPS are not read; only connects are"),
+    (
+        "blind/open_files",
+        "reads and writes through a file that was open before, or was passed in, are not recorded",
+    ),
+];
+
+/// Likewise, at level `lsm`.
+pub(super) const BLIND_LSM: &[(&str, &str)] = &[
+    (
+        "blind/results",
+        "an operation is recorded when it is permitted to start; whether it then failed is not known",
+    ),
+    ("blind/references", "opens with O_PATH are not recorded"),
+    ("blind/mknod_regular", "mknod of a regular file is not recorded"),
+];
+
+/// Likewise, at level `tracepoint`.
+pub(super) const BLIND_TRACEPOINT: &[(&str, &str)] = &[
+    ("blind/io_uring", "operations through io_uring are not recorded; only its set-up is"),
+    ("blind/compat_syscalls", "system calls of 32-bit programs are counted, not recorded"),
+    (
+        "blind/user_memory",
+        "paths of calls that open no file are the text the process passed, read when the call returned",
+    ),
+    ("blind/exec_open", "the opens that execve itself does are not recorded; the program start is"),
+    ("blind/module_request", "modules that the kernel loads on demand are not recorded"),
+    ("blind/pidfd_signal", "signals through pidfd_send_signal are not recorded"),
+    ("blind/sendmmsg_tail", "of one sendmmsg the first 8 messages are recorded"),
+    ("blind/userns_clone", "a user namespace made by clone is not recorded; one made by unshare is"),
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn call_numbers_fit_the_jump_table_and_are_unique() {
+        let mut numbers: Vec<i64> =
+            SYSCALLS.iter().flat_map(|(_, calls)| calls.iter().map(|call| call.1)).collect();
+        assert!(numbers.iter().all(|number| (0..512).contains(number)));
+        numbers.sort_unstable();
+        let all = numbers.len();
+        numbers.dedup();
+        assert_eq!(all, numbers.len());
+    }
+}

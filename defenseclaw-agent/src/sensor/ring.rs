@@ -1,0 +1,64 @@
+//! The two rings: priority first, then bulk. Reads, decodes, counts; keeps nothing.
+
+use std::{io, os::fd::BorrowedFd};
+
+use aya::{
+    Ebpf,
+    maps::{MapData, RingBuf},
+};
+
+use super::{SensorError, counters::Counting, decode};
+use crate::model::Event;
+
+pub(super) struct Rings {
+    priority: RingBuf<MapData>,
+    bulk: RingBuf<MapData>,
+}
+
+impl Rings {
+    pub(super) fn open(object: &mut Ebpf) -> Result<Self, SensorError> {
+        let mut open = |name: &'static str| {
+            let map =
+                object.take_map(name).ok_or_else(|| SensorError::Object(format!("it has no map {name}")))?;
+            RingBuf::try_from(map).map_err(super::map_error("open a ring"))
+        };
+        Ok(Self { priority: open("PRIORITY")?, bulk: open("BULK")? })
+    }
+
+    pub(super) fn read(&mut self, events: &mut Vec<Event>, max: usize, counters: &mut Counting) -> usize {
+        let (mut taken, first) = (0, events.len());
+        for ring in [&mut self.priority, &mut self.bulk] {
+            while taken < max {
+                let Some(record) = ring.next() else { break };
+                taken += 1;
+                match decode::decode(&record) {
+                    Ok((kind, event)) => {
+                        counters.received(kind);
+                        events.push(event);
+                    }
+                    Err(error) => counters.undecodable(&error),
+                }
+            }
+        }
+        // Two ordered runs become one, as far as both rings were read to the same moment.
+        if let Some(new) = events.get_mut(first..) {
+            new.sort_by_key(|event| event.time);
+        }
+        taken
+    }
+
+    pub(super) fn is_empty(&mut self) -> io::Result<bool> {
+        use std::os::fd::AsFd;
+        // A ring is readable exactly while it holds committed records.
+        let mut polled = [
+            nix::poll::PollFd::new(self.priority.as_fd(), nix::poll::PollFlags::POLLIN),
+            nix::poll::PollFd::new(self.bulk.as_fd(), nix::poll::PollFlags::POLLIN),
+        ];
+        Ok(nix::poll::poll(&mut polled, nix::poll::PollTimeout::ZERO)? == 0)
+    }
+
+    pub(super) fn descriptor(&self) -> BorrowedFd<'_> {
+        use std::os::fd::AsFd;
+        self.priority.as_fd()
+    }
+}

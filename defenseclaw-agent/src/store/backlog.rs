@@ -1,0 +1,75 @@
+//! What could not be written and must be accounted for as soon as writing works again. Pure bookkeeping.
+
+use std::collections::BTreeMap;
+
+use crate::model::{AuditRecord, Event, Loss, LossReason, SessionId};
+
+/// Counts of lost events, and the few rows that are kept whole: starts and ends of sessions, and other losses.
+#[derive(Default)]
+pub(super) struct Backlog {
+    starts: Vec<AuditRecord>,
+    losses: BTreeMap<(String, LossReason, Option<SessionId>), Loss>,
+    ends: Vec<AuditRecord>,
+    events: u64,
+}
+
+impl Backlog {
+    pub(super) fn is_empty(&self) -> bool {
+        self.starts.is_empty() && self.losses.is_empty() && self.ends.is_empty()
+    }
+
+    /// Events counted here instead of stored.
+    pub(super) fn events(&self) -> u64 {
+        self.events
+    }
+
+    /// Rows other than events that wait here; the losses that stand for the events do not count.
+    pub(super) fn others(&self) -> u64 {
+        let losses = self.losses.values().filter(|loss| loss.reason != LossReason::StoreError).count();
+        (self.starts.len() + losses + self.ends.len()) as u64
+    }
+
+    /// Takes records that could not be stored.
+    pub(super) fn give_up(&mut self, records: impl IntoIterator<Item = AuditRecord>) {
+        for record in records {
+            match record {
+                AuditRecord::Event(event) => {
+                    self.events += 1;
+                    self.count(lost(&event));
+                }
+                AuditRecord::Loss(loss) => self.count(loss),
+                AuditRecord::SessionStart(_) => self.starts.push(record),
+                AuditRecord::SessionEnd(_) => self.ends.push(record),
+            }
+        }
+    }
+
+    /// The rows to write, in an order that makes sense to a reader.
+    pub(super) fn rows(&self) -> Vec<AuditRecord> {
+        let losses = self.losses.values().cloned().map(AuditRecord::Loss);
+        self.starts.iter().cloned().chain(losses).chain(self.ends.iter().cloned()).collect()
+    }
+
+    fn count(&mut self, loss: Loss) {
+        self.losses
+            .entry((loss.kind.clone(), loss.reason, loss.session))
+            .and_modify(|sum| {
+                // 0 means that nobody knows how many; no sum makes that known.
+                sum.count = if sum.count == 0 || loss.count == 0 { 0 } else { sum.count + loss.count };
+                sum.first = sum.first.min(loss.first);
+                sum.last = sum.last.max(loss.last);
+            })
+            .or_insert(loss);
+    }
+}
+
+fn lost(event: &Event) -> Loss {
+    Loss {
+        kind: event.kind().as_str().to_owned(),
+        reason: LossReason::StoreError,
+        count: 1,
+        first: event.time,
+        last: event.time,
+        session: Some(event.session),
+    }
+}

@@ -1,0 +1,128 @@
+//! Reading the audit while it is being written: a connection of its own that cannot write.
+
+use std::{
+    ops::ControlFlow,
+    path::{Path, PathBuf},
+};
+
+use globset::{GlobBuilder, GlobMatcher};
+use rusqlite::{Connection, params_from_iter, types::ValueRef};
+
+use super::{StoreError, database, row};
+use crate::model::{AuditRecord, EventKind, SessionId};
+
+/// Which records to read; the default is all of them.
+#[derive(Clone, Debug, Default)]
+pub struct Filter {
+    /// Of this session.
+    pub session: Option<SessionId>,
+    /// Of one of these kinds; a loss has the kind of what was lost.
+    pub kinds: Vec<EventKind>,
+    /// Of one of these types, wire names: `session_start`, `event`, `loss`, `session_end`.
+    pub records: Vec<&'static str>,
+    /// About a path, or second path, that matches.
+    pub path: Option<GlobMatcher>,
+}
+
+impl Filter {
+    /// Sets the path pattern: `*` and `?` stay within one component, `**` spans several.
+    pub fn with_path(mut self, pattern: &str) -> Result<Self, StoreError> {
+        let glob = GlobBuilder::new(pattern)
+            .literal_separator(true)
+            .build()
+            .map_err(|source| StoreError::Pattern { pattern: pattern.to_owned(), source })?;
+        self.path = Some(glob.compile_matcher());
+        Ok(self)
+    }
+
+    fn query(&self, after: u64) -> (String, Vec<rusqlite::types::Value>) {
+        use std::fmt::Write;
+        let mut sql = "SELECT seq, path, path2, body FROM log WHERE seq > ?".to_owned();
+        let mut values = vec![rusqlite::types::Value::from(i64::try_from(after).unwrap_or(i64::MAX))];
+        if let Some(session) = self.session {
+            sql.push_str(" AND session = ?");
+            values.push(row::session_column(session).into());
+        }
+        let kinds: Vec<&str> = self.kinds.iter().map(|kind| kind.as_str()).collect();
+        for (column, names) in [("kind", &kinds), ("record", &self.records)] {
+            if let Some(rest) = names.len().checked_sub(1) {
+                // Writing to a String cannot fail.
+                let _ = write!(sql, " AND {column} IN (?{})", ", ?".repeat(rest));
+                values.extend(names.iter().map(|name| (*name).to_owned().into()));
+            }
+        }
+        sql.push_str(" ORDER BY seq");
+        (sql, values)
+    }
+}
+
+/// A record and its number.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Stored {
+    /// Place in the audit, from 1.
+    pub seq: u64,
+    /// What was recorded.
+    #[serde(flatten)]
+    pub record: AuditRecord,
+}
+
+/// An open audit.
+#[derive(Debug)]
+pub struct Reader {
+    pub(super) path: PathBuf,
+    pub(super) connection: Connection,
+}
+
+impl Reader {
+    /// Opens an existing audit.
+    pub fn open(path: &Path) -> Result<Self, StoreError> {
+        Ok(Self { path: path.to_owned(), connection: database::open_for_reading(path)? })
+    }
+
+    /// Hands each record behind row `after` that `filter` lets through to `each`, in order, until there are no more,
+    /// `limit` is reached or `each` breaks. Returns the number of the last row it has dealt with: where a later
+    /// call goes on.
+    pub fn records<E: From<StoreError>>(
+        &self,
+        filter: &Filter,
+        after: u64,
+        limit: Option<u64>,
+        mut each: impl FnMut(Stored) -> Result<ControlFlow<()>, E>,
+    ) -> Result<u64, E> {
+        let failed = |err| E::from(self.failed("reading its rows", err));
+        let (sql, values) = filter.query(after);
+        let mut statement = self.connection.prepare_cached(&sql).map_err(failed)?;
+        let mut rows = statement.query(params_from_iter(values)).map_err(failed)?;
+        let mut last = after;
+        let mut left = limit.unwrap_or(u64::MAX);
+        while left > 0
+            && let Some(row) = rows.next().map_err(failed)?
+        {
+            last = row.get::<_, i64>(0).map_err(failed)?.cast_unsigned();
+            if let Some(glob) = &filter.path {
+                let matches = |value| path_of(value).is_some_and(|path| glob.is_match(path));
+                if !matches(row.get_ref(1).map_err(failed)?) && !matches(row.get_ref(2).map_err(failed)?) {
+                    continue;
+                }
+            }
+            let body = row.get_ref(3).and_then(|value| Ok(value.as_str()?)).map_err(failed)?;
+            left -= 1;
+            if each(Stored { seq: last, record: row::decode(&self.path, last, body)? })?.is_break() {
+                break;
+            }
+        }
+        Ok(last)
+    }
+
+    pub(super) fn failed(&self, action: &'static str, err: rusqlite::Error) -> StoreError {
+        StoreError::sqlite(&self.path, action, err)
+    }
+}
+
+fn path_of(value: ValueRef<'_>) -> Option<&Path> {
+    use std::os::unix::ffi::OsStrExt;
+    match value {
+        ValueRef::Text(bytes) | ValueRef::Blob(bytes) => Some(Path::new(std::ffi::OsStr::from_bytes(bytes))),
+        ValueRef::Null | ValueRef::Integer(_) | ValueRef::Real(_) => None,
+    }
+}

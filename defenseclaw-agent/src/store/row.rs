@@ -1,0 +1,74 @@
+//! One record as columns, and back. The JSON body holds everything; the columns repeat what is searched for.
+
+use std::path::Path;
+
+use rusqlite::types::ValueRef;
+
+use super::StoreError;
+use crate::model::{AuditRecord, BootTime, KernelPath, SessionId};
+
+/// Columns that are hashed, in the order of the hash; `seq` stands before them and `hash` after.
+pub(super) const COLUMNS: &str = "session, time, record, kind, tgid, path, path2, body";
+/// How many.
+pub(super) const COLUMN_COUNT: usize = 8;
+
+/// Session of a record, if it has one.
+pub(super) fn session_of(record: &AuditRecord) -> Option<SessionId> {
+    match record {
+        AuditRecord::SessionStart(start) => Some(start.session),
+        AuditRecord::Event(event) => Some(event.session),
+        AuditRecord::Loss(loss) => loss.session,
+        AuditRecord::SessionEnd(end) => Some(end.session),
+    }
+}
+
+/// SQLite has signed integers only; ids and times keep their bits.
+pub(super) fn session_column(session: SessionId) -> i64 {
+    session.0.cast_signed()
+}
+
+/// The columns of `record`; `body` is its JSON, encoded into a buffer the caller keeps.
+pub(super) fn columns<'a>(record: &'a AuditRecord, body: &'a [u8]) -> [ValueRef<'a>; COLUMN_COUNT] {
+    let (time, name) = match record {
+        AuditRecord::SessionStart(start) => (start.boot, "session_start"),
+        AuditRecord::Event(event) => (event.time, "event"),
+        AuditRecord::Loss(loss) => (loss.first, "loss"),
+        AuditRecord::SessionEnd(end) => (end.boot, "session_end"),
+    };
+    let (kind, process, path, other) = match record {
+        AuditRecord::SessionStart(start) => (None, Some(start.root), None, None),
+        AuditRecord::Event(event) => {
+            let action = &event.action;
+            (Some(event.kind().as_str()), Some(event.process), action.path(), action.other_path())
+        }
+        AuditRecord::Loss(loss) => (Some(loss.kind.as_str()), None, None, None),
+        AuditRecord::SessionEnd(_) => (None, None, None, None),
+    };
+    [
+        session_of(record).map_or(ValueRef::Null, |session| ValueRef::Integer(session_column(session))),
+        ValueRef::Integer(time_column(time)),
+        ValueRef::Text(name.as_bytes()),
+        kind.map_or(ValueRef::Null, |kind| ValueRef::Text(kind.as_bytes())),
+        process.map_or(ValueRef::Null, |process| ValueRef::Integer(process.tgid.into())),
+        path.map_or(ValueRef::Null, path_column),
+        other.map_or(ValueRef::Null, path_column),
+        ValueRef::Text(body),
+    ]
+}
+
+/// Reads a body back.
+pub(super) fn decode(path: &Path, seq: u64, body: &str) -> Result<AuditRecord, StoreError> {
+    serde_json::from_str(body).map_err(|source| StoreError::Row { path: path.to_owned(), seq, source })
+}
+
+fn time_column(time: BootTime) -> i64 {
+    time.0.cast_signed()
+}
+
+fn path_column(path: &KernelPath) -> ValueRef<'_> {
+    let bytes = path.text.0.as_slice();
+    match std::str::from_utf8(bytes) {
+        Ok(_) => ValueRef::Text(bytes),
+        Err(_) => ValueRef::Blob(bytes),
+    }
+}

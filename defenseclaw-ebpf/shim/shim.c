@@ -1,0 +1,186 @@
+/*
+ * Accessors for kernel struct fields. rustc emits no CO-RE relocations, clang does: each struct below names only the
+ * fields we read, and the loader patches their offsets from the BTF of the running kernel. A field that this kernel
+ * lacks fails the load of the programs that read it, unless it is asked for with `_exists` first.
+ *
+ * No logic here, and no anonymous or typedef'd structs (bpf-linker cannot merge them): nested types carry a `dc_` name,
+ * which CO-RE does not compare.
+ */
+typedef unsigned char u8;
+typedef unsigned short u16;
+typedef unsigned int u32;
+typedef unsigned long long u64;
+
+#define AI __attribute__((preserve_access_index))
+#define INLINE __attribute__((always_inline))
+
+static long (*bpf_probe_read_kernel)(void *dst, u32 size, const void *src) = (void *)113;
+
+struct dc_counter { int counter; } AI;
+struct dc_id { u32 val; } AI;
+
+struct super_block { u32 s_dev; } AI;
+struct inode { unsigned long i_ino; struct super_block *i_sb; u16 i_mode; } AI;
+struct qstr { u32 len; const u8 *name; } AI;
+struct hlist_bl_node { struct hlist_bl_node **pprev; } AI;
+struct dentry { struct hlist_bl_node d_hash; struct dentry *d_parent; struct qstr d_name; struct inode *d_inode; } AI;
+struct vfsmount { struct dentry *mnt_root; } AI;
+struct mount { struct mount *mnt_parent; struct dentry *mnt_mountpoint; struct vfsmount mnt; void *mnt_ns; } AI;
+struct path { struct vfsmount *mnt; struct dentry *dentry; } AI;
+struct file { struct path f_path; struct inode *f_inode; u32 f_flags; u32 f_mode; void *private_data; } AI;
+
+struct fdtable { u32 max_fds; struct file **fd; } AI;
+struct files_struct { struct fdtable *fdt; } AI;
+struct fs_struct { struct path pwd; } AI;
+struct mm_struct { unsigned long arg_start, arg_end, env_start, env_end; struct file *exe_file; } AI;
+struct signal_struct { struct dc_counter live; int group_exit_code; u32 flags; } AI;
+struct nsproxy {
+	void *uts_ns, *ipc_ns, *mnt_ns, *pid_ns_for_children, *net_ns, *time_ns, *cgroup_ns;
+} AI;
+struct cred { struct dc_id uid, gid, suid, sgid, euid, egid; } AI;
+struct thread_info { u32 status; } AI;
+struct task_struct {
+	struct thread_info thread_info;
+	int pid, tgid, exit_code;
+	u32 flags;
+	struct task_struct *real_parent, *group_leader;
+	u64 start_boottime;
+	struct mm_struct *mm;
+	struct fs_struct *fs;
+	struct files_struct *files;
+	struct signal_struct *signal;
+	struct nsproxy *nsproxy;
+	const struct cred *cred;
+} AI;
+struct linux_binprm { const char *filename, *interp; } AI;
+
+struct sock { u16 sk_protocol, sk_type; } AI;
+struct socket { struct sock *sk; } AI;
+struct sockaddr_un { u16 sun_family; char sun_path[108]; } AI;
+struct unix_address { int len; struct sockaddr_un name[]; } AI;
+struct unix_sock { struct unix_address *addr; struct path path; struct sock *peer; } AI;
+struct msghdr { void *msg_name; int msg_namelen; } AI;
+
+/* x86-64; `orig_ax` and the argument registers keep their values until the system call returns. */
+struct pt_regs { unsigned long di, si, dx, r10, r8, r9, orig_ax; } AI;
+
+/* Reads through a pointer the verifier does not know. */
+#define GET(type, of, name, field) \
+	INLINE type shim_##of##_##name(struct of *p) \
+	{ \
+		type v = 0; \
+		bpf_probe_read_kernel(&v, sizeof(v), __builtin_preserve_access_index(&p->field)); \
+		return v; \
+	}
+/* Address of an embedded field. */
+#define ADDRESS(of, name, field) \
+	INLINE void *shim_##of##_##name(struct of *p) { return (void *)__builtin_preserve_access_index(&p->field); }
+/* Plain load: only on arguments of a program and what was loaded from them in this way. */
+#define LOAD(type, of, name, field) \
+	INLINE type shim_##of##_##name##_direct(struct of *p) { return (type)p->field; }
+#define EXISTS(of, name, field) \
+	INLINE _Bool shim_##of##_##name##_exists(struct of *p) { return __builtin_preserve_field_info(p->field, 2); }
+
+GET(u32, super_block, dev, s_dev)
+GET(u64, inode, ino, i_ino)
+GET(void *, inode, sb, i_sb)
+GET(u16, inode, mode, i_mode)
+LOAD(u64, inode, ino, i_ino)
+LOAD(void *, inode, sb, i_sb)
+LOAD(u16, inode, mode, i_mode)
+LOAD(u32, super_block, dev, s_dev)
+
+GET(void *, dentry, parent, d_parent)
+GET(u32, dentry, name_len, d_name.len)
+GET(void *, dentry, name, d_name.name)
+GET(void *, dentry, inode, d_inode)
+GET(void *, dentry, hashed, d_hash.pprev)
+GET(void *, vfsmount, root, mnt_root)
+GET(void *, mount, parent, mnt_parent)
+GET(void *, mount, mountpoint, mnt_mountpoint)
+GET(void *, mount, ns, mnt_ns)
+ADDRESS(mount, vfsmount, mnt)
+/* container_of(mnt, struct mount, mnt) */
+INLINE void *shim_vfsmount_mount(void *mnt)
+{
+	return (char *)mnt - __builtin_preserve_field_info(((struct mount *)0)->mnt, 0);
+}
+GET(void *, path, mnt, mnt)
+GET(void *, path, dentry, dentry)
+
+ADDRESS(file, path, f_path)
+GET(void *, file, inode, f_inode)
+GET(u32, file, flags, f_flags)
+GET(u32, file, mode, f_mode)
+GET(void *, file, private_data, private_data)
+LOAD(void *, file, mnt, f_path.mnt)
+LOAD(void *, file, dentry, f_path.dentry)
+LOAD(void *, file, inode, f_inode)
+LOAD(u32, file, flags, f_flags)
+LOAD(u32, file, mode, f_mode)
+
+GET(u32, fdtable, max_fds, max_fds)
+GET(void *, fdtable, fd, fd)
+GET(void *, files_struct, fdt, fdt)
+ADDRESS(fs_struct, pwd, pwd)
+GET(u64, mm_struct, arg_start, arg_start)
+GET(u64, mm_struct, arg_end, arg_end)
+GET(u64, mm_struct, env_start, env_start)
+GET(u64, mm_struct, env_end, env_end)
+GET(void *, mm_struct, exe_file, exe_file)
+GET(int, signal_struct, live, live.counter)
+GET(int, signal_struct, group_exit_code, group_exit_code)
+GET(u32, signal_struct, flags, flags)
+GET(void *, nsproxy, uts, uts_ns)
+GET(void *, nsproxy, ipc, ipc_ns)
+GET(void *, nsproxy, mnt, mnt_ns)
+GET(void *, nsproxy, pid, pid_ns_for_children)
+GET(void *, nsproxy, net, net_ns)
+GET(void *, nsproxy, time, time_ns)
+GET(void *, nsproxy, cgroup, cgroup_ns)
+GET(u32, cred, uid, uid.val)
+GET(u32, cred, gid, gid.val)
+GET(u32, cred, suid, suid.val)
+GET(u32, cred, sgid, sgid.val)
+GET(u32, cred, euid, euid.val)
+GET(u32, cred, egid, egid.val)
+
+GET(u32, task_struct, tgid, tgid)
+GET(int, task_struct, exit_code, exit_code)
+GET(void *, task_struct, real_parent, real_parent)
+GET(void *, task_struct, group_leader, group_leader)
+GET(u64, task_struct, start_boottime, start_boottime)
+GET(void *, task_struct, mm, mm)
+GET(void *, task_struct, fs, fs)
+GET(void *, task_struct, files, files)
+GET(void *, task_struct, signal, signal)
+GET(void *, task_struct, nsproxy, nsproxy)
+GET(void *, task_struct, cred, cred)
+GET(u32, task_struct, thread_status, thread_info.status)
+EXISTS(task_struct, thread_status, thread_info.status)
+LOAD(u32, task_struct, tgid, tgid)
+GET(void *, linux_binprm, filename, filename)
+GET(void *, linux_binprm, interp, interp)
+
+GET(u16, sock, protocol, sk_protocol)
+GET(u16, sock, type, sk_type)
+GET(void *, socket, sk, sk)
+GET(void *, unix_sock, addr, addr)
+GET(void *, unix_sock, peer, peer)
+ADDRESS(unix_sock, path, path)
+GET(int, unix_address, len, len)
+ADDRESS(unix_address, name, name)
+GET(void *, msghdr, name, msg_name)
+GET(int, msghdr, namelen, msg_namelen)
+
+LOAD(u64, pt_regs, nr, orig_ax)
+LOAD(u64, pt_regs, arg0, di)
+LOAD(u64, pt_regs, arg1, si)
+LOAD(u64, pt_regs, arg2, dx)
+LOAD(u64, pt_regs, arg3, r10)
+LOAD(u64, pt_regs, arg4, r8)
+LOAD(u64, pt_regs, arg5, r9)
+
+/* Atomics, which Rust's BPF target does not offer. */
+INLINE void shim_atomic_increment(u64 *cell) { __sync_fetch_and_add(cell, 1); }
+INLINE u64 shim_atomic_exchange(u64 *cell, u64 value) { return __atomic_exchange_n(cell, value, __ATOMIC_RELAXED); }

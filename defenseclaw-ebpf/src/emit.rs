@@ -1,0 +1,391 @@
+//! Records: built in a per-CPU scratch buffer, then copied into a ring. Counts what became of each.
+//!
+//! For every observation exactly one of `Submitted`, `RingFull`, `Oversized`, `Unreadable`, `MapFull` is counted besides
+//! `Seen`; this is the only place in the kernel that drops anything.
+
+use core::mem::offset_of;
+
+use aya_ebpf::{
+    bindings::BPF_RB_NO_WAKEUP,
+    helpers::{
+        bpf_get_current_cgroup_id, bpf_get_current_uid_gid,
+        generated::{
+            bpf_get_current_task, bpf_ktime_get_boot_ns, bpf_probe_read_kernel, bpf_probe_read_kernel_str,
+            bpf_probe_read_user, bpf_probe_read_user_str,
+        },
+    },
+    macros::map,
+    maps::{PerCpuArray, RingBuf},
+};
+use defenseclaw_ebpf::{
+    ABI_VERSION, Body, Count, Counters, Header, KINDS, Kind, RECORD_MAX, STRING_MAX, flags,
+};
+
+use crate::{
+    path,
+    scope::{self, Actor, SCOPE},
+    shim::{Ptr, shim_atomic_exchange, shim_atomic_increment},
+};
+
+/// fork, exec, exit: never crowded out by file events.
+#[map]
+pub static PRIORITY: RingBuf = RingBuf::with_byte_size(4 << 20, 0);
+/// Everything else.
+#[map]
+pub static BULK: RingBuf = RingBuf::with_byte_size(8 << 20, 0);
+#[map]
+pub static COUNTERS: PerCpuArray<Counters> = PerCpuArray::with_max_entries(KINDS as u32, 0);
+#[map]
+pub static SCRATCH: PerCpuArray<Scratch> = PerCpuArray::with_max_entries(SLOTS, 0);
+
+/// Buffers per CPU. BPF programs can be preempted by others on the same CPU, so one would be overwritten; a task, the
+/// one that preempts it and a network interrupt make three.
+const SLOTS: u32 = 4;
+const HEAD: u32 = (size_of::<Header>() + size_of::<Body>()) as u32;
+/// Offsets are masked with this, lengths with [`STRING_MASK`]: their sum stays inside the buffer.
+const OFFSET_MASK: u32 = 0x3fff;
+const STRING_MASK: u32 = 0xfff;
+
+#[repr(C)]
+pub struct Scratch {
+    busy: u64,
+    pub walk: path::Buffer,
+    header: Header,
+    body: Body,
+    rest: [u8; RECORD_MAX + 8],
+}
+
+const _: () = assert!(OFFSET_MASK as usize + STRING_MAX <= RECORD_MAX);
+
+/// Which ring a record goes to.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Ring {
+    Priority,
+    Bulk,
+}
+
+/// Counts without a record.
+#[inline(always)]
+pub fn count(kind: Kind, what: Count) {
+    if let Some(row) = COUNTERS.get_ptr_mut(kind as u32) {
+        add(row, what);
+    }
+}
+
+#[inline(always)]
+fn add(row: *mut Counters, what: Count) {
+    // SAFETY: `row` points into the counter map, `what` is below its length. Atomic, because a program on this CPU can
+    // be preempted by another one between load and store.
+    unsafe { shim_atomic_increment(&raw mut (*row).counts[what as usize]) };
+}
+
+/// A record being built. Ends in [`Record::submit`] or [`Record::give_up`]; a forgotten one leaks its buffer.
+#[must_use]
+pub struct Record {
+    scratch: *mut Scratch,
+    row: *mut Counters,
+    at: u32,
+    flags: u32,
+    string: u32,
+}
+
+impl Record {
+    /// A record about the current task.
+    #[inline(always)]
+    pub fn begin(kind: Kind, actor: &Actor) -> Option<Self> {
+        let record = Self::blank(kind)?;
+        let header = record.header();
+        let mut start = actor.label.start_ns;
+        if start == 0 {
+            // Enrolled from user space, which knows the start in clock ticks only.
+            // SAFETY: the helper has no preconditions.
+            start = scope::start_ns(unsafe { bpf_get_current_task() } as Ptr);
+            if let Some(label) = SCOPE.get_ptr_mut(&actor.tgid) {
+                // SAFETY: `label` points into the map; every writer stores the same value.
+                unsafe { (*label).start_ns = start };
+            }
+        }
+        // SAFETY: `header` points into the scratch buffer, which this record owns; the helpers have no preconditions.
+        unsafe {
+            (*header).tid = actor.tid;
+            (*header).start_ns = start;
+            (*header).tgid = actor.tgid;
+            (*header).uid = bpf_get_current_uid_gid() as u32;
+            (*header).cgroup = bpf_get_current_cgroup_id();
+            (*header).session = actor.label.session;
+            (*header).tool_call = actor.label.tool_call;
+        }
+        Some(record)
+    }
+
+    /// A record without a task; header fields about it are zero.
+    #[inline(always)]
+    pub fn blank(kind: Kind) -> Option<Self> {
+        let row = COUNTERS.get_ptr_mut(kind as u32)?;
+        add(row, Count::Seen);
+        let mut slot = 0;
+        while slot < SLOTS {
+            let scratch = SCRATCH.get_ptr_mut(slot)?;
+            // SAFETY: `scratch` points into the scratch map.
+            if unsafe { shim_atomic_exchange(&raw mut (*scratch).busy, 1) } == 0 {
+                let record = Self { scratch, row, at: HEAD, flags: 0, string: 0 };
+                // SAFETY: the buffer is ours until `busy` is cleared; the helper has no preconditions.
+                unsafe {
+                    // Word by word and volatile: LLVM would make a call of memset out of it, a byte loop in BPF.
+                    let words = (&raw mut (*scratch).header).cast::<u64>();
+                    let mut word = 0;
+                    while word < HEAD as usize / 8 {
+                        words.add(word).write_volatile(0);
+                        word += 1;
+                    }
+                    (*scratch).header.abi = ABI_VERSION;
+                    (*scratch).header.kind = kind as u16;
+                    (*scratch).header.time_ns = bpf_ktime_get_boot_ns();
+                }
+                return Some(record);
+            }
+            slot += 1;
+        }
+        add(row, Count::MapFull);
+        None
+    }
+
+    #[inline(always)]
+    fn header(&self) -> *mut Header {
+        // SAFETY: `scratch` points into the scratch map.
+        unsafe { &raw mut (*self.scratch).header }
+    }
+
+    #[inline(always)]
+    fn body(&self) -> *mut Body {
+        // SAFETY: as above.
+        unsafe { &raw mut (*self.scratch).body }
+    }
+
+    /// Session of a record that has no task.
+    #[inline(always)]
+    pub fn session(&mut self, session: u64, cgroup: u64) {
+        // SAFETY: the buffer is ours.
+        unsafe {
+            (*self.header()).session = session;
+            (*self.header()).cgroup = cgroup;
+        }
+    }
+
+    /// Sets argument `N`.
+    #[inline(always)]
+    pub fn arg<const N: usize>(&mut self, value: u64) -> &mut Self {
+        const { assert!(N < 6) };
+        // SAFETY: the buffer is ours and `N` is in bounds.
+        unsafe { (*self.body()).args[N] = value };
+        self
+    }
+
+    /// Result of the system call.
+    #[inline(always)]
+    pub fn result(&mut self, value: i64) -> &mut Self {
+        // SAFETY: the buffer is ours.
+        unsafe { (*self.body()).result = value };
+        self.flags |= flags::HAS_RESULT | flags::AT_SYSCALL_EXIT;
+        self
+    }
+
+    /// Where the next string goes, if there is room.
+    #[inline(always)]
+    fn room(&mut self) -> Option<*mut u8> {
+        if self.at > OFFSET_MASK {
+            return None;
+        }
+        let offset = self.at & OFFSET_MASK;
+        // SAFETY: OFFSET_MASK + STRING_MAX lies inside header, body and rest together, which are contiguous.
+        Some(unsafe { self.scratch.cast::<u8>().add(offset_of!(Scratch, header)).add(offset as usize) })
+    }
+
+    /// Ends string `self.string`, which is `len` bytes, and goes on to the next.
+    #[inline(always)]
+    fn close(&mut self, len: u32, string_flags: u32) {
+        let string = self.string & 7;
+        if string < 6 {
+            // SAFETY: the buffer is ours and `string` is in bounds.
+            unsafe { *(&raw mut (*self.body()).string_len).cast::<u16>().add(string as usize) = len as u16 };
+        }
+        self.flags |= string_flags << (flags::PER_STRING * string);
+        self.at += len;
+        self.string += 1;
+    }
+
+    /// An empty string, for a slot that does not apply.
+    #[inline(always)]
+    pub fn none(&mut self) -> &mut Self {
+        self.close(0, 0);
+        self
+    }
+
+    /// The path of a dentry below a mount.
+    #[inline(always)]
+    pub fn path(&mut self, dentry: Ptr, mnt: Ptr) -> &mut Self {
+        // SAFETY: `scratch` points into the scratch map and is ours.
+        let buffer = unsafe { &raw mut (*self.scratch).walk };
+        let found = path::resolve(buffer, dentry, mnt);
+        let len = found.len & STRING_MASK;
+        let Some(to) = self.room() else {
+            self.close(0, flags::TRUNCATED);
+            return self;
+        };
+        // SAFETY: both ends lie inside the scratch buffer for every masked length; the helper checks the rest.
+        let copied = unsafe { bpf_probe_read_kernel(to.cast(), len, path::tail(buffer, found.start).cast()) };
+        if copied == 0 {
+            self.close(len, found.flags)
+        } else {
+            self.close(0, flags::UNRESOLVED)
+        }
+        self
+    }
+
+    /// A NUL-terminated string of the kernel.
+    #[inline(always)]
+    pub fn kernel_str(&mut self, from: *const u8) -> &mut Self {
+        self.c_string(from, false)
+    }
+
+    /// A NUL-terminated string of the process: what it passed, not what the kernel used.
+    #[inline(always)]
+    pub fn user_str(&mut self, from: *const u8) -> &mut Self {
+        self.c_string(from, true)
+    }
+
+    #[inline(always)]
+    fn c_string(&mut self, from: *const u8, user: bool) -> &mut Self {
+        let given = if user { flags::AS_GIVEN } else { 0 };
+        let Some(to) = self.room() else {
+            self.close(0, given | flags::TRUNCATED);
+            return self;
+        };
+        // SAFETY: `room` leaves STRING_MAX bytes behind `to`; the helpers check the source.
+        let size = unsafe {
+            if user {
+                bpf_probe_read_user_str(to.cast(), STRING_MAX as u32, from.cast())
+            } else {
+                bpf_probe_read_kernel_str(to.cast(), STRING_MAX as u32, from.cast())
+            }
+        };
+        if size <= 0 {
+            // Unreadable or a null pointer.
+            self.close(0, given | flags::UNRESOLVED);
+        } else if size as u32 >= STRING_MAX as u32 {
+            self.close(STRING_MAX as u32 - 1, given | flags::TRUNCATED);
+        } else {
+            // Without the NUL.
+            self.close((size as u32 - 1) & STRING_MASK, given);
+        }
+        self
+    }
+
+    /// `len` bytes of the kernel, at most [`STRING_MAX`].
+    #[inline(always)]
+    pub fn kernel_bytes(&mut self, from: *const u8, len: u64) -> &mut Self {
+        self.bytes(from, len, false)
+    }
+
+    /// `len` bytes of the process, at most [`STRING_MAX`].
+    #[inline(always)]
+    pub fn user_bytes(&mut self, from: *const u8, len: u64) -> &mut Self {
+        self.bytes(from, len, true)
+    }
+
+    #[inline(always)]
+    fn bytes(&mut self, from: *const u8, len: u64, user: bool) -> &mut Self {
+        let mut size = STRING_MAX as u32;
+        let mut found = 0;
+        if len > STRING_MAX as u64 {
+            found = flags::TRUNCATED;
+        } else {
+            size = len as u32 & STRING_MASK;
+        }
+        let Some(to) = self.room() else {
+            self.close(0, flags::TRUNCATED);
+            return self;
+        };
+        // SAFETY: `room` leaves STRING_MAX bytes behind `to`; the helpers check the source.
+        let read = unsafe {
+            if user {
+                bpf_probe_read_user(to.cast(), size, from.cast())
+            } else {
+                bpf_probe_read_kernel(to.cast(), size, from.cast())
+            }
+        };
+        if read == 0 {
+            self.close(size, found)
+        } else {
+            self.close(0, flags::UNRESOLVED)
+        }
+        self
+    }
+
+    /// Bytes that `fill` puts at the given place, at most [`STRING_MAX`]; it returns how many, or a negative errno.
+    #[inline(always)]
+    pub fn filled(&mut self, fill: impl FnOnce(*mut u8) -> i64, found: u32) -> &mut Self {
+        let Some(to) = self.room() else {
+            self.close(0, flags::TRUNCATED);
+            return self;
+        };
+        let size = fill(to);
+        if size < 0 {
+            self.close(0, found | flags::UNRESOLVED)
+        } else {
+            self.close(size as u32 & STRING_MASK, found)
+        }
+        self
+    }
+
+    /// Adds flags to the string that was put last.
+    #[inline(always)]
+    pub fn flag_last(&mut self, found: u32) {
+        self.flags |= found << (flags::PER_STRING * ((self.string - 1) & 7));
+    }
+
+    /// Hands the record over.
+    #[inline(always)]
+    pub fn submit(self, ring: Ring) {
+        // The compiler can prove the bound below and would drop the check; the verifier cannot and needs it.
+        let len = core::hint::black_box(self.at);
+        // SAFETY: the buffer is ours; the helper checks the length against the map value.
+        unsafe {
+            (*self.header()).len = len;
+            (*self.header()).flags = self.flags;
+            if len as usize > RECORD_MAX {
+                add(self.row, Count::Oversized);
+            } else {
+                let data = self.header().cast();
+                let flags = u64::from(BPF_RB_NO_WAKEUP);
+                let failed = match ring {
+                    Ring::Priority => output(&PRIORITY, data, len, flags),
+                    Ring::Bulk => output(&BULK, data, len, flags),
+                };
+                add(self.row, if failed { Count::RingFull } else { Count::Submitted });
+            }
+            shim_atomic_exchange(&raw mut (*self.scratch).busy, 0);
+        }
+    }
+
+    /// Drops the record because a field it cannot do without was unreadable.
+    #[inline(always)]
+    pub fn give_up(self) {
+        add(self.row, Count::Unreadable);
+        // SAFETY: the buffer is ours until here.
+        unsafe { shim_atomic_exchange(&raw mut (*self.scratch).busy, 0) };
+    }
+}
+
+#[inline(always)]
+unsafe fn output(ring: &'static RingBuf, data: *mut core::ffi::c_void, len: u32, flags: u64) -> bool {
+    // SAFETY: the caller passes a buffer of at least `len` bytes; the ring is a map.
+    unsafe {
+        aya_ebpf::helpers::generated::bpf_ringbuf_output(
+            core::ptr::from_ref(ring).cast_mut().cast(),
+            data,
+            u64::from(len),
+            flags,
+        ) != 0
+    }
+}

@@ -1,0 +1,7 @@
+//! Programs of level `lsm`, one file per subject. They see the kernel's own objects, before the operation happens.
+
+pub mod file;
+mod net;
+mod privilege;
+pub use privilege::namespaces_that_differ;
+mod unix;

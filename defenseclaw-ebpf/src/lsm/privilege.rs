@@ -1,0 +1,257 @@
+//! What needs or changes privileges: other processes, mounts, namespaces, bpf, modules, credentials.
+
+use aya_ebpf::{
+    macros::{fentry, lsm},
+    programs::{FEntryContext, LsmContext},
+};
+use defenseclaw_ebpf::{Kind, cred, module, mount, namespace, ptrace};
+
+use crate::{
+    emit::{Record, Ring},
+    scope,
+    shim::*,
+};
+
+const PTRACE_MODE_ATTACH: u64 = 2;
+const CLONE_NEWUSER: u64 = 0x1000_0000;
+/// `READING_MODULE` and `LOADING_MODULE`.
+const MODULE: u64 = 2;
+
+#[inline(always)]
+fn other_process(operation: u64, task: Ptr, mode: u64) {
+    let Some(actor) = scope::current() else { return };
+    let Some(mut record) = Record::begin(Kind::Ptrace, &actor) else { return };
+    record
+        .arg::<0>(operation)
+        .arg::<1>(u64::from(shim_task_struct_tgid(task)))
+        .arg::<2>(scope::start_ns(task))
+        .arg::<3>(mode);
+    record.submit(Ring::Bulk);
+}
+
+#[lsm(hook = "ptrace_access_check")]
+pub fn ptrace_access_check(ctx: LsmContext) -> i32 {
+    let mode = ctx.arg::<u64>(1) & 0xffff_ffff;
+    // Without attach rights it is a read of /proc, which is recorded as the open of that file.
+    if mode & PTRACE_MODE_ATTACH != 0 {
+        other_process(ptrace::ACCESS, ctx.arg(0), mode);
+    }
+    0
+}
+
+#[lsm(hook = "ptrace_traceme")]
+pub fn ptrace_traceme(ctx: LsmContext) -> i32 {
+    other_process(ptrace::TRACEME, ctx.arg(0), 0);
+    0
+}
+
+/// Signals inside the tree are its own business; signal 0 only asks whether a process exists.
+#[lsm(hook = "task_kill")]
+pub fn task_kill(ctx: LsmContext) -> i32 {
+    let Some(actor) = scope::current() else { return 0 };
+    let target: Ptr = ctx.arg(0);
+    let signal = ctx.arg::<u64>(2) & 0xffff_ffff;
+    let tgid = shim_task_struct_tgid(target);
+    if signal == 0 || scope::contains(tgid) {
+        return 0;
+    }
+    let Some(mut record) = Record::begin(Kind::Signal, &actor) else { return 0 };
+    record.arg::<0>(signal).arg::<1>(u64::from(tgid)).arg::<2>(scope::start_ns(target));
+    record.submit(Ring::Bulk);
+    0
+}
+
+#[inline(always)]
+fn text_or_none(record: &mut Record, text: *const u8) {
+    if text.is_null() {
+        record.none();
+    } else {
+        record.kernel_str(text);
+    }
+}
+
+#[lsm(hook = "sb_mount")]
+pub fn sb_mount(ctx: LsmContext) -> i32 {
+    let Some(actor) = scope::current() else { return 0 };
+    let Some(mut record) = Record::begin(Kind::Mount, &actor) else { return 0 };
+    let path: Ptr = ctx.arg(1);
+    record.arg::<0>(mount::MOUNT).arg::<1>(ctx.arg(3)).path(shim_path_dentry(path), shim_path_mnt(path));
+    text_or_none(&mut record, ctx.arg(0));
+    text_or_none(&mut record, ctx.arg(2));
+    record.submit(Ring::Bulk);
+    0
+}
+
+#[lsm(hook = "sb_umount")]
+pub fn sb_umount(ctx: LsmContext) -> i32 {
+    let Some(actor) = scope::current() else { return 0 };
+    let Some(mut record) = Record::begin(Kind::Mount, &actor) else { return 0 };
+    let mnt: Ptr = ctx.arg(0);
+    record
+        .arg::<0>(mount::UMOUNT)
+        .arg::<1>(ctx.arg::<u64>(1) & 0xffff_ffff)
+        .path(shim_vfsmount_root(mnt), mnt);
+    record.submit(Ring::Bulk);
+    0
+}
+
+/// `target` and `source` are paths.
+#[inline(always)]
+fn mount_paths(operation: u64, target: Ptr, source: Ptr) {
+    let Some(actor) = scope::current() else { return };
+    let Some(mut record) = Record::begin(Kind::Mount, &actor) else { return };
+    record.arg::<0>(operation).path(shim_path_dentry(target), shim_path_mnt(target));
+    if !source.is_null() {
+        record.path(shim_path_dentry(source), shim_path_mnt(source));
+    }
+    record.submit(Ring::Bulk);
+}
+
+#[lsm(hook = "move_mount")]
+pub fn move_mount(ctx: LsmContext) -> i32 {
+    mount_paths(mount::MOVE, ctx.arg(1), ctx.arg(0));
+    0
+}
+
+#[lsm(hook = "sb_pivotroot")]
+pub fn sb_pivotroot(ctx: LsmContext) -> i32 {
+    mount_paths(mount::PIVOT_ROOT, ctx.arg(1), ctx.arg(0));
+    0
+}
+
+#[lsm(hook = "path_chroot")]
+pub fn path_chroot(ctx: LsmContext) -> i32 {
+    mount_paths(mount::CHROOT, ctx.arg(0), core::ptr::null_mut());
+    0
+}
+
+#[lsm(hook = "userns_create")]
+pub fn userns_create(_ctx: LsmContext) -> i32 {
+    let Some(actor) = scope::current() else { return 0 };
+    let Some(mut record) = Record::begin(Kind::Namespace, &actor) else { return 0 };
+    record.arg::<0>(namespace::USER_CREATE).arg::<1>(CLONE_NEWUSER);
+    record.submit(Ring::Bulk);
+    0
+}
+
+/// `CLONE_NEW*` bits of the namespaces in which two sets differ.
+#[inline(always)]
+pub fn namespaces_that_differ(one: Ptr, other: Ptr) -> u64 {
+    let mut bits = 0;
+    if shim_nsproxy_uts(one) != shim_nsproxy_uts(other) {
+        bits |= 0x0400_0000;
+    }
+    if shim_nsproxy_ipc(one) != shim_nsproxy_ipc(other) {
+        bits |= 0x0800_0000;
+    }
+    if shim_nsproxy_mnt(one) != shim_nsproxy_mnt(other) {
+        bits |= 0x0002_0000;
+    }
+    if shim_nsproxy_pid(one) != shim_nsproxy_pid(other) {
+        bits |= 0x2000_0000;
+    }
+    if shim_nsproxy_net(one) != shim_nsproxy_net(other) {
+        bits |= 0x4000_0000;
+    }
+    if shim_nsproxy_time(one) != shim_nsproxy_time(other) {
+        bits |= 0x80;
+    }
+    if shim_nsproxy_cgroup(one) != shim_nsproxy_cgroup(other) {
+        bits |= 0x0200_0000;
+    }
+    bits
+}
+
+/// No LSM hook sees unshare and setns of namespaces other than user; both end here. So does exit, with null.
+#[fentry(function = "switch_task_namespaces")]
+pub fn switch_task_namespaces(ctx: FEntryContext) -> i32 {
+    let Some(actor) = scope::current() else { return 0 };
+    let next: u64 = ctx.arg(1);
+    if next == 0 {
+        return 0;
+    }
+    let changed = namespaces_that_differ(shim_task_struct_nsproxy(ctx.arg(0)), next as Ptr);
+    if changed == 0 {
+        return 0;
+    }
+    let Some(mut record) = Record::begin(Kind::Namespace, &actor) else { return 0 };
+    record.arg::<0>(namespace::SWITCH).arg::<1>(changed);
+    record.submit(Ring::Bulk);
+    0
+}
+
+#[lsm(hook = "bpf")]
+pub fn bpf(ctx: LsmContext) -> i32 {
+    let Some(actor) = scope::current() else { return 0 };
+    let Some(mut record) = Record::begin(Kind::Bpf, &actor) else { return 0 };
+    record.arg::<0>(ctx.arg::<u64>(0) & 0xffff_ffff).arg::<1>(ctx.arg::<u64>(2) & 0xffff_ffff);
+    record.submit(Ring::Bulk);
+    0
+}
+
+#[lsm(hook = "kernel_read_file")]
+pub fn kernel_read_file(ctx: LsmContext) -> i32 {
+    let Some(actor) = scope::current() else { return 0 };
+    if ctx.arg::<u64>(1) & 0xffff_ffff != MODULE {
+        return 0;
+    }
+    let Some(mut record) = Record::begin(Kind::ModuleLoad, &actor) else { return 0 };
+    let path = shim_file_path(ctx.arg(0));
+    record.arg::<0>(module::FILE).path(shim_path_dentry(path), shim_path_mnt(path));
+    record.submit(Ring::Bulk);
+    0
+}
+
+#[lsm(hook = "kernel_load_data")]
+pub fn kernel_load_data(ctx: LsmContext) -> i32 {
+    let Some(actor) = scope::current() else { return 0 };
+    if ctx.arg::<u64>(0) & 0xffff_ffff != MODULE {
+        return 0;
+    }
+    let Some(mut record) = Record::begin(Kind::ModuleLoad, &actor) else { return 0 };
+    record.arg::<0>(module::MEMORY);
+    record.submit(Ring::Bulk);
+    0
+}
+
+#[lsm(hook = "kernel_module_request")]
+pub fn kernel_module_request(ctx: LsmContext) -> i32 {
+    let Some(actor) = scope::current() else { return 0 };
+    let Some(mut record) = Record::begin(Kind::ModuleLoad, &actor) else { return 0 };
+    record.arg::<0>(module::REQUEST).kernel_str(ctx.arg(0));
+    record.submit(Ring::Bulk);
+    0
+}
+
+#[inline(always)]
+fn pair(high: u32, low: u32) -> u64 {
+    u64::from(high) << 32 | u64::from(low)
+}
+
+#[lsm(hook = "task_fix_setuid")]
+pub fn task_fix_setuid(ctx: LsmContext) -> i32 {
+    let Some(actor) = scope::current() else { return 0 };
+    let Some(mut record) = Record::begin(Kind::CredChange, &actor) else { return 0 };
+    let (new, old): (Ptr, Ptr) = (ctx.arg(0), ctx.arg(1));
+    record
+        .arg::<0>(cred::UID)
+        .arg::<1>(pair(shim_cred_uid(old), shim_cred_euid(old)))
+        .arg::<2>(pair(shim_cred_uid(new), shim_cred_euid(new)))
+        .arg::<3>(pair(shim_cred_suid(old), shim_cred_suid(new)));
+    record.submit(Ring::Bulk);
+    0
+}
+
+#[lsm(hook = "task_fix_setgid")]
+pub fn task_fix_setgid(ctx: LsmContext) -> i32 {
+    let Some(actor) = scope::current() else { return 0 };
+    let Some(mut record) = Record::begin(Kind::CredChange, &actor) else { return 0 };
+    let (new, old): (Ptr, Ptr) = (ctx.arg(0), ctx.arg(1));
+    record
+        .arg::<0>(cred::GID)
+        .arg::<1>(pair(shim_cred_gid(old), shim_cred_egid(old)))
+        .arg::<2>(pair(shim_cred_gid(new), shim_cred_egid(new)))
+        .arg::<3>(pair(shim_cred_sgid(old), shim_cred_sgid(new)));
+    record.submit(Ring::Bulk);
+    0
+}

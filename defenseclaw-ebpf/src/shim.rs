@@ -1,0 +1,115 @@
+//! Rust declarations of the accessors in `shim/shim.c`. No logic.
+//!
+//! Every function takes a kernel pointer and cannot fault: reads go through `bpf_probe_read_kernel` (0 on failure) or,
+//! those named `_direct`, through a load that the verifier allows only on the program's own typed arguments. So they
+//! are declared safe here, and what they return is data to be checked like any other.
+
+use core::ffi::c_void;
+
+/// A kernel pointer. Never dereferenced in Rust.
+pub type Ptr = *mut c_void;
+
+macro_rules! accessors {
+    ($($name:ident -> $type:ty;)*) => {
+        unsafe extern "C" { $(pub(crate) safe fn $name(pointer: Ptr) -> $type;)* }
+    };
+}
+
+accessors! {
+    shim_cred_egid -> u32;
+    shim_cred_euid -> u32;
+    shim_cred_gid -> u32;
+    shim_cred_sgid -> u32;
+    shim_cred_suid -> u32;
+    shim_cred_uid -> u32;
+    shim_dentry_hashed -> Ptr;
+    shim_dentry_inode -> Ptr;
+    shim_dentry_name -> Ptr;
+    shim_dentry_name_len -> u32;
+    shim_dentry_parent -> Ptr;
+    shim_fdtable_fd -> Ptr;
+    shim_fdtable_max_fds -> u32;
+    shim_file_dentry_direct -> Ptr;
+    shim_file_flags -> u32;
+    shim_file_flags_direct -> u32;
+    shim_file_inode -> Ptr;
+    shim_file_inode_direct -> Ptr;
+    shim_file_mnt_direct -> Ptr;
+    shim_file_mode -> u32;
+    shim_file_mode_direct -> u32;
+    shim_file_path -> Ptr;
+    shim_file_private_data -> Ptr;
+    shim_files_struct_fdt -> Ptr;
+    shim_fs_struct_pwd -> Ptr;
+    shim_inode_ino -> u64;
+    shim_inode_ino_direct -> u64;
+    shim_inode_mode -> u16;
+    shim_inode_mode_direct -> u16;
+    shim_inode_sb -> Ptr;
+    shim_inode_sb_direct -> Ptr;
+    shim_linux_binprm_filename -> Ptr;
+    shim_linux_binprm_interp -> Ptr;
+    shim_mm_struct_arg_end -> u64;
+    shim_mm_struct_arg_start -> u64;
+    shim_mm_struct_env_end -> u64;
+    shim_mm_struct_env_start -> u64;
+    shim_mm_struct_exe_file -> Ptr;
+    shim_mount_mountpoint -> Ptr;
+    shim_mount_ns -> Ptr;
+    shim_mount_parent -> Ptr;
+    shim_mount_vfsmount -> Ptr;
+    shim_msghdr_name -> Ptr;
+    shim_msghdr_namelen -> i32;
+    shim_nsproxy_cgroup -> Ptr;
+    shim_nsproxy_ipc -> Ptr;
+    shim_nsproxy_mnt -> Ptr;
+    shim_nsproxy_net -> Ptr;
+    shim_nsproxy_pid -> Ptr;
+    shim_nsproxy_time -> Ptr;
+    shim_nsproxy_uts -> Ptr;
+    shim_path_dentry -> Ptr;
+    shim_path_mnt -> Ptr;
+    shim_pt_regs_arg0_direct -> u64;
+    shim_pt_regs_arg1_direct -> u64;
+    shim_pt_regs_arg2_direct -> u64;
+    shim_pt_regs_arg3_direct -> u64;
+    shim_pt_regs_arg4_direct -> u64;
+    shim_pt_regs_arg5_direct -> u64;
+    shim_pt_regs_nr_direct -> u64;
+    shim_signal_struct_flags -> u32;
+    shim_signal_struct_group_exit_code -> i32;
+    shim_signal_struct_live -> i32;
+    shim_sock_protocol -> u16;
+    shim_sock_type -> u16;
+    shim_socket_sk -> Ptr;
+    shim_super_block_dev -> u32;
+    shim_super_block_dev_direct -> u32;
+    shim_task_struct_cred -> Ptr;
+    shim_task_struct_exit_code -> i32;
+    shim_task_struct_files -> Ptr;
+    shim_task_struct_fs -> Ptr;
+    shim_task_struct_group_leader -> Ptr;
+    shim_task_struct_mm -> Ptr;
+    shim_task_struct_nsproxy -> Ptr;
+    shim_task_struct_real_parent -> Ptr;
+    shim_task_struct_signal -> Ptr;
+    shim_task_struct_start_boottime -> u64;
+    shim_task_struct_tgid -> u32;
+    shim_task_struct_tgid_direct -> u32;
+    shim_task_struct_thread_status -> u32;
+    shim_task_struct_thread_status_exists -> bool;
+    shim_unix_address_len -> i32;
+    shim_unix_address_name -> Ptr;
+    shim_unix_sock_addr -> Ptr;
+    shim_unix_sock_path -> Ptr;
+    shim_unix_sock_peer -> Ptr;
+    shim_vfsmount_mount -> Ptr;
+    shim_vfsmount_root -> Ptr;
+}
+
+unsafe extern "C" {
+    /// Adds 1 to a word of a map.
+    pub(crate) fn shim_atomic_increment(cell: *mut u64);
+    /// Stores `value` into a word of a map and returns what was there.
+    pub(crate) fn shim_atomic_exchange(cell: *mut u64, value: u64) -> u64;
+}

@@ -1,0 +1,62 @@
+//! Installs a client from npm at the version of its committed lock file, once, into the build directory.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+    time::Duration,
+};
+
+use anyhow::{Context, Result, ensure};
+
+use crate::{clients::Client, process};
+
+/// A download of some hundred megabytes.
+const DEADLINE: Duration = Duration::from_mins(15);
+
+/// `target/agents`: installed clients, and logs of the last runs.
+pub(crate) fn directory() -> Result<PathBuf> {
+    let program = std::env::current_exe().context("cannot tell where this suite was built")?;
+    let target = program.ancestors().nth(2).context("this suite is not in a build directory")?;
+    Ok(target.join("agents"))
+}
+
+/// The client's executable, installed if it is missing.
+pub(crate) fn executable(client: &Client) -> Result<PathBuf> {
+    let installed = directory()?.join(format!("{}-{}", client.name, client.version));
+    if !installed.exists() {
+        install(client, &installed)?;
+    }
+    let executable = (client.executable)(&installed)
+        .with_context(|| format!("{} is damaged; remove it and start again", installed.display()))?;
+    Ok(executable.canonicalize()?)
+}
+
+fn install(client: &Client, installed: &Path) -> Result<()> {
+    let cache = directory()?;
+    fs::create_dir_all(&cache).with_context(|| format!("cannot make {}", cache.display()))?;
+    // Built aside and renamed, so that what has the name is complete.
+    let partial = tempfile::Builder::new().prefix(".partial-").tempdir_in(&cache)?;
+    fs::write(partial.path().join("package.json"), client.manifest)?;
+    fs::write(partial.path().join("package-lock.json"), client.lock)?;
+    // `ci` takes exactly what the lock file names and refuses what does not have its SHA-512. The clients start
+    // without their install scripts, so those need not run.
+    let mut npm = Command::new("npm");
+    npm.args(["ci", "--ignore-scripts", "--no-audit", "--no-fund", "--prefix"]).arg(partial.path());
+    let logs = cache.join("logs");
+    process::run(&mut npm, &logs, &format!("npm-{}", client.name), DEADLINE)?
+        .succeeded("npm ci")
+        .with_context(|| format!("cannot install {} {}", client.name, client.version))?;
+    let executable = (client.executable)(partial.path())?;
+    let mut version = Command::new(&executable);
+    version.env_clear().env("HOME", partial.path()).arg("--version");
+    let version = process::run(&mut version, &logs, &format!("{}-version", client.name), DEADLINE)?;
+    version.succeeded("the installed client")?;
+    let said = String::from_utf8_lossy(&version.stdout).into_owned();
+    ensure!(said.contains(client.version), "{} says it is version {said}", executable.display());
+    match fs::rename(partial.path(), installed) {
+        // Another run was faster.
+        Err(_) if installed.exists() => Ok(()),
+        other => other.with_context(|| format!("cannot make {}", installed.display())),
+    }
+}

@@ -1,0 +1,45 @@
+//! What the suite needs of the machine, and whether the runner lets it skip what is not there.
+
+use std::process::Command;
+
+/// Told with every failure that a missing prerequisite causes.
+pub(crate) const HOW_TO_SKIP: &str = "a runner without it may set DEFENSECLAW_MAY_SKIP=agents";
+
+/// Skips must be asked for, and `DEFENSECLAW_EXPECT` takes the permission back.
+pub(crate) fn may_skip() -> bool {
+    let names = |variable: &str| {
+        std::env::var(variable).is_ok_and(|list| list.split([',', ' ']).any(|name| name == "agents"))
+    };
+    names("DEFENSECLAW_MAY_SKIP") && !names("DEFENSECLAW_EXPECT")
+}
+
+/// Why agents cannot be driven here.
+pub(crate) fn of_driver() -> Option<String> {
+    if !nix::unistd::geteuid().is_root() {
+        return Some(
+            "not root: a run gets a network of its own, so that it cannot reach the internet".into(),
+        );
+    }
+    match version_of("node") {
+        None => return Some("node is not in PATH: install Node.js 18 or newer".into()),
+        Some(version) if major(&version).is_none_or(|major| major < 18) => {
+            return Some(format!("node {} is too old: install Node.js 18 or newer", version.trim()));
+        }
+        Some(_) => {}
+    }
+    version_of("npm").is_none().then(|| "npm is not in PATH: install it with Node.js".into())
+}
+
+/// Why agents cannot be watched here.
+pub(crate) fn of_watching() -> Option<String> {
+    of_driver().or_else(|| crate::run::program_under_test().err().map(|err| format!("{err:#}")))
+}
+
+fn version_of(program: &str) -> Option<String> {
+    let output = Command::new(program).arg("--version").output().ok()?;
+    output.status.success().then(|| String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+fn major(version: &str) -> Option<u32> {
+    version.trim().trim_start_matches('v').split('.').next()?.parse().ok()
+}
