@@ -61,7 +61,11 @@ pub fn run(args: &Args, settings: &Settings, out: &mut Out) -> anyhow::Result<Ex
             left -= 1;
             // Between two rows there is always time to be told to stop.
             let stop = pause.as_ref().map(follow::Pause::is_over).transpose()?;
-            Ok::<_, anyhow::Error>(if stop == Some(true) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
+            Ok::<_, anyhow::Error>(if stop == Some(true) {
+                ControlFlow::Break(())
+            } else {
+                ControlFlow::Continue(())
+            })
         })?;
         out.flush()?;
         match &pause {
@@ -180,8 +184,10 @@ mod follow {
         fn poll(&self, timeout: u8) -> io::Result<bool> {
             let stdout = io::stdout();
             // No event is asked of stdout: that its reader is gone is reported anyhow.
-            let mut fds =
-                [PollFd::new(self.0.as_fd(), PollFlags::POLLIN), PollFd::new(stdout.as_fd(), PollFlags::empty())];
+            let mut fds = [
+                PollFd::new(self.0.as_fd(), PollFlags::POLLIN),
+                PollFd::new(stdout.as_fd(), PollFlags::empty()),
+            ];
             match poll(&mut fds, timeout) {
                 Ok(_) => {}
                 Err(Errno::EINTR) => return Ok(false),

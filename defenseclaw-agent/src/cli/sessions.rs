@@ -46,9 +46,7 @@ fn row(summary: &SessionSummary, zone: &TimeZone) -> [String; 6] {
     let start = &summary.start;
     let took = match (&summary.end, summary.state) {
         (Some(end), _) => output::duration(end.boot.0.saturating_sub(start.boot.0)),
-        (None, SessionState::Running) => {
-            output::duration(clock::boot_now().0.saturating_sub(start.boot.0))
-        }
+        (None, SessionState::Running) => output::duration(clock::boot_now().0.saturating_sub(start.boot.0)),
         (None, SessionState::Ended | SessionState::Interrupted) => "-".to_owned(),
     };
     let end = match (&summary.end, summary.state) {
@@ -75,8 +73,10 @@ fn main_exit(main: MainExit) -> String {
 }
 
 fn minute(wall: WallTime, zone: &TimeZone) -> String {
-    Timestamp::from_nanosecond(i128::from(wall.0))
-        .map_or_else(|_| "-".to_owned(), |time| time.to_zoned(zone.clone()).strftime("%Y-%m-%d %H:%M").to_string())
+    Timestamp::from_nanosecond(i128::from(wall.0)).map_or_else(
+        |_| "-".to_owned(),
+        |time| time.to_zoned(zone.clone()).strftime("%Y-%m-%d %H:%M").to_string(),
+    )
 }
 
 /// The last column takes what is left of the line.

@@ -72,14 +72,20 @@ mod tests {
     #[test]
     fn the_flag_wins_then_the_environment_then_the_user() {
         const ROOT: &str = "/var/lib/defenseclaw/audit.db";
-        type Case<'a> = (Option<&'a str>, bool, &'a [(&'a str, &'a str)], Result<(&'a str, bool), ConfigError>);
+        type Case<'a> =
+            (Option<&'a str>, bool, &'a [(&'a str, &'a str)], Result<(&'a str, bool), ConfigError>);
         let cases: [Case<'_>; 9] = [
             (Some("x.db"), true, &[("DEFENSECLAW_DB", "/e.db")], Ok(("x.db", false))),
             (None, true, &[("DEFENSECLAW_DB", "/e.db")], Ok(("/e.db", false))),
             (None, true, &[("DEFENSECLAW_DB", "")], Ok((ROOT, true))),
             (None, true, &[("XDG_STATE_HOME", "/s"), ("HOME", "/root")], Ok((ROOT, true))),
             (None, false, &[("XDG_STATE_HOME", "/s"), ("HOME", "/h")], Ok(("/s/defenseclaw/audit.db", true))),
-            (None, false, &[("XDG_STATE_HOME", "s"), ("HOME", "/h")], Ok(("/h/.local/state/defenseclaw/audit.db", true))),
+            (
+                None,
+                false,
+                &[("XDG_STATE_HOME", "s"), ("HOME", "/h")],
+                Ok(("/h/.local/state/defenseclaw/audit.db", true)),
+            ),
             (None, false, &[("HOME", "/h")], Ok(("/h/.local/state/defenseclaw/audit.db", true))),
             (None, false, &[("HOME", "")], Err(ConfigError::NoHome)),
             (None, false, &[], Err(ConfigError::NoHome)),

@@ -145,7 +145,16 @@ mod tests {
         let head = Head { seq: 12, hash: std::array::from_fn(|i| u8::try_from(i * 8).unwrap()) };
         assert_eq!(head.to_string().parse::<Head>().unwrap(), head);
         let zeros = "0".repeat(64);
-        for bad in ["", "1", "1:", "1:00", &format!("-1:{zeros}"), &format!("+1:{zeros}"), &format!("1:{zeros}0"), &format!("1:{}é", "0".repeat(62))] {
+        for bad in [
+            "",
+            "1",
+            "1:",
+            "1:00",
+            &format!("-1:{zeros}"),
+            &format!("+1:{zeros}"),
+            &format!("1:{zeros}0"),
+            &format!("1:{}é", "0".repeat(62)),
+        ] {
             bad.parse::<Head>().unwrap_err();
         }
     }

@@ -24,7 +24,10 @@ pub(super) struct Presence(File);
 impl Presence {
     /// Opens the file for a writer.
     pub(super) fn open(database: &Path) -> Result<Self, StoreError> {
-        Self::with(database, OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600))
+        Self::with(
+            database,
+            OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600),
+        )
     }
 
     /// Opens the file to look only; none if no writer ever made one.
@@ -79,10 +82,8 @@ impl Presence {
             }
             owners.extend(open.writer);
             losses.push(cut_off(options, &open));
-            transaction.execute(
-                "DELETE FROM open_session WHERE session = ?1",
-                [open.session.0.cast_signed()],
-            )?;
+            transaction
+                .execute("DELETE FROM open_session WHERE session = ?1", [open.session.0.cast_signed()])?;
         }
         for mark in dead {
             transaction.execute("DELETE FROM writer WHERE slot = ?1", [mark.slot])?;
@@ -177,9 +178,7 @@ fn cut_off(options: &WriterOptions, open: &OpenSession) -> AuditRecord {
             Moment { boot_id: start.boot_id, boot: start.boot, wall: start.wall }
         }
         // A row that was changed must not keep the audit from going on; `verify` names it.
-        Ok(_) | Err(_) => {
-            Moment { boot_id: options.boot_id.clone(), boot: options.boot, wall: options.wall }
-        }
+        Ok(_) | Err(_) => Moment { boot_id: options.boot_id.clone(), boot: options.boot, wall: options.wall },
     };
     since.unclean(Some(open.session), options, open.last_row)
 }
@@ -188,7 +187,10 @@ fn marks(connection: &Connection) -> rusqlite::Result<Vec<Mark>> {
     let mut statement = connection.prepare("SELECT slot, boot_id, boot, wall FROM writer")?;
     let rows = statement.query_map([], |row| {
         let boot = BootTime(row.get::<_, i64>(2)?.cast_unsigned());
-        Ok(Mark { slot: row.get(0)?, since: Moment { boot_id: row.get(1)?, boot, wall: WallTime(row.get(3)?) } })
+        Ok(Mark {
+            slot: row.get(0)?,
+            since: Moment { boot_id: row.get(1)?, boot, wall: WallTime(row.get(3)?) },
+        })
     })?;
     rows.collect()
 }
@@ -219,7 +221,13 @@ fn open_sessions(connection: &Connection) -> rusqlite::Result<Vec<OpenSession>> 
 }
 
 fn byte(slot: i64) -> libc::flock {
-    libc::flock { l_type: kind(libc::F_WRLCK), l_whence: kind(libc::SEEK_SET), l_start: slot, l_len: 1, l_pid: 0 }
+    libc::flock {
+        l_type: kind(libc::F_WRLCK),
+        l_whence: kind(libc::SEEK_SET),
+        l_start: slot,
+        l_len: 1,
+        l_pid: 0,
+    }
 }
 
 fn kind(constant: libc::c_int) -> libc::c_short {

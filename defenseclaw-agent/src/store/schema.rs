@@ -81,11 +81,7 @@ pub(super) fn state(connection: &Connection, path: &Path, steps: &[&str]) -> Res
         Ok(0) | Err(_) => {
             Err(StoreError::Corrupt { path: path.to_owned(), detail: format!("schema version {version}") })
         }
-        Ok(_) => Err(StoreError::Newer {
-            path: path.to_owned(),
-            found: version,
-            known: number(steps),
-        }),
+        Ok(_) => Err(StoreError::Newer { path: path.to_owned(), found: version, known: number(steps) }),
     }
 }
 
@@ -98,8 +94,7 @@ pub(super) fn migrate(connection: &mut Connection, path: &Path, steps: &[&str]) 
     {
         return Ok(());
     }
-    let transaction =
-        Transaction::new(connection, TransactionBehavior::Immediate).map_err(failed)?;
+    let transaction = Transaction::new(connection, TransactionBehavior::Immediate).map_err(failed)?;
     let done = match state(&transaction, path, steps)? {
         State::Blank => 0,
         State::Version(version) => version,

@@ -47,7 +47,12 @@ impl Reader {
         let mut statement = self.connection.prepare_cached(STARTS).map_err(failed)?;
         let rows = statement
             .query_map([], |row| {
-                Ok((row.get::<_, i64>(0)?.cast_unsigned(), row.get::<_, String>(1)?, row.get(2)?, row.get(3)?))
+                Ok((
+                    row.get::<_, i64>(0)?.cast_unsigned(),
+                    row.get::<_, String>(1)?,
+                    row.get(2)?,
+                    row.get(3)?,
+                ))
             })
             .map_err(failed)?;
         for row in rows {
@@ -123,9 +128,11 @@ impl Reader {
                 .map(i64::cast_unsigned)
         };
         let all = count("SELECT count(*) FROM log WHERE session = ?1").map_err(failed)?;
-        let marks = count("SELECT count(*) FROM log WHERE record <> 'event' AND session = ?1").map_err(failed)?;
-        let losses = count("SELECT count(*) FROM log WHERE record <> 'event' AND record = 'loss' AND session = ?1")
-            .map_err(failed)?;
+        let marks =
+            count("SELECT count(*) FROM log WHERE record <> 'event' AND session = ?1").map_err(failed)?;
+        let losses =
+            count("SELECT count(*) FROM log WHERE record <> 'event' AND record = 'loss' AND session = ?1")
+                .map_err(failed)?;
         let end = match mark(&self.connection, "session_end", session).map_err(failed)? {
             Some((seq, body)) => match row::decode(&self.path, seq, &body)? {
                 AuditRecord::SessionEnd(end) => Some(end),
@@ -156,7 +163,11 @@ const STARTS: &str = "SELECT s.seq, s.body, o.writer, EXISTS (SELECT 1 FROM writ
 const IDS: &str =
     "SELECT session FROM log WHERE record <> 'event' AND record = 'session_start' AND session IS NOT NULL";
 
-fn mark(connection: &Connection, record: &str, session: SessionId) -> rusqlite::Result<Option<(u64, String)>> {
+fn mark(
+    connection: &Connection,
+    record: &str,
+    session: SessionId,
+) -> rusqlite::Result<Option<(u64, String)>> {
     connection
         .prepare_cached(
             "SELECT seq, body FROM log WHERE record <> 'event' AND record = ?1 AND session = ?2

@@ -52,7 +52,8 @@ pub fn verify(path: &Path, noted: Option<&Head>) -> Result<VerifyReport, StoreEr
     let failed = |err| StoreError::sqlite(path, "verifying it", err);
     // One transaction: rows and head of the same moment, while others write.
     let snapshot = connection.transaction().map_err(failed)?;
-    let sound: String = snapshot.query_row("PRAGMA integrity_check(1)", [], |row| row.get(0)).map_err(failed)?;
+    let sound: String =
+        snapshot.query_row("PRAGMA integrity_check(1)", [], |row| row.get(0)).map_err(failed)?;
     if sound != "ok" {
         return Err(StoreError::Corrupt { path: path.to_owned(), detail: sound });
     }

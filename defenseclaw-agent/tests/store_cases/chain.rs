@@ -7,7 +7,9 @@ use crate::records;
 
 /// A copy of row 3 as row `seq`.
 fn copy(seq: u64) -> String {
-    format!("INSERT INTO log SELECT {seq}, session, time, record, kind, tgid, path, path2, body, hash FROM log WHERE seq = 3")
+    format!(
+        "INSERT INTO log SELECT {seq}, session, time, record, kind, tgid, path, path2, body, hash FROM log WHERE seq = 3"
+    )
 }
 
 fn check(place: &Place) -> VerifyReport {
@@ -68,7 +70,11 @@ fn rows_that_are_gone_moved_or_added_are_named() {
     let cases: [(&str, String, Break); 14] = [
         ("first row", "DELETE FROM log WHERE seq = 1".into(), Break::Missing { first: 1, last: 1 }),
         ("one row", "DELETE FROM log WHERE seq = 7".into(), Break::Missing { first: 7, last: 7 }),
-        ("a range", "DELETE FROM log WHERE seq BETWEEN 7 AND 12".into(), Break::Missing { first: 7, last: 12 }),
+        (
+            "a range",
+            "DELETE FROM log WHERE seq BETWEEN 7 AND 12".into(),
+            Break::Missing { first: 7, last: 12 },
+        ),
         ("the tail", "DELETE FROM log WHERE seq > 20".into(), Break::Missing { first: 21, last: 22 }),
         ("everything", "DELETE FROM log".into(), Break::Missing { first: 1, last: 22 }),
         (
@@ -85,7 +91,11 @@ fn rows_that_are_gone_moved_or_added_are_named() {
                 .into(),
             Break::Reordered { seq: 7, found_at: 18 },
         ),
-        ("moved to the end", "UPDATE log SET seq = 23 WHERE seq = 7".into(), Break::Reordered { seq: 7, found_at: 23 }),
+        (
+            "moved to the end",
+            "UPDATE log SET seq = 23 WHERE seq = 7".into(),
+            Break::Reordered { seq: 7, found_at: 23 },
+        ),
         (
             "gone and renumbered",
             "DELETE FROM log WHERE seq = 7; UPDATE log SET seq = -seq WHERE seq > 7;
@@ -101,16 +111,8 @@ fn rows_that_are_gone_moved_or_added_are_named() {
             ),
             Break::Reordered { seq: 7, found_at: 8 },
         ),
-        (
-            "put before the first",
-            copy(0),
-            Break::Added { seq: 0 },
-        ),
-        (
-            "put behind the last",
-            copy(23),
-            Break::Added { seq: 23 },
-        ),
+        ("put before the first", copy(0), Break::Added { seq: 0 }),
+        ("put behind the last", copy(23), Break::Added { seq: 23 }),
         ("no head", "DELETE FROM meta WHERE key = 'head'".into(), Break::Head),
         ("no id", "DELETE FROM meta WHERE key = 'id'".into(), Break::Head),
     ];

@@ -3,7 +3,7 @@
 use std::ops::ControlFlow;
 
 use defenseclaw::{
-    model::{AuditRecord, EventKind, SessionId},
+    model::{Action, AuditRecord, EventKind, SessionId},
     store::{Filter, Reader, SessionState, StoreError, Stored, Writer},
 };
 use proptest::prelude::*;
@@ -15,13 +15,16 @@ use crate::records::{self, OTHER, SESSION};
 fn every_kind_of_record_comes_back_as_it_was() {
     let place = Place::new();
     let wrote = records::session_of_everything(SESSION);
-    let kinds: std::collections::BTreeSet<_> = records::every_action().iter().map(|action| action.kind()).collect();
+    let kinds: std::collections::BTreeSet<_> = records::every_action().iter().map(Action::kind).collect();
     assert_eq!(kinds.len(), EventKind::ALL.len(), "the records have every kind");
     let writer = Writer::open(&place.db(), &records::options()).unwrap();
     writer.append(wrote.clone()).unwrap();
     writer.close().unwrap();
     let found = read(&place.db(), &Filter::default());
-    assert_eq!(found.iter().map(|stored| stored.seq).collect::<Vec<_>>(), (1..=wrote.len() as u64).collect::<Vec<_>>());
+    assert_eq!(
+        found.iter().map(|stored| stored.seq).collect::<Vec<_>>(),
+        (1..=wrote.len() as u64).collect::<Vec<_>>()
+    );
     assert_eq!(found.iter().map(|stored| stored.record.clone()).collect::<Vec<_>>(), wrote);
     // And once more through the JSON of the command line.
     for stored in &found {
@@ -35,7 +38,14 @@ fn filters_let_through_what_they_say() {
     let place = Place::new();
     let writer = Writer::open(&place.db(), &records::options()).unwrap();
     writer.append(records::session_of_everything(SESSION)).unwrap();
-    writer.append(vec![records::start(OTHER), records::opened(OTHER, 1), records::loss(None), records::end(OTHER)]).unwrap();
+    writer
+        .append(vec![
+            records::start(OTHER),
+            records::opened(OTHER, 1),
+            records::loss(None),
+            records::end(OTHER),
+        ])
+        .unwrap();
     writer.close().unwrap();
     let kinds = |kinds: &[EventKind]| Filter { kinds: kinds.to_vec(), ..Filter::default() };
     let path = |pattern: &str| Filter::default().with_path(pattern).unwrap();
@@ -94,7 +104,9 @@ fn reading_goes_on_where_it_stopped() {
 fn sessions_say_what_became_of_them() {
     let place = Place::with_events(3);
     let writer = Writer::open(&place.db(), &records::options()).unwrap();
-    writer.append(vec![records::start(OTHER), records::loss(Some(OTHER)), records::opened(OTHER, 1)]).unwrap();
+    writer
+        .append(vec![records::start(OTHER), records::loss(Some(OTHER)), records::opened(OTHER, 1)])
+        .unwrap();
     writer.flush().unwrap();
     let reader = Reader::open(&place.db()).unwrap();
     let glance = |reader: &Reader| {
@@ -157,7 +169,7 @@ proptest! {
             dev: u64::MAX,
             ino: u64::MAX,
         };
-        let record = records::event(SessionId(u64::MAX), u64::MAX / 2_000_000, defenseclaw::model::Action::FileUnlink { file });
+        let record = records::event(SessionId(u64::MAX), u64::MAX / 2_000_000, Action::FileUnlink { file });
         let writer = Writer::open(&place.db(), &records::options()).unwrap();
         writer.append(vec![record.clone()]).unwrap();
         writer.close().unwrap();

@@ -19,7 +19,9 @@ fn losses(place: &Place) -> Vec<Loss> {
         .into_iter()
         .map(|stored| match stored.record {
             AuditRecord::Loss(loss) => loss,
-            other => panic!("{other:?}"),
+            other @ (AuditRecord::SessionStart(_) | AuditRecord::Event(_) | AuditRecord::SessionEnd(_)) => {
+                panic!("{other:?}")
+            }
         })
         .collect()
 }
@@ -74,12 +76,16 @@ fn many_writers_make_one_chain() {
     let report = verify(&place.db(), None).unwrap();
     assert_eq!((report.intact_rows, report.first_break), (WRITERS * (BATCHES * 5 + 2), None));
     for number in 0..WRITERS {
-        let filter = Filter { session: Some(SessionId(number + 1)), records: vec!["event"], ..Filter::default() };
+        let filter =
+            Filter { session: Some(SessionId(number + 1)), records: vec!["event"], ..Filter::default() };
         let times: Vec<_> = read(&place.db(), &filter)
             .into_iter()
             .map(|stored| match stored.record {
                 AuditRecord::Event(event) => event.time,
-                other => panic!("{other:?}"),
+                other
+                @ (AuditRecord::SessionStart(_) | AuditRecord::Loss(_) | AuditRecord::SessionEnd(_)) => {
+                    panic!("{other:?}")
+                }
             })
             .collect();
         assert!(times.is_sorted(), "each session keeps its order");
@@ -109,7 +115,7 @@ fn a_session_left_open_is_declared_cut_off_once_its_writer_is_gone() {
         last: records::options().boot,
         session: Some(SESSION),
     };
-    assert_eq!(losses(&place), [cut_off.clone()]);
+    assert_eq!(losses(&place), std::slice::from_ref(&cut_off));
     third.close().unwrap();
     second.append(vec![records::end(OTHER)]).unwrap();
     second.close().unwrap();
@@ -210,5 +216,8 @@ fn a_writer_killed_before_its_first_row_is_said_too() {
     Writer::open(&place.db(), &records::options()).unwrap().close().unwrap();
     let said = losses(&place);
     assert_eq!(said.len(), 1);
-    assert_eq!((said[0].reason, said[0].session, said[0].first), (LossReason::Unclean, None, records::options().boot));
+    assert_eq!(
+        (said[0].reason, said[0].session, said[0].first),
+        (LossReason::Unclean, None, records::options().boot)
+    );
 }
