@@ -1,4 +1,5 @@
 //! The commands that read the audit, run as a user runs them: whole output, both forms, and exit codes.
+#![cfg(test)]
 
 mod records;
 
@@ -63,7 +64,7 @@ impl Audit {
         let mut text = format!("exit code: {:?}\n", output.status.code());
         for (name, bytes) in [("stdout", output.stdout), ("stderr", output.stderr)] {
             if !bytes.is_empty() {
-                let _ = write!(text, "--- {name}\n{}", String::from_utf8(bytes).expect("output is UTF-8"));
+                write!(text, "--- {name}\n{}", String::from_utf8(bytes).expect("output is UTF-8")).unwrap();
             }
         }
         text.replace(self.dir.path().to_str().unwrap(), "[DIR]")
@@ -135,8 +136,7 @@ fn audit_verify() {
     snapshot!("verify_json", audit.run(&["audit", "verify", "--json"]));
     let head = verify(&audit.db(), None).unwrap().head.to_string();
     assert!(audit.run(&["audit", "verify", "--head", &head]).starts_with("exit code: Some(0)"));
-    let other = head.replace(['0', '1', '2', '3', '4'], "5").replacen(|c| c != ':', "3", 0);
-    let other = format!("37:{}", other.split_once(':').unwrap().1);
+    let other = format!("35:{}", head.split_once(':').unwrap().1);
     snapshot!("verify_other_head", audit.run(&["audit", "verify", "--head", &other]));
     let tampered = rusqlite::Connection::open(audit.db()).unwrap();
     tampered.execute("UPDATE log SET path = '/etc/hostname' WHERE seq = 6", []).unwrap();
@@ -161,15 +161,16 @@ fn what_cannot_be_done_is_said_with_a_hint() {
         &["frobnicate"],
         &["--db", "", "sessions"],
     ] {
-        let _ = write!(text, "$ {}\n{}\n", args.join(" ").escape_debug(), audit.run(args));
+        write!(text, "$ {}\n{}\n", args.join(" ").escape_debug(), audit.run(args)).unwrap();
     }
     for name in ["diary", "absent"] {
         let mut command = audit.command(&["audit", "verify"]);
-        let _ = write!(
+        write!(
             text,
             "$ {name}\n{}\n",
             audit.finish(command.env("DEFENSECLAW_DB", audit.dir.path().join(name)))
-        );
+        )
+        .unwrap();
     }
     snapshot!("errors", text);
 }
@@ -243,8 +244,7 @@ fn following_ends_when_nobody_reads_any_more() {
     let mut following = Following::new(&audit, &["events", "--follow"]);
     following.next();
     // The pipe closes with its reader; nothing more is ever written.
-    let empty = audit.command(&["--version"]).stdout(Stdio::piped()).spawn().unwrap();
-    let mut version = empty;
+    let mut version = audit.command(&["--version"]).stdout(Stdio::piped()).spawn().unwrap();
     let replacement = BufReader::new(version.stdout.take().unwrap()).lines();
     drop(std::mem::replace(&mut following.lines, replacement));
     version.wait().unwrap();

@@ -1,6 +1,6 @@
 //! The audit as a file: what is written is read back, what is changed is named, what fails is said and counted.
 //! SQLite is the real one; nothing is mocked.
-#![allow(missing_debug_implementations, reason = "test types")]
+#![cfg(test)]
 
 mod records;
 mod store_cases;

@@ -28,10 +28,10 @@ pub fn event(event: &Event) -> String {
     if let Action::ProcessExec(exec) = &event.action
         && exec.euid != event.uid
     {
-        let _ = write!(text, " (effective uid {})", exec.euid);
+        write!(text, " (effective uid {})", exec.euid).ok();
     }
     if let Some(result) = event.result.filter(|result| *result < 0) {
-        let _ = write!(text, " failed: {}", errno(i32::try_from(-result).unwrap_or(0)));
+        write!(text, " failed: {}", errno(i32::try_from(-result).unwrap_or(0))).ok();
     }
     text
 }
@@ -60,10 +60,10 @@ pub fn action(action: &Action) -> String {
             let id = |id: &Option<u32>| id.map_or_else(|| "same".to_owned(), |id| id.to_string());
             format!("{} to {}:{}", path(&file.path), id(owner), id(group))
         }
-        Action::FileTruncate { file, length: Some(length) } => {
-            format!("{} to {}", path(&file.path), size(*length))
-        }
-        Action::FileTruncate { file, length: None } => path(&file.path),
+        Action::FileTruncate { file, length } => match length {
+            Some(length) => format!("{} to {}", path(&file.path), size(*length)),
+            None => path(&file.path),
+        },
         Action::DirMake { path: dir, mode } => format!("{} with {:04o}", path(dir), mode & 0o7777),
         Action::NetConnect { endpoint: to } | Action::NetBind { endpoint: to } => endpoint(to),
         Action::NetSend { endpoint: to, bytes } => format!("{} to {}", size(*bytes), endpoint(to)),
@@ -75,17 +75,17 @@ pub fn action(action: &Action) -> String {
                 0 => {
                     let names = aliases.iter().map(|name| escape(&name.0));
                     let all: Vec<_> = names.chain(addresses.iter().map(ToString::to_string)).collect();
-                    let _ = write!(text, " {}", all.join(", "));
+                    write!(text, " {}", all.join(", ")).ok();
                 }
                 3 => text.push_str(" unknown"),
                 code => {
-                    let _ = write!(text, " refused (code {code})");
+                    write!(text, " refused (code {code})").ok();
                 }
             }
             if *truncated {
                 text.push_str(", …");
             }
-            let _ = write!(text, " (from {})", endpoint(server));
+            write!(text, " (from {})", endpoint(server)).ok();
             text
         }
         Action::UnixConnect { name, datagram } => {
@@ -119,10 +119,10 @@ pub fn action(action: &Action) -> String {
             };
             let mut text = format!("{verb} {}", path(target));
             if !source.is_empty() {
-                let _ = write!(text, " from {}", word(source));
+                write!(text, " from {}", word(source)).ok();
             }
             if !filesystem.is_empty() {
-                let _ = write!(text, " ({})", escape(&filesystem.0));
+                write!(text, " ({})", escape(&filesystem.0)).ok();
             }
             text
         }
@@ -201,10 +201,8 @@ pub fn exit_status(status: ExitStatus) -> String {
 
 /// An error number by its name.
 pub fn errno(errno: i32) -> String {
-    match Errno::from_raw(errno) {
-        Errno::UnknownErrno => format!("errno {errno}"),
-        known => format!("{known:?}"),
-    }
+    let known = Errno::from_raw(errno);
+    if known == Errno::UnknownErrno { format!("errno {errno}") } else { format!("{known:?}") }
 }
 
 /// One word of a command line, quoted only if it must be.
@@ -233,7 +231,7 @@ fn exec(exec: &Exec) -> String {
     // A name that is not the program's own is worth a look: busybox, or a disguise.
     let last = |bytes: &[u8]| bytes.rsplit(|byte| *byte == b'/').next().map(<[u8]>::to_vec);
     if let Some(name) = exec.argv.first().filter(|name| last(&name.0) != last(&exec.exe.path.text.0)) {
-        let _ = write!(text, " (calls itself {})", word(name));
+        write!(text, " (as {})", word(name)).ok();
     }
     text
 }
@@ -256,6 +254,7 @@ fn session_end(end: &SessionEnd) -> String {
     };
     match end.left_running {
         0 => format!("{main}, {} events", end.events),
+        1 => format!("{main}, {} events, 1 process left running", end.events),
         left => format!("{main}, {} events, {left} processes left running", end.events),
     }
 }
@@ -293,20 +292,13 @@ fn access_names(access: Access) -> String {
     if access.is_empty() {
         return "no access".to_owned();
     }
-    let words: Vec<_> = access
-        .iter()
-        .map(|bit| match bit {
-            Access::READ => "read",
-            Access::WRITE => "write",
-            Access::CREATE => "create",
-            Access::TRUNCATE => "truncate",
-            Access::APPEND => "append",
-            Access::EXECUTE => "execute",
-            Access::MAP_EXECUTE => "map as code",
-            Access::REFERENCE => "reference",
-            _ => "unknown",
-        })
-        .collect();
+    let words: Vec<_> =
+        access
+            .iter_names()
+            .map(|(name, bit)| {
+                if bit == Access::MAP_EXECUTE { "map as code".to_owned() } else { name.to_ascii_lowercase() }
+            })
+            .collect();
     words.join(", ")
 }
 

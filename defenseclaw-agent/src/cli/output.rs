@@ -4,6 +4,7 @@
 //! came from a process goes through [`escape`] before it gets here.
 
 use std::{
+    borrow::Cow,
     fmt::Write as _,
     io::{self, BufWriter, IsTerminal, Write},
     process::ExitCode,
@@ -60,7 +61,7 @@ impl Out {
     /// One line of JSON.
     pub fn json(&mut self, value: &impl Serialize) -> io::Result<()> {
         let line = serde_json::to_string(value)?;
-        self.line(&line)
+        self.line(&ascii_where_invisible(&line))
     }
 
     /// Hands everything to the reader now.
@@ -101,13 +102,11 @@ pub fn error(err: &anyhow::Error, hint: Option<&str>) {
     for (index, cause) in err.chain().enumerate() {
         let cause = escape(cause.to_string().as_bytes());
         // Writing to a String cannot fail.
-        let _ = match index {
-            0 => write!(text, "{}: {cause}", "error".red().bold()),
-            _ => write!(text, "\n  cause: {cause}"),
-        };
+        let label = if index == 0 { "error".red().bold().to_string() } else { "\n  cause".to_owned() };
+        write!(text, "{label}: {cause}").ok();
     }
     if let Some(hint) = hint {
-        let _ = write!(text, "\n{}: {hint}", "hint".bold());
+        write!(text, "\n{}: {hint}", "hint".bold()).ok();
     }
     to_stderr(&text);
 }
@@ -149,25 +148,45 @@ pub fn escape(bytes: &[u8]) -> String {
     let mut out = String::with_capacity(bytes.len());
     for chunk in bytes.utf8_chunks() {
         for c in chunk.valid().chars() {
-            // Writing to a String cannot fail.
-            let _ = match c {
-                '\n' => write!(out, "\\n"),
-                '\t' => write!(out, "\\t"),
-                '\r' => write!(out, "\\r"),
-                '\\' => write!(out, "\\\\"),
-                '\0'..='\x1f' | '\x7f' => write!(out, "\\x{:02x}", u32::from(c)),
-                _ if is_invisible(c) => write!(out, "\\u{{{:x}}}", u32::from(c)),
-                _ => {
-                    out.push(c);
-                    Ok(())
+            match c {
+                '\n' => out.push_str("\\n"),
+                '\t' => out.push_str("\\t"),
+                '\r' => out.push_str("\\r"),
+                '\\' => out.push_str("\\\\"),
+                // Writing to a String cannot fail.
+                '\0'..='\x1f' | '\x7f' => {
+                    write!(out, "\\x{:02x}", u32::from(c)).ok();
                 }
-            };
+                _ if is_invisible(c) => {
+                    write!(out, "\\u{{{:x}}}", u32::from(c)).ok();
+                }
+                _ => out.push(c),
+            }
         }
         for byte in chunk.invalid() {
-            let _ = write!(out, "\\x{byte:02x}");
+            write!(out, "\\x{byte:02x}").ok();
         }
     }
     out
+}
+
+/// The same JSON, with characters that a terminal obeys or does not show written as `\uXXXX`.
+fn ascii_where_invisible(json: &str) -> Cow<'_, str> {
+    if !json.contains(is_invisible) {
+        return Cow::Borrowed(json);
+    }
+    let mut out = String::with_capacity(json.len() + 16);
+    for c in json.chars() {
+        if is_invisible(c) {
+            for unit in c.encode_utf16(&mut [0; 2]) {
+                // Writing to a String cannot fail.
+                write!(out, "\\u{unit:04x}").ok();
+            }
+        } else {
+            out.push(c);
+        }
+    }
+    Cow::Owned(out)
 }
 
 /// Characters that control the terminal, change the direction of text, end a line, or show nothing.
@@ -280,6 +299,15 @@ mod tests {
         #[test]
         fn different_bytes_never_look_the_same(a: Vec<u8>, b: Vec<u8>) {
             prop_assert_eq!(a == b, escape(&a) == escape(&b));
+        }
+
+        #[test]
+        fn json_keeps_its_meaning(text: String, invisible in "[\u{202a}-\u{202e}\u{e0001}\u{7f}\u{9b}]{0,4}") {
+            let text = text + &invisible;
+            let json = serde_json::to_string(&text).unwrap();
+            let safe = ascii_where_invisible(&json);
+            prop_assert!(!safe.contains(is_invisible));
+            prop_assert_eq!(serde_json::from_str::<String>(&safe).unwrap(), text);
         }
 
         #[test]

@@ -1,6 +1,7 @@
 //! Opening the file, safely and with a clear answer when it cannot be opened. Knows nothing about rows.
 
 use std::{
+    fmt::Write,
     fs::{self, DirBuilder, OpenOptions},
     io,
     os::unix::{
@@ -140,6 +141,7 @@ fn require_file(path: &Path) -> Result<(), StoreError> {
 
 fn file_error(path: &Path, source: io::Error) -> StoreError {
     let path = path.to_owned();
+    #[expect(clippy::wildcard_enum_match_arm, reason = "kinds without words of their own keep their source")]
     match source.kind() {
         io::ErrorKind::PermissionDenied => StoreError::Permission { path },
         io::ErrorKind::ReadOnlyFilesystem => StoreError::ReadOnly { path },
@@ -163,11 +165,14 @@ fn immutable_uri(path: &Path) -> PathBuf {
     let mut uri = String::from("file:");
     let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
     for byte in path.as_os_str().as_bytes() {
+        // Writing to a String cannot fail.
         match byte {
             b'/' | b'.' | b'-' | b'_' | b'0'..=b'9' | b'a'..=b'z' | b'A'..=b'Z' => {
                 uri.push(char::from(*byte))
             }
-            _ => uri.push_str(&format!("%{byte:02X}")),
+            _ => {
+                write!(uri, "%{byte:02X}").ok();
+            }
         }
     }
     uri.push_str("?immutable=1");

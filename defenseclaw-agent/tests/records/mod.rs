@@ -10,18 +10,18 @@ use defenseclaw::{
     store::WriterOptions,
 };
 
-pub const SESSION: SessionId = SessionId(0x19ab_cdef_0120_0001);
-pub const OTHER: SessionId = SessionId(0x19ab_cdef_0130_0002);
+pub(crate) const SESSION: SessionId = SessionId(0x19ab_cdef_0120_0001);
+pub(crate) const OTHER: SessionId = SessionId(0x19ab_cdef_0130_0002);
 /// Boot time of the first row of a session.
-pub const BEGIN: u64 = 5_000_000_000;
+pub(crate) const BEGIN: u64 = 5_000_000_000;
 /// 2026-03-01T12:00:00Z.
-pub const WALL: i64 = 1_772_366_400_000_000_000;
+pub(crate) const WALL: i64 = 1_772_366_400_000_000_000;
 
-pub fn options() -> WriterOptions {
+pub(crate) fn options() -> WriterOptions {
     WriterOptions::new(BootTime(BEGIN + 60_000_000_000), WallTime(WALL + 60_000_000_000), "boot-1".to_owned())
 }
 
-pub fn start(session: SessionId) -> AuditRecord {
+pub(crate) fn start(session: SessionId) -> AuditRecord {
     AuditRecord::SessionStart(Box::new(SessionStart {
         session,
         wall: WallTime(WALL),
@@ -46,7 +46,7 @@ pub fn start(session: SessionId) -> AuditRecord {
     }))
 }
 
-pub fn end(session: SessionId) -> AuditRecord {
+pub(crate) fn end(session: SessionId) -> AuditRecord {
     AuditRecord::SessionEnd(SessionEnd {
         session,
         wall: WallTime(WALL + 90_500_000_000),
@@ -57,7 +57,7 @@ pub fn end(session: SessionId) -> AuditRecord {
     })
 }
 
-pub fn loss(session: Option<SessionId>) -> AuditRecord {
+pub(crate) fn loss(session: Option<SessionId>) -> AuditRecord {
     AuditRecord::Loss(Loss {
         kind: "file_open".to_owned(),
         reason: LossReason::RingFull,
@@ -68,11 +68,11 @@ pub fn loss(session: Option<SessionId>) -> AuditRecord {
     })
 }
 
-pub fn process(tgid: u32) -> ProcessKey {
+pub(crate) fn process(tgid: u32) -> ProcessKey {
     ProcessKey { tgid, start_ns: BEGIN - 1 + u64::from(tgid) }
 }
 
-pub fn event(session: SessionId, number: u64, action: Action) -> AuditRecord {
+pub(crate) fn event(session: SessionId, number: u64, action: Action) -> AuditRecord {
     AuditRecord::Event(Box::new(Event {
         time: BootTime(BEGIN + number * 1_250_000),
         session,
@@ -88,18 +88,18 @@ pub fn event(session: SessionId, number: u64, action: Action) -> AuditRecord {
 }
 
 /// The most frequent row there is.
-pub fn opened(session: SessionId, number: u64) -> AuditRecord {
+pub(crate) fn opened(session: SessionId, number: u64) -> AuditRecord {
     let path = format!("/home/dev/project/src/module_{}/file_{number}.rs", number % 97);
     let file = FileRef { path: path.as_str().into(), dev: 0x0080_0001, ino: 1_000_000 + number };
     event(session, number, Action::FileOpen { file, access: Access::READ })
 }
 
-pub fn file(path: &str) -> FileRef {
+pub(crate) fn file(path: &str) -> FileRef {
     FileRef { path: path.into(), dev: 0x0080_0001, ino: 77 }
 }
 
 /// One of every kind, with the awkward values among them.
-pub fn every_action() -> Vec<Action> {
+pub(crate) fn every_action() -> Vec<Action> {
     let endpoint = |address: &str, port| NetEndpoint {
         transport: Transport::Tcp,
         address: Some(address.parse().unwrap()),
@@ -201,7 +201,7 @@ pub fn every_action() -> Vec<Action> {
 }
 
 /// A session from its start to its end: one event of every kind and a loss.
-pub fn session_of_everything(session: SessionId) -> Vec<AuditRecord> {
+pub(crate) fn session_of_everything(session: SessionId) -> Vec<AuditRecord> {
     let mut records = vec![start(session)];
     records.extend((1..).zip(every_action()).map(|(number, action)| event(session, number, action)));
     records.extend([loss(Some(session)), end(session)]);

@@ -17,25 +17,25 @@ use tempfile::TempDir;
 use crate::records;
 
 /// A directory that goes away, and the database in it.
-pub struct Place {
+pub(crate) struct Place {
     dir: TempDir,
 }
 
 impl Place {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self { dir: TempDir::new().unwrap() }
     }
 
-    pub fn dir(&self) -> &Path {
+    pub(crate) fn dir(&self) -> &Path {
         self.dir.path()
     }
 
-    pub fn db(&self) -> PathBuf {
+    pub(crate) fn db(&self) -> PathBuf {
         self.dir.path().join("audit.db")
     }
 
     /// A closed audit with one session of `events` plain events.
-    pub fn with_events(events: u64) -> Self {
+    pub(crate) fn with_events(events: u64) -> Self {
         let place = Self::new();
         let writer = Writer::open(&place.db(), &records::options()).unwrap();
         writer.append(vec![records::start(records::SESSION)]).unwrap();
@@ -46,12 +46,12 @@ impl Place {
     }
 
     /// As an attacker would.
-    pub fn tamper(&self, sql: &str) {
+    pub(crate) fn tamper(&self, sql: &str) {
         rusqlite::Connection::open(self.db()).unwrap().execute_batch(sql).unwrap();
     }
 }
 
-pub fn read(path: &Path, filter: &Filter) -> Vec<Stored> {
+pub(crate) fn read(path: &Path, filter: &Filter) -> Vec<Stored> {
     let mut found = Vec::new();
     Reader::open(path)
         .unwrap()

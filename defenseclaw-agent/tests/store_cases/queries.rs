@@ -3,7 +3,7 @@
 use std::ops::ControlFlow;
 
 use defenseclaw::{
-    model::{AuditRecord, EventKind, SessionId},
+    model::{Action, AuditRecord, EventKind, SessionId},
     store::{Filter, Reader, SessionState, StoreError, Stored, Writer},
 };
 use proptest::prelude::*;
@@ -15,8 +15,7 @@ use crate::records::{self, OTHER, SESSION};
 fn every_kind_of_record_comes_back_as_it_was() {
     let place = Place::new();
     let wrote = records::session_of_everything(SESSION);
-    let kinds: std::collections::BTreeSet<_> =
-        records::every_action().iter().map(|action| action.kind()).collect();
+    let kinds: std::collections::BTreeSet<_> = records::every_action().iter().map(Action::kind).collect();
     assert_eq!(kinds.len(), EventKind::ALL.len(), "the records have every kind");
     let writer = Writer::open(&place.db(), &records::options()).unwrap();
     writer.append(wrote.clone()).unwrap();
@@ -170,7 +169,7 @@ proptest! {
             dev: u64::MAX,
             ino: u64::MAX,
         };
-        let record = records::event(SessionId(u64::MAX), u64::MAX / 2_000_000, defenseclaw::model::Action::FileUnlink { file });
+        let record = records::event(SessionId(u64::MAX), u64::MAX / 2_000_000, Action::FileUnlink { file });
         let writer = Writer::open(&place.db(), &records::options()).unwrap();
         writer.append(vec![record.clone()]).unwrap();
         writer.close().unwrap();

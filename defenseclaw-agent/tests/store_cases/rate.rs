@@ -25,9 +25,9 @@ fn rows_per_second() {
     let took = begin.elapsed();
     let size = std::fs::metadata(place.db()).unwrap().len();
     println!(
-        "{} rows in {took:.2?}: {:.0} rows/s, {} commits, {} bytes/row",
+        "{} rows in {took:.2?}: {} rows/s, {} commits, {} bytes/row",
         stats.rows,
-        stats.rows as f64 / took.as_secs_f64(),
+        u128::from(stats.rows) * 1000 / took.as_millis(),
         stats.commits,
         size / stats.rows
     );
