@@ -11,7 +11,7 @@ use tracing::debug;
 use super::{clock, run::RunError};
 use crate::{
     launcher::{Running, Signals, Step},
-    model::{AuditRecord, Event, ExitStatus, SessionId, SessionStart},
+    model::{AuditRecord, Event, ExitStatus, Loss, SessionId, SessionStart},
     pipeline::{self, Effect, Input, State},
     sensor::{self, Sensor, SensorStats},
     store::{Writer, WriterStats},
@@ -180,6 +180,8 @@ impl Watch {
     fn losses(&mut self) -> Result<(), RunError> {
         for loss in self.sensor.losses(clock::boot_now())? {
             self.ends_in_doubt |= loss.kind == "process_exit";
+            // These programs serve one session only.
+            let loss = Loss { session: Some(self.session), ..loss };
             self.step(Input::Loss(loss));
         }
         Ok(())
