@@ -2,11 +2,11 @@
 
 use std::{
     fmt::Write,
-    fs::{self, DirBuilder, OpenOptions},
+    fs::{self, DirBuilder, OpenOptions, Permissions},
     io,
     os::unix::{
         ffi::OsStrExt,
-        fs::{DirBuilderExt, OpenOptionsExt},
+        fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt},
     },
     path::{Path, PathBuf},
     thread,
@@ -43,7 +43,10 @@ pub(super) fn open_for_writing(path: &Path, create_parent: bool) -> Result<Conne
         return Err(StoreError::ReadOnly { path: path.to_owned() });
     }
     // Before anything is changed: is it ours?
-    schema::state(&connection, path, schema::STEPS)?;
+    if let schema::State::Blank = schema::state(&connection, path, schema::STEPS)? {
+        // Also where an empty file was already there. Later the mode is the owner's business.
+        fs::set_permissions(path, Permissions::from_mode(0o600)).map_err(|err| file_error(path, err))?;
+    }
     write_ahead_log(&connection, path)?;
     schema::migrate(&mut connection, path, schema::STEPS)?;
     Ok(connection)
@@ -168,7 +171,7 @@ fn immutable_uri(path: &Path) -> PathBuf {
         // Writing to a String cannot fail.
         match byte {
             b'/' | b'.' | b'-' | b'_' | b'0'..=b'9' | b'a'..=b'z' | b'A'..=b'Z' => {
-                uri.push(char::from(*byte))
+                uri.push(char::from(*byte));
             }
             _ => {
                 write!(uri, "%{byte:02X}").ok();

@@ -67,7 +67,7 @@ pub struct WriterStats {
     pub retries: u64,
     /// Events that were given up; `Loss` rows in the audit say so.
     pub lost: u64,
-    /// Why, the last time.
+    /// What failed last, even if it worked later.
     pub last_error: Option<StoreError>,
 }
 
@@ -299,8 +299,11 @@ impl Worker {
         if !self.backlog.is_empty() {
             return Err(self.unwritten());
         }
-        presence::leave(&self.connection, self.slot)
-            .map_err(|err| StoreError::sqlite(&self.path, "leaving it", err))?;
+        // Every row is where it belongs. If only the goodbye fails (a full disk), the next writer says that this one
+        // was cut off, which claims too much rather than too little.
+        if let Err(err) = presence::leave(&self.connection, self.slot) {
+            self.stats.last_error = Some(StoreError::sqlite(&self.path, "leaving it", err));
+        }
         Ok(self.stats)
     }
 }

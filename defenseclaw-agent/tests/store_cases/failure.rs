@@ -63,6 +63,7 @@ fn each_bad_file_gets_its_own_error_and_is_left_alone() {
     fs::write(path("empty"), "").unwrap();
     assert!(matches!(read_error(&path("empty")), StoreError::Empty { .. }));
     Writer::open(&path("empty"), &records::options()).unwrap().close().unwrap();
+    assert_eq!(fs::metadata(path("empty")).unwrap().permissions().mode() & 0o777, 0o600);
 }
 
 #[test]

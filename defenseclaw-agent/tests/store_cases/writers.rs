@@ -49,11 +49,27 @@ fn files_are_for_their_owner_only() {
 }
 
 #[test]
+fn first_starts_at_the_same_moment_do_not_collide() {
+    for _ in 0..30 {
+        let place = Place::new();
+        let together = std::sync::Barrier::new(4);
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    together.wait();
+                    Writer::open(&place.db(), &records::options()).unwrap().close().unwrap();
+                });
+            }
+        });
+        assert_eq!(losses(&place), []);
+    }
+}
+
+#[test]
 fn many_writers_make_one_chain() {
     const WRITERS: u64 = 4;
     const BATCHES: u64 = 40;
     let place = Place::new();
-    // All of them also race for making the file.
     std::thread::scope(|scope| {
         for number in 0..WRITERS {
             let path = place.db();
