@@ -37,7 +37,7 @@ struct fs_struct { struct path pwd; } AI;
 struct mm_struct { unsigned long arg_start, arg_end, env_start, env_end; struct file *exe_file; } AI;
 struct signal_struct { struct dc_counter live; int group_exit_code; u32 flags; } AI;
 struct nsproxy {
-	void *uts_ns, *ipc_ns, *mnt_ns, *pid_ns_for_children, *net_ns, *time_ns, *cgroup_ns;
+	void *uts_ns, *ipc_ns, *mnt_ns, *pid_ns_for_children, *net_ns, *time_ns, *time_ns_for_children, *cgroup_ns;
 } AI;
 struct cred { struct dc_id uid, gid, suid, sgid, euid, egid; void *user_ns; } AI;
 struct thread_info { u32 status; } AI;
@@ -144,6 +144,7 @@ GET(void *, nsproxy, mnt, mnt_ns)
 GET(void *, nsproxy, pid, pid_ns_for_children)
 GET(void *, nsproxy, net, net_ns)
 GET(void *, nsproxy, time, time_ns)
+GET(void *, nsproxy, time_for_children, time_ns_for_children)
 GET(void *, nsproxy, cgroup, cgroup_ns)
 GET(u32, cred, uid, uid.val)
 GET(u32, cred, gid, gid.val)

@@ -71,6 +71,7 @@ accessors! {
     shim_nsproxy_net -> Ptr;
     shim_nsproxy_pid -> Ptr;
     shim_nsproxy_time -> Ptr;
+    shim_nsproxy_time_for_children -> Ptr;
     shim_nsproxy_uts -> Ptr;
     shim_path_dentry -> Ptr;
     shim_path_mnt -> Ptr;

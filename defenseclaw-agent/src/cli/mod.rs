@@ -59,7 +59,7 @@ enum Command {
 impl Command {
     fn run(self, settings: &Settings, out: &mut Out) -> anyhow::Result<ExitCode> {
         match self {
-            Self::Run(args) => run::run(args, settings, out),
+            Self::Run(args) => run::run(&args, settings, out),
             Self::Report(args) => report::run(&args, settings, out),
             Self::Tree(args) => report::tree(&args, settings, out),
             Self::Doctor(args) => doctor::run(&args, settings, out),

@@ -11,8 +11,7 @@ use super::{
 };
 use crate::{
     config::Settings,
-    launcher::{self, UserChoice},
-    runtime::{self, RunError, RunOptions, RunOutcome, SensorOptions},
+    runtime::{self, RunError, RunOptions, RunOutcome, SensorOptions, UserChoice},
     store::Reader,
 };
 
@@ -62,14 +61,14 @@ fn ring_size(text: &str) -> Result<u32, String> {
 }
 
 /// Runs it. Ends this process the way the command ended.
-pub fn run(args: Args, settings: &Settings, out: &mut Out) -> anyhow::Result<ExitCode> {
+pub fn run(args: &Args, settings: &Settings, out: &mut Out) -> anyhow::Result<ExitCode> {
     // Opened first: a path that cannot be written must not cost the run.
     let mut report_out = match &args.report_file {
         Some(path) => Out::file(create(path)?),
         None => Out::stderr(),
     };
     let stats_file = args.stats_json.as_deref().map(create).transpose()?;
-    let outcome = runtime::run(&options(&args, settings)?)?;
+    let outcome = runtime::run(&options(args, settings)?)?;
     for warning in &outcome.warnings {
         output::note(warning);
     }
@@ -93,7 +92,7 @@ pub fn run(args: Args, settings: &Settings, out: &mut Out) -> anyhow::Result<Exi
 
 fn finish(outcome: &RunOutcome) -> anyhow::Result<ExitCode> {
     match outcome.status {
-        Some(status) => launcher::finish_like(status),
+        Some(status) => runtime::finish_like(status),
         None => Ok(ExitCode::SUCCESS),
     }
 }
@@ -110,7 +109,7 @@ fn options(args: &Args, settings: &Settings) -> Result<RunOptions, RunError> {
         None => UserChoice::Invoker,
     };
     let is_root = nix::unistd::geteuid().is_root();
-    let user = launcher::choose_user(&choice, is_root, |name| std::env::var_os(name))?;
+    let user = runtime::choose_user(&choice, is_root, |name| std::env::var_os(name))?;
     if let Some(user) = user.as_ref().filter(|user| user.is_invoker) {
         output::note(&format!("the command runs as {}, who called sudo; --as-root keeps root", user.name));
     }

@@ -9,4 +9,7 @@ mod watch;
 pub use diagnose::{Check, Diagnosis, diagnose};
 pub use run::{RunError, RunOptions, RunOutcome, RunStats, run};
 
-pub use crate::sensor::SensorOptions;
+pub use crate::{
+    launcher::{UserChoice, choose_user, finish_like},
+    sensor::SensorOptions,
+};

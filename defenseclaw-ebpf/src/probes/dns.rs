@@ -82,7 +82,11 @@ fn answer(ctx: &SkBuffContext) -> Option<()> {
     record.filled(
         |to| {
             // SAFETY: 2048 bytes fit behind `to`; the helper checks the source.
-            if unsafe { bpf_skb_load_bytes(skb.cast(), udp + 8, to.cast(), size) } == 0 { i64::from(size) } else { -1 }
+            if unsafe { bpf_skb_load_bytes(skb.cast(), udp + 8, to.cast(), size) } == 0 {
+                i64::from(size)
+            } else {
+                -1
+            }
         },
         found,
     );
