@@ -60,19 +60,19 @@ pub struct RunStats {
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
     /// The kernel's half.
-    #[error("cannot watch: {0}")]
+    #[error("the command cannot be watched")]
     Sensor(#[from] SensorError),
     /// The command.
     #[error(transparent)]
     Launch(#[from] LaunchError),
     /// The audit.
-    #[error("cannot keep the audit: {0}")]
+    #[error("the audit cannot be kept")]
     Store(#[from] StoreError),
     /// Pids here are not the kernel's.
     #[error("this is not the initial pid namespace, so processes cannot be told apart")]
     PidNamespace,
     /// The machine.
-    #[error("cannot {step}: {source}")]
+    #[error("cannot {step}")]
     System {
         /// What was tried.
         step: &'static str,

@@ -62,9 +62,9 @@ impl SensorError {
     /// What the user can do.
     pub fn hint(&self) -> Option<&'static str> {
         match self {
-            Self::Privileges(_) => {
-                Some("run as root, or with CAP_BPF, CAP_PERFMON, CAP_SYS_ADMIN and CAP_SYS_RESOURCE")
-            }
+            Self::Privileges(_) => Some(
+                "run with sudo; without privileges the commands that read an audit work: sessions, events, tree, report, audit verify",
+            ),
             Self::Btf(_) => Some(
                 "boot a kernel built with CONFIG_DEBUG_INFO_BTF (Debian, Ubuntu, Fedora and Arch kernels are)",
             ),
