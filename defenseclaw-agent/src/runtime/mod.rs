@@ -8,3 +8,5 @@ mod watch;
 
 pub use diagnose::{Check, Diagnosis, diagnose};
 pub use run::{RunError, RunOptions, RunOutcome, RunStats, run};
+
+pub use crate::sensor::SensorOptions;
