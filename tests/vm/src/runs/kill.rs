@@ -82,6 +82,26 @@ fn pins() -> BTreeSet<PathBuf> {
     found
 }
 
+/// Processes whose parent is `pid`.
+fn children(pid: u32) -> Vec<u32> {
+    let parent = |child: u32| -> Option<u32> {
+        let stat = fs::read_to_string(format!("/proc/{child}/stat")).ok()?;
+        stat.rsplit_once(") ")?.1.split(' ').nth(1)?.parse().ok()
+    };
+    fs::read_dir("/proc")
+        .into_iter()
+        .flatten()
+        .flatten()
+        .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+        .filter(|child| parent(*child) == Some(pid))
+        .collect()
+}
+
+/// Program that a process runs; none if it has ended.
+fn program_of(pid: u32) -> Option<PathBuf> {
+    fs::read_link(format!("/proc/{pid}/exe")).ok()
+}
+
 /// The watched command and the watcher end with this, whatever happens.
 struct Running {
     watcher: Option<Child>,
@@ -135,12 +155,24 @@ fn killed(setting: &Setting, moment: &str) -> Result<()> {
     // Between the last open and the end of the run there may be no time at all.
     ensure!(there && (!ended || moment == "done"), "the run ended, or never came to `{moment}`");
     let pid = watcher.id();
+    let (own, held) = (program_of(pid), children(pid));
     if !ended {
         send(Pid::from_raw(pid as i32), Signal::SIGKILL)?;
     }
     let watcher = running.watcher.take().context("just started")?;
     let status = wait(watcher)?;
     ensure!(ended || status.signal() == Some(9), "the watcher ended with {status} before it could be killed");
+
+    // A child that was held until the watcher let it go must not wait for ever.
+    let mut waiting = Vec::new();
+    let released = sys::wait_until(30, || {
+        waiting = held.iter().copied().filter(|child| own.is_some() && program_of(*child) == own).collect();
+        waiting.is_empty()
+    });
+    for child in &waiting {
+        let _ = send(Pid::from_raw(*child as i32), Signal::SIGKILL);
+    }
+    ensure!(released, "children of the watcher wait for ever before their first program: {waiting:?}");
 
     // The command may go on or not; either way nothing of ours is left in the kernel, even while it runs.
     let mut left = BTreeSet::new();
