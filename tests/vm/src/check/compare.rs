@@ -2,6 +2,8 @@
 
 use defenseclaw::model::{Action, Event, FileRef, KernelPath, Level, ProcessKey, Text, UnixName, Vantage};
 
+use serde_json::Value;
+
 use crate::truth::{Claim, PathRule, TICK_NS, Truth};
 
 /// Everything in which `event` differs from `claim`; empty: it is the event.
@@ -35,9 +37,27 @@ pub(crate) fn differences(claim: &Claim, truth: &Truth, level: Level, event: &Ev
     }
     let matches = claim.actions.iter().any(|expected| adopt(expected, event, claim, level) == *expected);
     if !matches {
-        differs("action", &json(&claim.actions[0]), &json(&event.action));
+        let expected = &claim.actions[0];
+        let value = |action: &Action| serde_json::to_value(action).unwrap_or_default();
+        fields("", &value(expected), &value(&adopt(expected, event, claim, level)), &mut found);
     }
     found
+}
+
+/// The fields in which two JSON values differ, by name.
+fn fields(name: &str, expected: &Value, actual: &Value, found: &mut Vec<String>) {
+    let (Value::Object(left), Value::Object(right)) = (expected, actual) else {
+        if expected != actual {
+            found.push(format!("{name}: expected {expected}, recorded {actual}"));
+        }
+        return;
+    };
+    let names: std::collections::BTreeSet<&String> = left.keys().chain(right.keys()).collect();
+    for field in names {
+        let name = if name.is_empty() { field.clone() } else { format!("{name}.{field}") };
+        let (left, right) = (left.get(field), right.get(field));
+        fields(&name, left.unwrap_or(&Value::Null), right.unwrap_or(&Value::Null), found);
+    }
 }
 
 pub(crate) fn json(value: &impl serde::Serialize) -> String {
@@ -133,12 +153,18 @@ fn adopt(expected: &Action, event: &Event, claim: &Claim, level: Level) -> Actio
             Action::Ptrace { target: expected, mode: expected_mode, .. },
             Action::Ptrace { target, mode, .. },
         ) => {
-            key(*expected, target);
+            called(*expected, target, event);
             // The hook's mode and the call's request are different numbers, both for the curious.
             *mode = *expected_mode;
         }
         (Action::Signal { target: Some(expected), .. }, Action::Signal { target: Some(actual), .. }) => {
-            key(*expected, actual);
+            called(*expected, actual, event);
+        }
+        // When the call has returned, what was before is gone.
+        (Action::CredChange(expected), Action::CredChange(actual))
+            if event.vantage == Vantage::SyscallExit && actual.old == [u32::MAX; 3] =>
+        {
+            actual.old = expected.old;
         }
         (
             Action::Mount { target: expected, source: expected_source, .. },
@@ -164,6 +190,14 @@ fn key(expected: ProcessKey, actual: &mut ProcessKey) {
     if expected.tgid == actual.tgid && same_start {
         *actual = expected;
     }
+}
+
+/// A target that level `tracepoint` knows by the pid that the call was given, and may know no better.
+fn called(expected: ProcessKey, actual: &mut ProcessKey, event: &Event) {
+    if event.vantage == Vantage::SyscallExit && *actual == (ProcessKey { tgid: expected.tgid, start_ns: 0 }) {
+        *actual = expected;
+    }
+    key(expected, actual);
 }
 
 fn path(expected: &KernelPath, actual: &mut KernelPath, rule: PathRule, given: Option<&Text>, level: Level) {

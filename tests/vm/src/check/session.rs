@@ -60,11 +60,15 @@ impl Observed {
 
 /// A directory for a run: every user may pass it, and programs on it may run.
 pub(crate) fn run_dir() -> Result<TempDir> {
-    let dir = match env::var_os("SUITE_TMP") {
+    let mut dir = match env::var_os("SUITE_TMP") {
         Some(base) => TempDir::with_prefix_in("suite-vm-", base)?,
         None => TempDir::with_prefix("suite-vm-")?,
     };
     fs::set_permissions(dir.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755))?;
+    if env::var_os("SUITE_KEEP").is_some() {
+        dir.disable_cleanup(true);
+        eprintln!("kept: {}", dir.path().display());
+    }
     Ok(dir)
 }
 

@@ -107,7 +107,7 @@ pub(crate) fn signal(stage: &mut Stage) -> Result<()> {
     drop(release);
     stage.reap("own child", pid)?;
     for own in [pid, sys::pid()] {
-        stage.never("inside the tree", EventKind::Signal, &format!("\"tgid\":{own},"));
+        stage.never("inside the tree", EventKind::Signal, &format!("\"target\":{{\"tgid\":{own},"));
     }
     // SAFETY: an ignored signal to this process.
     unsafe {

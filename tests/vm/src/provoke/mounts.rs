@@ -99,8 +99,9 @@ pub(crate) fn mounts(stage: &mut Stage) -> Result<()> {
     mount(stage, "third tmpfs", Some("3"), &third, Some("tmpfs"), 0)?;
     let deep = stage.make("m/second/third/file")?;
     stage.reads("three mounts deep", bytes(&deep), bytes(&deep))?;
-    let up = [bytes(&third), b"/../../second/third/file"].concat();
-    stage.reads("up across mounts", up, bytes(&deep))?;
+    let again = stage.make("m/second/third/again")?;
+    let up = [bytes(&third), b"/../../second/third/again"].concat();
+    stage.reads("up across mounts", up, bytes(&again))?;
 
     let source = stage.path("real");
     mount(stage, "bind", source.to_str(), &bind, None, libc::MS_BIND)?;
@@ -171,7 +172,18 @@ pub(crate) fn mounts(stage: &mut Stage) -> Result<()> {
         // MOVE_MOUNT_F_EMPTY_PATH
         4
     )?;
-    changed(stage, "move_mount of a detached tree", "move_mount", MountOp::Move, bytes(&m), None, None, 0)
+    // The hook is not told the flags of the call.
+    let moved = |flags| Action::Mount {
+        operation: MountOp::Move,
+        target: kernel_path(bytes(&m)),
+        source: Text::default(),
+        filesystem: Text::default(),
+        flags,
+    };
+    stage
+        .claim("move_mount of a detached tree", "move_mount", moved(0))
+        .or(moved(4))
+        .result(0)
         .given(bytes(&m));
     Ok(())
 }
