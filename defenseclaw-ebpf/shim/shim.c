@@ -25,6 +25,8 @@ struct qstr { u32 len; const u8 *name; } AI;
 struct hlist_bl_node { struct hlist_bl_node **pprev; } AI;
 struct dentry { struct hlist_bl_node d_hash; struct dentry *d_parent; struct qstr d_name; struct inode *d_inode; } AI;
 struct vfsmount { struct dentry *mnt_root; } AI;
+struct ns_common { u32 inum; } AI;
+struct mnt_namespace { struct ns_common ns; } AI;
 struct mount { struct mount *mnt_parent; struct dentry *mnt_mountpoint; struct vfsmount mnt; void *mnt_ns; } AI;
 struct path { struct vfsmount *mnt; struct dentry *dentry; } AI;
 struct file { struct path f_path; struct inode *f_inode; u32 f_flags; u32 f_mode; void *private_data; } AI;
@@ -35,10 +37,11 @@ struct fs_struct { struct path pwd; } AI;
 struct mm_struct { unsigned long arg_start, arg_end, env_start, env_end; struct file *exe_file; } AI;
 struct signal_struct { struct dc_counter live; int group_exit_code; u32 flags; } AI;
 struct nsproxy {
-	void *uts_ns, *ipc_ns, *mnt_ns, *pid_ns_for_children, *net_ns, *time_ns, *cgroup_ns;
+	void *uts_ns, *ipc_ns, *mnt_ns, *pid_ns_for_children, *net_ns, *time_ns, *time_ns_for_children, *cgroup_ns;
 } AI;
 struct cred { struct dc_id uid, gid, suid, sgid, euid, egid; } AI;
 struct thread_info { u32 status; } AI;
+struct pid { u32 level; } AI;
 struct task_struct {
 	struct thread_info thread_info;
 	int pid, tgid, exit_code;
@@ -51,6 +54,7 @@ struct task_struct {
 	struct signal_struct *signal;
 	struct nsproxy *nsproxy;
 	const struct cred *cred;
+	struct pid *thread_pid;
 } AI;
 struct linux_binprm { const char *filename, *interp; } AI;
 
@@ -99,6 +103,7 @@ GET(void *, vfsmount, root, mnt_root)
 GET(void *, mount, parent, mnt_parent)
 GET(void *, mount, mountpoint, mnt_mountpoint)
 GET(void *, mount, ns, mnt_ns)
+GET(u32, mnt_namespace, inum, ns.inum)
 ADDRESS(mount, vfsmount, mnt)
 /* container_of(mnt, struct mount, mnt) */
 INLINE void *shim_vfsmount_mount(void *mnt)
@@ -137,6 +142,7 @@ GET(void *, nsproxy, mnt, mnt_ns)
 GET(void *, nsproxy, pid, pid_ns_for_children)
 GET(void *, nsproxy, net, net_ns)
 GET(void *, nsproxy, time, time_ns)
+GET(void *, nsproxy, time_children, time_ns_for_children)
 GET(void *, nsproxy, cgroup, cgroup_ns)
 GET(u32, cred, uid, uid.val)
 GET(u32, cred, gid, gid.val)
@@ -156,6 +162,8 @@ GET(void *, task_struct, files, files)
 GET(void *, task_struct, signal, signal)
 GET(void *, task_struct, nsproxy, nsproxy)
 GET(void *, task_struct, cred, cred)
+GET(void *, task_struct, thread_pid, thread_pid)
+GET(u32, pid, level, level)
 GET(u32, task_struct, thread_status, thread_info.status)
 EXISTS(task_struct, thread_status, thread_info.status)
 LOAD(u32, task_struct, tgid, tgid)

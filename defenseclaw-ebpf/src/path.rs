@@ -21,6 +21,8 @@ const STEPS: u32 = 2048 + 64;
 /// `MAX_ERRNO` below the top of the address space: kernel pointers from here on are error numbers.
 const ERROR_POINTERS: u64 = -4095i64 as u64;
 const END: u32 = STRING_MAX as u32;
+/// `MNT_NS_ANON_INO`: number of all mount namespaces without a name, since Linux 6.18; before, it is 0.
+const ANONYMOUS: u32 = 0xefff_fff7;
 
 /// Where in the buffer the path stands.
 pub struct Found {
@@ -48,8 +50,16 @@ pub fn tail(buffer: *mut Buffer, start: u32) -> *const u8 {
 /// Writes the path to the end of `buffer`.
 #[inline(always)]
 pub fn resolve(buffer: *mut Buffer, dentry: Ptr, mnt: Ptr) -> Found {
+    if dentry.is_null() {
+        // No file to ask: nothing is better than the `/` that the walk would end with.
+        return Found { start: END, len: 0, flags: flags::UNRESOLVED };
+    }
     let mut walk = Walk { buffer, dentry, mnt, start: END, flags: 0, done: 0 };
-    if shim_dentry_hashed(dentry).is_null() && shim_dentry_parent(dentry) != dentry {
+    // An entry without an inode is a name that is about to be made. Some file systems do not hash those.
+    if shim_dentry_hashed(dentry).is_null()
+        && shim_dentry_parent(dentry) != dentry
+        && !shim_dentry_inode(dentry).is_null()
+    {
         walk.flags |= flags::DELETED;
     }
     // SAFETY: `step` has the signature the helper calls, and `walk` outlives the call.
@@ -77,10 +87,16 @@ unsafe extern "C" fn step(_index: u64, context: *mut c_void) -> i64 {
         let above = shim_mount_parent(mount);
         if above.is_null() || above == mount {
             walk.done = 1;
-            // The end, if a namespace holds this mount; otherwise it is detached (null) or the kernel's own (an error
-            // pointer), and the path says less than it seems to.
-            let namespace = shim_mount_ns(mount) as u64;
-            if namespace == 0 || namespace >= ERROR_POINTERS {
+            // The end, if a namespace holds this mount. Otherwise the path says less than it seems to: the mount is
+            // detached (null), the kernel's own (an error pointer), or was made by open_tree or fsmount and never
+            // attached (a namespace without a name).
+            let namespace = shim_mount_ns(mount);
+            if namespace.is_null() || namespace as u64 >= ERROR_POINTERS {
+                walk.flags |= flags::UNRESOLVED;
+                return 1;
+            }
+            let number = shim_mnt_namespace_inum(namespace);
+            if number == 0 || number == ANONYMOUS {
                 walk.flags |= flags::UNRESOLVED;
             }
             return 1;

@@ -54,6 +54,7 @@ accessors! {
     shim_mm_struct_env_end -> u64;
     shim_mm_struct_env_start -> u64;
     shim_mm_struct_exe_file -> Ptr;
+    shim_mnt_namespace_inum -> u32;
     shim_mount_mountpoint -> Ptr;
     shim_mount_ns -> Ptr;
     shim_mount_parent -> Ptr;
@@ -66,9 +67,11 @@ accessors! {
     shim_nsproxy_net -> Ptr;
     shim_nsproxy_pid -> Ptr;
     shim_nsproxy_time -> Ptr;
+    shim_nsproxy_time_children -> Ptr;
     shim_nsproxy_uts -> Ptr;
     shim_path_dentry -> Ptr;
     shim_path_mnt -> Ptr;
+    shim_pid_level -> u32;
     shim_pt_regs_arg0_direct -> u64;
     shim_pt_regs_arg1_direct -> u64;
     shim_pt_regs_arg2_direct -> u64;
@@ -96,6 +99,7 @@ accessors! {
     shim_task_struct_start_boottime -> u64;
     shim_task_struct_tgid -> u32;
     shim_task_struct_tgid_direct -> u32;
+    shim_task_struct_thread_pid -> Ptr;
     shim_task_struct_thread_status -> u32;
     shim_task_struct_thread_status_exists -> bool;
     shim_unix_address_len -> i32;

@@ -8,6 +8,7 @@ mod hooks;
 mod level;
 mod load;
 mod proc;
+mod refusal;
 mod ring;
 
 use std::{fmt, io, os::fd::BorrowedFd, path::Path};
@@ -63,7 +64,10 @@ impl SensorError {
     pub fn hint(&self) -> Option<&'static str> {
         match self {
             Self::Privileges(_) => {
-                Some("run as root, or with CAP_BPF, CAP_PERFMON, CAP_SYS_ADMIN and CAP_SYS_RESOURCE")
+                Some(
+                    "run as root, or with CAP_BPF, CAP_PERFMON, CAP_SYS_ADMIN and CAP_SYS_RESOURCE; if that is so, the \
+                     host or container forbids it: look at its seccomp profile and at /sys/kernel/security/lockdown",
+                )
             }
             Self::Btf(_) => Some(
                 "boot a kernel built with CONFIG_DEBUG_INFO_BTF (Debian, Ubuntu, Fedora and Arch kernels are)",
@@ -161,7 +165,7 @@ impl Sensor {
     /// Reads name server answers of the sockets in a cgroup. What could not be attached is in [`Sensor::protection`].
     pub fn watch_cgroup(&mut self, directory: &Path, id: u64, session: SessionId) {
         let state = self.attach_dns(directory, id, session);
-        let capability = load::capability(hooks::DNS, state.err());
+        let capability = refusal::capability(hooks::DNS, state.err());
         self.protection.capabilities.push(capability);
     }
 
@@ -172,17 +176,17 @@ impl Sensor {
         cgroups.insert(id, LabelPod::of(session), 0).map_err(|e| text(&e))?;
         let program = self.object.program_mut("dns_answer").ok_or("the object has no program dns_answer")?;
         let program: &mut aya::programs::CgroupSkb = program.try_into().map_err(|e| text(&e))?;
-        program.load().map_err(|e| load::reason(&e))?;
+        program.load().map_err(|e| refusal::reason(&e))?;
         let directory = std::fs::File::open(directory).map_err(|e| text(&e))?;
         program
             .attach(directory, CgroupSkbAttachType::Ingress, CgroupAttachMode::AllowMultiple)
-            .map_err(|e| load::reason(&e))?;
+            .map_err(|e| refusal::reason(&e))?;
         Ok(())
     }
 
     /// States that name server answers are not read, and why.
     pub fn without_cgroup(&mut self, reason: &str) {
-        self.protection.capabilities.push(load::capability(hooks::DNS, Some(reason.to_owned())));
+        self.protection.capabilities.push(refusal::capability(hooks::DNS, Some(reason.to_owned())));
     }
 
     /// Moves at most `max` records out of the rings. Process events come first.

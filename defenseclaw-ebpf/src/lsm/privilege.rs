@@ -153,7 +153,10 @@ pub fn namespaces_that_differ(one: Ptr, other: Ptr) -> u64 {
     if shim_nsproxy_net(one) != shim_nsproxy_net(other) {
         bits |= 0x4000_0000;
     }
-    if shim_nsproxy_time(one) != shim_nsproxy_time(other) {
+    // unshare changes the second, the fork after it the first.
+    if shim_nsproxy_time(one) != shim_nsproxy_time(other)
+        || shim_nsproxy_time_children(one) != shim_nsproxy_time_children(other)
+    {
         bits |= 0x80;
     }
     if shim_nsproxy_cgroup(one) != shim_nsproxy_cgroup(other) {
