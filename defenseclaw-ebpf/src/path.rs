@@ -21,8 +21,6 @@ const STEPS: u32 = 2048 + 64;
 /// `MAX_ERRNO` below the top of the address space: kernel pointers from here on are error numbers.
 const ERROR_POINTERS: u64 = -4095i64 as u64;
 const END: u32 = STRING_MAX as u32;
-/// `MNT_NS_ANON_INO`: number of all mount namespaces without a name, since Linux 6.18; before, it is 0.
-const ANONYMOUS: u32 = 0xefff_fff7;
 
 /// Where in the buffer the path stands.
 pub struct Found {
@@ -76,6 +74,18 @@ pub fn resolve(buffer: *mut Buffer, dentry: Ptr, mnt: Ptr) -> Found {
     Found { start: walk.start, len: END - walk.start, flags: walk.flags }
 }
 
+/// Whether a mount namespace holds a tree that has no place yet, or no more: from fsmount or open_tree.
+#[inline(always)]
+fn is_anonymous(namespace: Ptr) -> bool {
+    if shim_mnt_namespace_seq_exists(namespace) {
+        shim_mnt_namespace_seq(namespace) == 0
+    } else if shim_mnt_namespace_id_exists(namespace) {
+        shim_mnt_namespace_id(namespace) == 0
+    } else {
+        false
+    }
+}
+
 /// One name or one mount. Returns 1 to stop.
 unsafe extern "C" fn step(_index: u64, context: *mut c_void) -> i64 {
     // SAFETY: the helper passes the `Walk` that `resolve` gave it.
@@ -87,16 +97,10 @@ unsafe extern "C" fn step(_index: u64, context: *mut c_void) -> i64 {
         let above = shim_mount_parent(mount);
         if above.is_null() || above == mount {
             walk.done = 1;
-            // The end, if a namespace holds this mount. Otherwise the path says less than it seems to: the mount is
-            // detached (null), the kernel's own (an error pointer), or was made by open_tree or fsmount and never
-            // attached (a namespace without a name).
+            // The end, if a task's namespace holds this mount; otherwise it is detached (null), the kernel's own (an
+            // error pointer) or of an anonymous namespace, and the path says less than it seems to.
             let namespace = shim_mount_ns(mount);
-            if namespace.is_null() || namespace as u64 >= ERROR_POINTERS {
-                walk.flags |= flags::UNRESOLVED;
-                return 1;
-            }
-            let number = shim_mnt_namespace_inum(namespace);
-            if number == 0 || number == ANONYMOUS {
+            if namespace.is_null() || namespace as u64 >= ERROR_POINTERS || is_anonymous(namespace) {
                 walk.flags |= flags::UNRESOLVED;
             }
             return 1;

@@ -1,7 +1,7 @@
 //! `cargo xtask`: every task of this workspace that is more than a plain cargo command.
 //!
 //! This file lists the subcommands and turns errors into an exit code; the work is in one module per subcommand.
-#![expect(clippy::print_stderr, reason = "a task runner talks to a person")]
+#![expect(clippy::print_stdout, clippy::print_stderr, reason = "a task runner talks to a person")]
 #![expect(clippy::disallowed_methods, reason = "a task runner starts processes")]
 
 mod bpf_toolchain;
@@ -10,6 +10,8 @@ mod process;
 mod progress;
 mod run;
 mod setup;
+mod suites;
+mod tidy;
 mod vm;
 mod workspace;
 
@@ -35,17 +37,23 @@ enum Task {
     Run(run::Arguments),
     /// Run a command in a virtual machine
     Vm(vm::Arguments),
+    /// Run the test suites
+    Test(suites::Arguments),
+    /// Check the rules of the source tree
+    Tidy,
 }
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    match perform(arguments.task) {
-        Ok(code) => code,
-        Err(error) => {
-            eprintln!("error: {error:#}");
-            ExitCode::from(2)
-        }
-    }
+    // Codes of the watched command or of the guest pass through; our own failure keeps out of their way.
+    let failure = match arguments.task {
+        Task::Run(_) | Task::Vm(_) => 125,
+        Task::Setup(_) | Task::BuildEbpf(_) | Task::Test(_) | Task::Tidy => 2,
+    };
+    perform(arguments.task).unwrap_or_else(|error| {
+        eprintln!("error: {error:#}");
+        ExitCode::from(failure)
+    })
 }
 
 fn perform(task: Task) -> Result<ExitCode> {
@@ -54,5 +62,7 @@ fn perform(task: Task) -> Result<ExitCode> {
         Task::BuildEbpf(arguments) => build_ebpf::perform(arguments),
         Task::Run(arguments) => run::perform(&arguments),
         Task::Vm(arguments) => vm::perform(&arguments),
+        Task::Test(arguments) => Ok(suites::perform(&arguments)),
+        Task::Tidy => tidy::perform(),
     }
 }

@@ -315,8 +315,7 @@ fn arguments(bytes: &[u8]) -> Vec<Text> {
     if bytes.is_empty() {
         return Vec::new();
     }
-    let bytes = bytes.strip_suffix(&[0]).unwrap_or(bytes);
-    bytes.split(|byte| *byte == 0).map(Text::from).collect()
+    bytes.strip_suffix(&[0]).unwrap_or(bytes).split(|byte| *byte == 0).map(Text::from).collect()
 }
 
 fn session_variable(variable: &[u8]) -> Option<(Text, Text)> {

@@ -153,9 +153,9 @@ pub fn namespaces_that_differ(one: Ptr, other: Ptr) -> u64 {
     if shim_nsproxy_net(one) != shim_nsproxy_net(other) {
         bits |= 0x4000_0000;
     }
-    // unshare changes the second, the fork after it the first.
+    // unshare changes the one for children only, as it does for pid namespaces.
     if shim_nsproxy_time(one) != shim_nsproxy_time(other)
-        || shim_nsproxy_time_children(one) != shim_nsproxy_time_children(other)
+        || shim_nsproxy_time_for_children(one) != shim_nsproxy_time_for_children(other)
     {
         bits |= 0x80;
     }

@@ -1,8 +1,12 @@
 //! Sockets, at system call exit, successful or not. Addresses are read again from the process's memory, except the name
 //! of a connected unix socket, which the kernel knows.
 
+use core::ffi::c_void;
+
 use aya_ebpf::{
-    helpers::generated::bpf_probe_read_user, macros::btf_tracepoint, programs::BtfTracePointContext,
+    helpers::generated::{bpf_loop, bpf_probe_read_user},
+    macros::btf_tracepoint,
+    programs::BtfTracePointContext,
 };
 use defenseclaw_ebpf::{Kind, flags};
 
@@ -164,21 +168,41 @@ pub fn sys_sendmsg(ctx: BtfTracePointContext) -> i32 {
 
 /// `sizeof(struct mmsghdr)`.
 const MMSGHDR: u64 = 64;
+/// `offsetof(struct mmsghdr, msg_len)`: how much of it was sent.
+const MSG_LEN: u64 = 56;
 /// Messages of one sendmmsg that are looked at; the rest of a longer burst is a stated blind spot.
-const MESSAGES: i64 = 8;
+const MESSAGES: u32 = 8;
+
+struct Burst<'a> {
+    actor: &'a Actor,
+    call: &'a Call,
+}
+
+/// One message of sendmmsg. Returns 1 to stop.
+unsafe extern "C" fn sent(index: u64, context: *mut c_void) -> i64 {
+    // SAFETY: the helper passes the `Burst` that `sys_sendmmsg` gave it.
+    let burst = unsafe { &*context.cast::<Burst<'_>>() };
+    let call = burst.call;
+    if index as i64 >= call.result {
+        return 1;
+    }
+    let at = call.args[1] + index * MMSGHDR;
+    let message = message(at);
+    let mut bytes = 0u32;
+    // SAFETY: the size is that of the destination; the helper checks the source.
+    unsafe { bpf_probe_read_user((&raw mut bytes).cast(), 4, (at + MSG_LEN) as *const _) };
+    let len = u64::from(message.name_len);
+    endpoint(Kind::NetSend, burst.actor, call, message.name, len, u64::from(bytes));
+    0
+}
 
 #[btf_tracepoint(function = "sys_exit")]
 pub fn sys_sendmmsg(ctx: BtfTracePointContext) -> i32 {
     let Some(actor) = scope::current() else { return 0 };
     let call = call(&ctx);
-    let mut index = 0;
-    while index < MESSAGES {
-        if index >= call.result {
-            break;
-        }
-        let message = message(call.args[1] + index as u64 * MMSGHDR);
-        endpoint(Kind::NetSend, &actor, &call, message.name, u64::from(message.name_len), 0);
-        index += 1;
-    }
+    let mut burst = Burst { actor: &actor, call: &call };
+    // A loop the verifier looks at once: unrolled, it would be the largest program by far.
+    // SAFETY: `sent` has the signature the helper calls, and `burst` outlives the call.
+    unsafe { bpf_loop(MESSAGES, sent as *mut c_void, (&raw mut burst).cast(), 0) };
     0
 }
