@@ -41,6 +41,7 @@ struct nsproxy {
 } AI;
 struct cred { struct dc_id uid, gid, suid, sgid, euid, egid; void *user_ns; } AI;
 struct thread_info { u32 status; } AI;
+struct pid { u32 level; } AI;
 struct task_struct {
 	struct thread_info thread_info;
 	int pid, tgid, exit_code;
@@ -53,6 +54,7 @@ struct task_struct {
 	struct signal_struct *signal;
 	struct nsproxy *nsproxy;
 	const struct cred *cred;
+	struct pid *thread_pid;
 } AI;
 struct linux_binprm { const char *filename, *interp; } AI;
 
@@ -165,6 +167,8 @@ GET(void *, task_struct, files, files)
 GET(void *, task_struct, signal, signal)
 GET(void *, task_struct, nsproxy, nsproxy)
 GET(void *, task_struct, cred, cred)
+GET(void *, task_struct, thread_pid, thread_pid)
+GET(u32, pid, level, level)
 GET(u32, task_struct, thread_status, thread_info.status)
 EXISTS(task_struct, thread_status, thread_info.status)
 LOAD(u32, task_struct, tgid, tgid)

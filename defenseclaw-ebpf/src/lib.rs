@@ -26,6 +26,9 @@ pub const RECORD_MAX: usize = 20 * 1024;
 ///
 /// `a0..a5` are [`Body::args`], `s0..s5` the strings. `dev` is the kernel's `dev_t` (20 bit minor), `pair(x, y)` is
 /// `x << 32 | y`.
+///
+/// Where a path is the text the process passed ([`flags::AS_GIVEN`]), another string is the directory it starts from,
+/// empty if the text is absolute: for s0 it is s2 ([`Kind::Mount`]: s3), for s1 it is s3.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(u16)]
 pub enum Kind {

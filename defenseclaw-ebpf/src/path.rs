@@ -48,8 +48,16 @@ pub fn tail(buffer: *mut Buffer, start: u32) -> *const u8 {
 /// Writes the path to the end of `buffer`.
 #[inline(always)]
 pub fn resolve(buffer: *mut Buffer, dentry: Ptr, mnt: Ptr) -> Found {
+    if dentry.is_null() {
+        // No file to ask: nothing is better than the `/` that the walk would end with.
+        return Found { start: END, len: 0, flags: flags::UNRESOLVED };
+    }
     let mut walk = Walk { buffer, dentry, mnt, start: END, flags: 0, done: 0 };
-    if shim_dentry_hashed(dentry).is_null() && shim_dentry_parent(dentry) != dentry {
+    // An entry without an inode is a name that is about to be made. Some file systems do not hash those.
+    if shim_dentry_hashed(dentry).is_null()
+        && shim_dentry_parent(dentry) != dentry
+        && !shim_dentry_inode(dentry).is_null()
+    {
         walk.flags |= flags::DELETED;
     }
     // SAFETY: `step` has the signature the helper calls, and `walk` outlives the call.

@@ -75,6 +75,7 @@ accessors! {
     shim_nsproxy_uts -> Ptr;
     shim_path_dentry -> Ptr;
     shim_path_mnt -> Ptr;
+    shim_pid_level -> u32;
     shim_pt_regs_arg0_direct -> u64;
     shim_pt_regs_arg1_direct -> u64;
     shim_pt_regs_arg2_direct -> u64;
@@ -102,6 +103,7 @@ accessors! {
     shim_task_struct_start_boottime -> u64;
     shim_task_struct_tgid -> u32;
     shim_task_struct_tgid_direct -> u32;
+    shim_task_struct_thread_pid -> Ptr;
     shim_task_struct_thread_status -> u32;
     shim_task_struct_thread_status_exists -> bool;
     shim_unix_address_len -> i32;

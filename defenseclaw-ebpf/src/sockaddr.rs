@@ -4,7 +4,6 @@ use defenseclaw_ebpf::flags;
 
 use crate::{emit::Record, shim::*};
 
-pub const AF_UNSPEC: u16 = 0;
 pub const AF_UNIX: u16 = 1;
 pub const AF_INET: u16 = 2;
 pub const AF_INET6: u16 = 10;
@@ -26,14 +25,14 @@ impl Address {
     /// Bytes to read for any address we know: `sizeof(struct sockaddr_in6)`.
     pub const SIZE: u32 = 28;
 
-    /// Address and port into a record.
+    /// Address and port into a record, of the families that have them.
     #[inline(always)]
     pub fn put(&self, record: &mut Record) {
-        record.arg::<1>(u64::from(u16::from_be(self.port_be)));
+        let port = u64::from(u16::from_be(self.port_be));
         if self.family == AF_INET {
-            record.arg::<2>(u64::from(self.word));
+            record.arg::<1>(port).arg::<2>(u64::from(self.word));
         } else if self.family == AF_INET6 {
-            record.arg::<2>(self.v6[0]).arg::<3>(self.v6[1]).arg::<4>(u64::from(self.scope));
+            record.arg::<1>(port).arg::<2>(self.v6[0]).arg::<3>(self.v6[1]).arg::<4>(u64::from(self.scope));
         }
     }
 }

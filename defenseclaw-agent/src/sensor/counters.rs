@@ -46,9 +46,7 @@ pub(super) struct Counting {
 
 impl Counting {
     pub(super) fn open(object: &mut Ebpf) -> Result<Self, SensorError> {
-        let map = object
-            .take_map("COUNTERS")
-            .ok_or_else(|| SensorError::Object("it has no map COUNTERS".to_owned()))?;
+        let map = object.take_map("COUNTERS").ok_or_else(|| super::refusal::no_map("COUNTERS"))?;
         Ok(Self {
             map: PerCpuArray::try_from(map).map_err(super::map_error("open the counters"))?,
             reported: Box::new([[0; Count::ALL.len()]; KINDS]),

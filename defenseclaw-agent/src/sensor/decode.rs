@@ -1,5 +1,5 @@
 //! From ring bytes to the model. Total: whatever the bytes are, it answers with an event or an error, and allocates no
-//! more than the record is long.
+//! more than a small multiple of the record's length (an empty argument is one byte there and a `Text` here).
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -124,9 +124,14 @@ impl Record<'_> {
         }
     }
 
-    /// A path, which if the process gave it may be relative to string `base`.
+    /// A path, which if the process gave it may be relative to string `base`. One that could not be read stays empty:
+    /// with its base it would name the directory instead.
     fn path_from(&self, index: usize, base: usize) -> KernelPath {
-        let mut path = self.path(index);
+        let path = self.path(index);
+        if path.unresolved { path } else { self.joined(path, base) }
+    }
+
+    fn joined(&self, mut path: KernelPath, base: usize) -> KernelPath {
         if path.as_given && !path.text.0.starts_with(b"/") && !self.string(base).is_empty() {
             let mut text = self.string(base).to_vec();
             if !path.text.is_empty() {
@@ -331,6 +336,15 @@ fn unix_name(record: &Record<'_>) -> UnixName {
     match record.string(0) {
         [] => UnixName::Unnamed,
         [0, name @ ..] => UnixName::Abstract(name.into()),
-        _ => UnixName::Path(record.path(0)),
+        bytes => {
+            // As the process passed it: up to its NUL, if it has one.
+            let end = bytes.iter().position(|byte| *byte == 0).unwrap_or(bytes.len());
+            let mut path = record.path(0);
+            path.text.0.truncate(end);
+            UnixName::Path(if path.unresolved { path } else { record.joined(path, 2) })
+        }
     }
 }
+
+#[cfg(test)]
+mod tests;

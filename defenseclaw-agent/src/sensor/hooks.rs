@@ -129,7 +129,8 @@ pub(super) const SYSCALLS: &[(&str, &[(&str, i64)])] = &[
     ("sys_ptrace", &[("ptrace", libc::SYS_ptrace)]),
     ("sys_process_vm_readv", &[("process_vm_readv", libc::SYS_process_vm_readv)]),
     ("sys_process_vm_writev", &[("process_vm_writev", libc::SYS_process_vm_writev)]),
-    ("sys_kill", &[("kill", libc::SYS_kill), ("tkill", libc::SYS_tkill), ("rt_sigqueueinfo", libc::SYS_rt_sigqueueinfo)]),
+    ("sys_kill", &[("kill", libc::SYS_kill), ("rt_sigqueueinfo", libc::SYS_rt_sigqueueinfo)]),
+    ("sys_tkill", &[("tkill", libc::SYS_tkill)]),
     ("sys_tgkill", &[("tgkill", libc::SYS_tgkill), ("rt_tgsigqueueinfo", libc::SYS_rt_tgsigqueueinfo)]),
     ("sys_mount", &[("mount", libc::SYS_mount)]),
     ("sys_umount2", &[("umount2", libc::SYS_umount2)]),
@@ -152,6 +153,18 @@ pub(super) const BLIND_EVERYWHERE: &[(&str, &str)] = &[
         "blind/open_files",
         "reads and writes through a file that was open before, or was passed in, are not recorded",
     ),
+    ("blind/memory_files", "memfd_create is not recorded; a program started from its file is"),
+    ("blind/mprotect", "code that mprotect makes executable is not recorded; code mapped with mmap is"),
+    ("blind/file_attributes", "changes of times, extended attributes and ACLs of files are not recorded"),
+    ("blind/accept", "connections that are accepted are not recorded; the bind of the socket is"),
+    (
+        "blind/detached_mounts",
+        "mounts are recorded when they are attached; fsopen, open_tree and mount_setattr are not",
+    ),
+    (
+        "blind/capabilities",
+        "capset and setgroups are not recorded; a program start shows the effective ids it got",
+    ),
 ];
 
 /// Likewise, at level `lsm`.
@@ -162,19 +175,25 @@ pub(super) const BLIND_LSM: &[(&str, &str)] = &[
     ),
     ("blind/references", "opens with O_PATH are not recorded"),
     ("blind/mknod_regular", "mknod of a regular file is not recorded"),
+    ("blind/setns_user", "setns into a user namespace alone is not recorded; into any other it is"),
 ];
 
 /// Likewise, at level `tracepoint`.
 pub(super) const BLIND_TRACEPOINT: &[(&str, &str)] = &[
     ("blind/io_uring", "operations through io_uring are not recorded; only its set-up is"),
-    ("blind/compat_syscalls", "system calls of 32-bit programs are counted, not recorded"),
+    ("blind/compat_syscalls", "system calls of 32-bit and x32 programs are counted, not recorded"),
     (
         "blind/user_memory",
         "paths of calls that open no file are the text the process passed, read when the call returned",
     ),
+    ("blind/failed_file_calls", "file operations that failed are not recorded"),
     ("blind/exec_open", "the opens that execve itself does are not recorded; the program start is"),
     ("blind/module_request", "modules that the kernel loads on demand are not recorded"),
-    ("blind/pidfd_signal", "signals through pidfd_send_signal are not recorded"),
+    ("blind/pidfd", "pidfd_send_signal and pidfd_getfd are not recorded"),
+    (
+        "blind/pid_namespaces",
+        "targets of signals and ptrace from inside another pid namespace are not known, nor those of tkill",
+    ),
     ("blind/sendmmsg_tail", "of one sendmmsg the first 8 messages are recorded"),
     ("blind/userns_clone", "a user namespace made by clone is not recorded; one made by unshare is"),
 ];

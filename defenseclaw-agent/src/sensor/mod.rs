@@ -8,6 +8,7 @@ mod hooks;
 mod level;
 mod load;
 mod proc;
+mod refusal;
 mod ring;
 
 use std::{fmt, io, os::fd::BorrowedFd, path::Path};
@@ -63,7 +64,9 @@ impl SensorError {
     pub fn hint(&self) -> Option<&'static str> {
         match self {
             Self::Privileges(_) => Some(
-                "run with sudo; without privileges the commands that read an audit work: sessions, events, tree, report, audit verify",
+                "run with sudo; as root, the host or container forbids it: look at its seccomp profile and at \
+                 /sys/kernel/security/lockdown. Without privileges the commands that read an audit work: sessions, \
+                 events, tree, report, audit verify",
             ),
             Self::Btf(_) => Some(
                 "boot a kernel built with CONFIG_DEBUG_INFO_BTF (Debian, Ubuntu, Fedora and Arch kernels are)",
@@ -161,7 +164,7 @@ impl Sensor {
     /// Reads name server answers of the sockets in a cgroup. What could not be attached is in [`Sensor::protection`].
     pub fn watch_cgroup(&mut self, directory: &Path, id: u64, session: SessionId) {
         let state = self.attach_dns(directory, id, session);
-        let capability = load::capability(hooks::DNS, state.err());
+        let capability = refusal::capability(hooks::DNS, state.err());
         self.protection.capabilities.push(capability);
     }
 
@@ -172,18 +175,18 @@ impl Sensor {
         cgroups.insert(id, LabelPod::of(session), 0).map_err(|e| text(&e))?;
         let program = self.object.program_mut("dns_answer").ok_or("the object has no program dns_answer")?;
         let program: &mut aya::programs::CgroupSkb = program.try_into().map_err(|e| text(&e))?;
-        program.load().map_err(|e| load::reason(&e))?;
+        program.load().map_err(|e| refusal::reason(&e))?;
         let directory = std::fs::File::open(directory).map_err(|e| text(&e))?;
         program
             // A link never displaces another program, and takes no flags that would say so.
             .attach(directory, CgroupSkbAttachType::Ingress, CgroupAttachMode::Single)
-            .map_err(|e| load::reason(&e))?;
+            .map_err(|e| refusal::reason(&e))?;
         Ok(())
     }
 
     /// States that name server answers are not read, and why.
     pub fn without_cgroup(&mut self, reason: &str) {
-        self.protection.capabilities.push(load::capability(hooks::DNS, Some(reason.to_owned())));
+        self.protection.capabilities.push(refusal::capability(hooks::DNS, Some(reason.to_owned())));
     }
 
     /// Moves at most `max` records out of the rings. Process events come first.

@@ -18,8 +18,7 @@ pub(super) struct Rings {
 impl Rings {
     pub(super) fn open(object: &mut Ebpf) -> Result<Self, SensorError> {
         let mut open = |name: &'static str| {
-            let map =
-                object.take_map(name).ok_or_else(|| SensorError::Object(format!("it has no map {name}")))?;
+            let map = object.take_map(name).ok_or_else(|| super::refusal::no_map(name))?;
             RingBuf::try_from(map).map_err(super::map_error("open a ring"))
         };
         Ok(Self { priority: open("PRIORITY")?, bulk: open("BULK")? })

@@ -17,9 +17,13 @@ fn kernel_address(from: Ptr, len: i32) -> Option<Address> {
     if from.is_null() || len < 2 {
         return None;
     }
-    // The kernel's copy is a full sockaddr_storage, so reading past `len` stays inside it.
-    // SAFETY: the helper checks the source and the size is that of the destination.
-    let failed = unsafe { bpf_probe_read_kernel((&raw mut address).cast(), Address::SIZE, from) };
+    let mut size = len as u32;
+    if size > Address::SIZE {
+        size = Address::SIZE;
+    }
+    // Behind `len` the kernel's copy holds whatever was on its stack.
+    // SAFETY: the size is at most that of the destination; the helper checks the source.
+    let failed = unsafe { bpf_probe_read_kernel((&raw mut address).cast(), size & 31, from) };
     if failed == 0 { Some(address) } else { None }
 }
 

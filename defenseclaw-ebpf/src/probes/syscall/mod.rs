@@ -3,7 +3,7 @@
 //! One program runs at every system call exit, asks whether the task is enrolled, and jumps to the program of that
 //! call. The loader fills the jump table with this machine's call numbers. Where a call leaves an open file behind, the
 //! kernel's file is recorded; other paths are the text the process passed, read again at exit, and are flagged so.
-//! Calls of 32-bit programs have other numbers: they are counted, not read.
+//! Calls of 32-bit programs, x32 ones too, have other numbers: they are counted, not read.
 
 mod file;
 mod net;
@@ -27,6 +27,8 @@ pub static SYSCALLS: ProgramArray = ProgramArray::with_max_entries(512, 0);
 
 /// `TS_COMPAT`: the call came through the 32-bit entry.
 const TS_COMPAT: u32 = 2;
+/// `__X32_SYSCALL_BIT`: the call came from an x32 program.
+const X32: u64 = 0x4000_0000;
 const AT_FDCWD: i32 = -100;
 
 #[btf_tracepoint(function = "sys_exit")]
@@ -35,15 +37,24 @@ pub fn sys_exit(ctx: BtfTracePointContext) -> i32 {
         return 0;
     }
     let task = current_task();
-    if shim_task_struct_thread_status_exists(task) && shim_task_struct_thread_status(task) & TS_COMPAT != 0 {
-        count(Kind::CompatSyscall, Count::Seen);
-        count(Kind::CompatSyscall, Count::Unreadable);
+    let number = shim_pt_regs_nr_direct(ctx.arg(0));
+    let compat =
+        shim_task_struct_thread_status_exists(task) && shim_task_struct_thread_status(task) & TS_COMPAT != 0;
+    // After rt_sigreturn the number is -1, which has that bit as well.
+    if compat || (number & X32 != 0 && number >> 32 == 0) {
+        lost(Kind::CompatSyscall);
         return 0;
     }
-    let number = shim_pt_regs_nr_direct(ctx.arg(0));
     // SAFETY: does not return if there is a program for this number.
     unsafe { SYSCALLS.tail_call(&ctx, number as u32) };
     0
+}
+
+/// Counts a call that did something we can not tell any more.
+#[inline(always)]
+fn lost(kind: Kind) {
+    count(kind, Count::Seen);
+    count(kind, Count::Unreadable);
 }
 
 #[inline(always)]

@@ -1,22 +1,32 @@
 //! Sockets, at system call exit, successful or not. Addresses are read again from the process's memory, except the name
 //! of a connected unix socket, which the kernel knows.
 
-use aya_ebpf::{
-    helpers::generated::bpf_probe_read_user, macros::btf_tracepoint, programs::BtfTracePointContext,
-};
-use defenseclaw_ebpf::Kind;
+use core::ffi::c_void;
 
-use super::{Call, call, file_of};
+use aya_ebpf::{
+    helpers::generated::{bpf_loop, bpf_probe_read_user},
+    macros::btf_tracepoint,
+    programs::BtfTracePointContext,
+};
+use defenseclaw_ebpf::{Kind, flags};
+
+use super::{AT_FDCWD, Call, base, call, file_of, lost};
 use crate::{
     emit::{Record, Ring},
     scope::{self, Actor},
     shim::*,
-    sockaddr::{AF_INET, AF_INET6, AF_UNIX, AF_UNSPEC, Address, socket_word, unix_name},
+    sockaddr::{AF_INET, AF_INET6, AF_UNIX, Address, socket_word, unix_name},
 };
 
 const S_IFMT: u16 = 0o170_000;
 const S_IFSOCK: u16 = 0o140_000;
 const SOCK_STREAM: u16 = 1;
+const SOCK_SEQPACKET: u16 = 5;
+/// `sizeof(struct sockaddr_un)` without its family.
+const UNIX_NAME_MAX: u32 = 108;
+const EBADF: i64 = -9;
+const EFAULT: i64 = -14;
+const ENOTSOCK: i64 = -88;
 
 /// The socket behind a descriptor, or null.
 #[inline(always)]
@@ -32,7 +42,7 @@ fn socket_of(fd: i32) -> Ptr {
 fn user_address(from: u64, len: u64) -> Option<Address> {
     let mut address = Address::EMPTY;
     let mut size = len as u32;
-    if from == 0 || size < 2 {
+    if size < 2 {
         return None;
     }
     if size > Address::SIZE {
@@ -46,10 +56,15 @@ fn user_address(from: u64, len: u64) -> Option<Address> {
 /// An operation of `sk` on the address at `from`.
 #[inline(always)]
 fn endpoint(kind: Kind, actor: &Actor, call: &Call, from: u64, len: u64, bytes: u64) {
-    let sk = socket_of(call.args[0] as i32);
-    let Some(address) = user_address(from, len) else { return };
-    if sk.is_null() {
+    // Without an address nothing was reached by it; with these results nothing was reached at all.
+    if from == 0 || (len as u32) < 2 || matches!(call.result, EBADF | EFAULT | ENOTSOCK) {
         return;
+    }
+    let sk = socket_of(call.args[0] as i32);
+    let Some(address) = user_address(from, len) else { return lost(kind) };
+    if sk.is_null() {
+        // Another thread has closed or replaced the descriptor since.
+        return lost(kind);
     }
     if address.family == AF_UNIX {
         if kind != Kind::NetBind {
@@ -57,8 +72,9 @@ fn endpoint(kind: Kind, actor: &Actor, call: &Call, from: u64, len: u64, bytes: 
         }
         return;
     }
+    // As at level `lsm`: a connect of whatever family, sends and binds of IP only.
     let inet = address.family == AF_INET || address.family == AF_INET6;
-    if !inet && (kind != Kind::NetConnect || address.family != AF_UNSPEC) {
+    if !inet && kind != Kind::NetConnect {
         return;
     }
     let Some(mut record) = Record::begin(kind, actor) else { return };
@@ -71,25 +87,28 @@ fn endpoint(kind: Kind, actor: &Actor, call: &Call, from: u64, len: u64, bytes: 
 #[inline(always)]
 fn unix(actor: &Actor, call: &Call, sk: Ptr, from: u64, len: u64, send: bool) {
     let Some(mut record) = Record::begin(Kind::UnixConnect, actor) else { return };
-    let stream = shim_sock_type(sk) == SOCK_STREAM;
-    record.arg::<0>(socket_word(sk, AF_UNIX)).arg::<1>(u64::from(!stream));
+    let kind = shim_sock_type(sk);
+    let datagram = kind != SOCK_STREAM && kind != SOCK_SEQPACKET;
+    record.arg::<0>(socket_word(sk, AF_UNIX)).arg::<1>(u64::from(datagram));
     let peer = shim_unix_sock_peer(sk);
     if !send && call.result == 0 && !peer.is_null() {
         unix_name(&mut record, peer);
     } else {
-        let mut size = len as u32;
-        if size > 110 {
-            size = 110;
+        // Behind `sun_family`. An abstract name starts with a NUL and is taken whole; a path ends at its NUL or, as
+        // the kernel allows, without one at the end of the address.
+        let mut size = len as u32 - 2;
+        if size > UNIX_NAME_MAX {
+            size = UNIX_NAME_MAX;
         }
-        // Behind `sun_family`; an abstract name starts with its NUL and is taken whole.
         let name = (from + 2) as *const u8;
         let mut first = 0u8;
         // SAFETY: the helper checks the source.
         unsafe { bpf_probe_read_user((&raw mut first).cast(), 1, name.cast()) };
-        if first == 0 {
-            record.user_bytes(name, u64::from(size - 2) & 0x7f);
-        } else {
-            record.user_str(name);
+        record.user_bytes(name, u64::from(size) & 0x7f);
+        if size > 0 && first != 0 {
+            record.flag_last(flags::AS_GIVEN);
+            record.none();
+            base(&mut record, AT_FDCWD, name);
         }
     }
     record.result(call.result);
@@ -152,24 +171,38 @@ const MMSGHDR: u64 = 64;
 /// `offsetof(struct mmsghdr, msg_len)`: how much of it was sent.
 const MSG_LEN: u64 = 56;
 /// Messages of one sendmmsg that are looked at; the rest of a longer burst is a stated blind spot.
-const MESSAGES: i64 = 8;
+const MESSAGES: u32 = 8;
+
+struct Burst<'a> {
+    actor: &'a Actor,
+    call: &'a Call,
+}
+
+/// One message of sendmmsg. Returns 1 to stop.
+unsafe extern "C" fn sent(index: u64, context: *mut c_void) -> i64 {
+    // SAFETY: the helper passes the `Burst` that `sys_sendmmsg` gave it.
+    let burst = unsafe { &*context.cast::<Burst<'_>>() };
+    let call = burst.call;
+    if index as i64 >= call.result {
+        return 1;
+    }
+    let at = call.args[1] + index * MMSGHDR;
+    let message = message(at);
+    let mut bytes = 0u32;
+    // SAFETY: the size is that of the destination; the helper checks the source.
+    unsafe { bpf_probe_read_user((&raw mut bytes).cast(), 4, (at + MSG_LEN) as *const _) };
+    let len = u64::from(message.name_len);
+    endpoint(Kind::NetSend, burst.actor, call, message.name, len, u64::from(bytes));
+    0
+}
 
 #[btf_tracepoint(function = "sys_exit")]
 pub fn sys_sendmmsg(ctx: BtfTracePointContext) -> i32 {
     let Some(actor) = scope::current() else { return 0 };
     let call = call(&ctx);
-    let mut index = 0;
-    while index < MESSAGES {
-        if index >= call.result {
-            break;
-        }
-        let at = call.args[1] + index as u64 * MMSGHDR;
-        let message = message(at);
-        let mut bytes = 0u32;
-        // SAFETY: the size is that of the destination; the helper checks the source.
-        unsafe { bpf_probe_read_user((&raw mut bytes).cast(), 4, (at + MSG_LEN) as *const _) };
-        endpoint(Kind::NetSend, &actor, &call, message.name, u64::from(message.name_len), u64::from(bytes));
-        index += 1;
-    }
+    let mut burst = Burst { actor: &actor, call: &call };
+    // A loop the verifier looks at once: unrolled, it would be the largest program by far.
+    // SAFETY: `sent` has the signature the helper calls, and `burst` outlives the call.
+    unsafe { bpf_loop(MESSAGES, sent as *mut c_void, (&raw mut burst).cast(), 0) };
     0
 }

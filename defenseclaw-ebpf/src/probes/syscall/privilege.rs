@@ -23,6 +23,18 @@ macro_rules! begin {
     };
 }
 
+/// Whether pids of the current task are those of the initial pid namespace.
+#[inline(always)]
+fn initial_pids() -> bool {
+    shim_pid_level(shim_task_struct_thread_pid(current_task())) == 0
+}
+
+/// A pid the task passed. In another pid namespace it names another process here: better unknown, 0.
+#[inline(always)]
+fn pid(passed: u64) -> u64 {
+    if initial_pids() { passed & 0xffff_ffff } else { 0 }
+}
+
 #[btf_tracepoint(function = "sys_exit")]
 pub fn sys_ptrace(ctx: BtfTracePointContext) -> i32 {
     let request = call(&ctx).args[0];
@@ -31,13 +43,14 @@ pub fn sys_ptrace(ctx: BtfTracePointContext) -> i32 {
     }
     begin!(ctx, Kind::Ptrace, call, record);
     if request == PTRACE_TRACEME {
+        // The kernel's own pointer: true in every pid namespace.
         let tracer = shim_task_struct_real_parent(current_task());
         record
             .arg::<0>(ptrace::TRACEME)
             .arg::<1>(u64::from(shim_task_struct_tgid(tracer)))
             .arg::<2>(scope::start_ns(tracer));
     } else {
-        record.arg::<0>(ptrace::ACCESS).arg::<1>(call.args[1] & 0xffff_ffff);
+        record.arg::<0>(ptrace::ACCESS).arg::<1>(pid(call.args[1]));
     }
     record.arg::<3>(request);
     record.submit(Ring::Bulk);
@@ -47,7 +60,7 @@ pub fn sys_ptrace(ctx: BtfTracePointContext) -> i32 {
 #[btf_tracepoint(function = "sys_exit")]
 pub fn sys_process_vm_readv(ctx: BtfTracePointContext) -> i32 {
     begin!(ctx, Kind::Ptrace, call, record);
-    record.arg::<0>(ptrace::VM_READ).arg::<1>(call.args[0] & 0xffff_ffff);
+    record.arg::<0>(ptrace::VM_READ).arg::<1>(pid(call.args[0]));
     record.submit(Ring::Bulk);
     0
 }
@@ -55,7 +68,7 @@ pub fn sys_process_vm_readv(ctx: BtfTracePointContext) -> i32 {
 #[btf_tracepoint(function = "sys_exit")]
 pub fn sys_process_vm_writev(ctx: BtfTracePointContext) -> i32 {
     begin!(ctx, Kind::Ptrace, call, record);
-    record.arg::<0>(ptrace::VM_WRITE).arg::<1>(call.args[0] & 0xffff_ffff);
+    record.arg::<0>(ptrace::VM_WRITE).arg::<1>(pid(call.args[0]));
     record.submit(Ring::Bulk);
     0
 }
@@ -64,14 +77,31 @@ pub fn sys_process_vm_writev(ctx: BtfTracePointContext) -> i32 {
 #[inline(always)]
 fn signal(ctx: BtfTracePointContext, target: i32, signal: u64) -> i32 {
     let signal = signal & 0xffff_ffff;
-    let leader = if target < 0 { -target } else { target };
+    let leader = target.unsigned_abs();
+    let known = initial_pids();
     // Signal 0 only asks; pid 0 is the caller's own group.
-    if signal == 0 || target == 0 || scope::contains(leader as u32) {
+    if signal == 0 || target == 0 || (known && scope::contains(leader)) {
         return 0;
     }
     begin!(ctx, Kind::Signal, call, record);
     let _ = call;
-    record.arg::<0>(signal).arg::<1>(if target > 0 { target as u64 } else { 0 });
+    record.arg::<0>(signal).arg::<1>(if target > 0 && known { target as u64 } else { 0 });
+    record.submit(Ring::Bulk);
+    0
+}
+
+/// tkill: a thread, whose process user space does not name. musl raises signals in its own thread with it.
+#[btf_tracepoint(function = "sys_exit")]
+pub fn sys_tkill(ctx: BtfTracePointContext) -> i32 {
+    let Some(actor) = scope::current() else { return 0 };
+    let call = call(&ctx);
+    let (thread, signal) = (call.args[0] as u32, call.args[1] & 0xffff_ffff);
+    let inside = initial_pids() && (thread == actor.tid || scope::contains(thread));
+    if signal == 0 || inside {
+        return 0;
+    }
+    let Some(mut record) = Record::begin(Kind::Signal, &actor) else { return 0 };
+    record.result(call.result).arg::<0>(signal);
     record.submit(Ring::Bulk);
     0
 }
