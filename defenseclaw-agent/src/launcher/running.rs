@@ -106,7 +106,8 @@ impl Running {
     }
 
     /// Stops this process until the shell continues it; [`Running::step`] then continues the command, if the shell has
-    /// not. Meanwhile nothing is read: what other processes of the tree do is in the rings, and counted as lost where they overflow.
+    /// not. Meanwhile nothing is read: what other processes of the tree do is in the rings, and counted as lost where
+    /// they overflow.
     pub fn stop_along(&self) {
         job::stop_along(&self.child);
     }
