@@ -8,10 +8,7 @@ use std::{fs, fs::File};
 use libc::{c_int, pid_t};
 use nix::unistd::{Pid, getpgid, getpgrp, getsid, tcgetpgrp, tcsetpgrp};
 
-use super::{
-    LaunchError,
-    process::{Change, Child, stat},
-};
+use super::process::{Child, stat};
 
 /// Whether a shell waits for us to be stopped, because the command was, by `signal`.
 ///
@@ -56,34 +53,26 @@ fn started_by_shell() -> bool {
     false
 }
 
-/// Stops this process; after it was continued, continues the command.
-pub(super) fn stop_along(command: &mut Child) -> Result<(), LaunchError> {
+/// Stops this process until it is continued. That SIGCONT stays pending, and is answered like any other: it continues
+/// the command if the shell has not.
+pub(super) fn stop_along(command: &Child) {
     let group = getpgid(Some(Pid::from_raw(command.pid))).ok();
     let terminal = terminal();
     let foreground = || terminal.as_ref().and_then(|terminal| tcgetpgrp(terminal).ok());
-    loop {
-        // An interactive shell under watch makes a process group of its own and takes the terminal.
-        let had_terminal = group.is_some() && group != Some(getpgrp()) && foreground() == group;
-        // It may have been continued since; then stopping would leave us behind.
-        if !command.is_stopped_now() {
-            return Ok(());
-        }
-        // SAFETY: takes a number. Sent to this thread, so it holds before raise returns.
-        unsafe { libc::raise(libc::SIGSTOP) };
-        if had_terminal
-            && foreground() == Some(getpgrp())
-            && let (Some(terminal), Some(group)) = (&terminal, group)
-        {
-            // The shell gave the terminal to us. If it cannot be handed on, the command is in the background, and
-            // stops again when it reads.
-            tcsetpgrp(terminal, group).ok();
-        }
-        match command.next_change()? {
-            // The shell continued it with us, and by now it is stopped again.
-            Some(Change::Stopped(signal)) if shell_waits(signal, command.pid) => {}
-            // Still the same stop: it is in another process group than the one the shell continued.
-            None if command.stopped => return command.signal(libc::SIGCONT),
-            _ => return Ok(()),
-        }
+    // An interactive shell under watch makes a process group of its own and takes the terminal.
+    let had_terminal = group.is_some() && group != Some(getpgrp()) && foreground() == group;
+    // It may have been continued since; then stopping would leave us behind.
+    if !command.is_stopped_now() {
+        return;
+    }
+    // SAFETY: takes a number. Sent to this thread, so it holds before raise returns.
+    unsafe { libc::raise(libc::SIGSTOP) };
+    if had_terminal
+        && foreground() == Some(getpgrp())
+        && let (Some(terminal), Some(group)) = (&terminal, group)
+    {
+        // The shell gave the terminal to us. If it cannot be handed on, the command is in the background, and stops
+        // again when it reads.
+        tcsetpgrp(terminal, group).ok();
     }
 }

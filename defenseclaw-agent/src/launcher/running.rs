@@ -105,10 +105,11 @@ impl Running {
         if self.child.ended.is_some() { Ok(()) } else { self.child.signal(signal) }
     }
 
-    /// Stops this process until the shell continues it, and continues the command with it. Meanwhile nothing is read:
-    /// what other processes of the tree do is in the rings, and counted as lost where they overflow.
-    pub fn stop_along(&mut self) -> Result<(), LaunchError> {
-        job::stop_along(&mut self.child)
+    /// Stops this process until the shell continues it; [`Running::step`] then continues the command, if the shell has
+    /// not. Meanwhile nothing is read: what other processes of the tree do is in the rings, and counted as lost where
+    /// they overflow.
+    pub fn stop_along(&self) {
+        job::stop_along(&self.child);
     }
 
     /// How it ended, if it has. For callers without [`Signals`]; stops are not reported.

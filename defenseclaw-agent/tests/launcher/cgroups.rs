@@ -117,7 +117,10 @@ fn stale_ones_are_removed() {
         assert_eq!(watcher.line(), "ready");
         watcher
     };
-    let mut living = start(alive);
+    // Its cgroup is empty, and yet not stale.
+    let mut living = watched_with(["--linger", "--session", &alive.to_string()], ["true"]);
+    let mut living = Talking::start(living.stderr(Stdio::piped()));
+    living.wait_until_it_lingers();
     // A run that is killed while its command goes on leaves a cgroup that is in use.
     let used = session();
     let mut killed = start(used);
@@ -137,12 +140,11 @@ fn stale_ones_are_removed() {
     drop(killed.child.stdin.take());
     assert_eq!(killed.line(), "");
     eventually("the orphan is gone", || state(orphan) == '-');
-    end(killed.child);
+    end(&mut killed.child);
     drop(next_run());
     assert!(!directory(used).exists());
-    drop(living.child.stdin.take());
-    assert_eq!(living.line(), "");
-    assert!(end(living.child).success());
+    living.signal(Signal::SIGTERM);
+    assert!(end(&mut living.child).success());
 }
 
 /// Container filters answer clone3 with ENOSYS.
@@ -185,7 +187,7 @@ fn entered_without_clone3() {
 fn without_cgroup_v2_it_runs_all_the_same() {
     let mut hidden = Command::new("unshare");
     hidden.args(["--mount", "sh", "-c", r#"umount -l -a -t cgroup2 && exec "$0" "$@""#]);
-    hidden.arg(std::env::current_exe().unwrap()).args(["watch", "--", "sh", "-c", "exit 8"]);
+    hidden.arg(std::env::current_exe().unwrap()).args(["watch", "--placement", "--", "sh", "-c", "exit 8"]);
     let output = hidden.output().unwrap();
     let said = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(8), "{said}");

@@ -2,7 +2,7 @@
 
 use std::{
     ffi::OsStr,
-    io::{BufRead, BufReader},
+    io::{BufRead, BufReader, Read},
     os::{fd::AsFd, unix::process::CommandExt},
     process::{Child, ChildStdout, Command, ExitStatus, Stdio},
     time::{Duration, Instant},
@@ -11,7 +11,7 @@ use std::{
 use libtest_mimic::{Failed, Trial};
 use nix::{
     poll::{PollFd, PollFlags, PollTimeout, poll},
-    sys::signal::{Signal, kill},
+    sys::signal::{Signal, kill, killpg},
     unistd::Pid,
 };
 
@@ -64,17 +64,22 @@ pub(crate) fn in_new_session(command: &mut Command) {
 }
 
 /// Waits for the end of a process that runs on its own.
-pub(crate) fn end(mut child: Child) -> ExitStatus {
+pub(crate) fn end(child: &mut Child) -> ExitStatus {
     let until = Instant::now() + DEADLINE;
     loop {
         if let Some(status) = child.try_wait().unwrap() {
             return status;
         }
-        if Instant::now() > until {
-            child.kill().unwrap();
-            panic!("still running after {DEADLINE:?}: {child:?}");
-        }
+        assert!(Instant::now() < until, "still running after {DEADLINE:?}: {child:?}");
         pause();
+    }
+}
+
+/// After a failed test: ends the leader of a session and its process group, so that nobody waits for them.
+pub(crate) fn end_session(leader: &mut Child) {
+    if matches!(leader.try_wait(), Ok(None)) {
+        killpg(Pid::from_raw(leader.id().cast_signed()), Signal::SIGKILL).ok();
+        leader.wait().ok();
     }
 }
 
@@ -117,12 +122,25 @@ impl Talking {
         line.trim_end().to_owned()
     }
 
+    /// A watcher with `--linger` says on stderr that its command has ended.
+    pub(crate) fn wait_until_it_lingers(&mut self) {
+        let mut said = [0; 9];
+        self.child.stderr.as_mut().unwrap().read_exact(&mut said).unwrap();
+        assert_eq!(&said, b"lingering");
+    }
+
     pub(crate) fn pid(&self) -> Pid {
         Pid::from_raw(self.child.id().cast_signed())
     }
 
     pub(crate) fn signal(&self, signal: Signal) {
         kill(self.pid(), signal).unwrap();
+    }
+}
+
+impl Drop for Talking {
+    fn drop(&mut self) {
+        end_session(&mut self.child);
     }
 }
 

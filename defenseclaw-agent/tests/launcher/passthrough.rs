@@ -125,7 +125,7 @@ fn ten_megabytes_through_the_streams() {
         let read = from_stderr.join().unwrap();
         assert!(read == sent, "stderr differs: {} of {} bytes", read.len(), sent.len());
     });
-    assert!(end(child).success());
+    assert!(end(&mut child).success());
 }
 
 /// What the shell opened arrives, what we opened does not.
@@ -207,7 +207,7 @@ fn not_started_if_the_watcher_is_killed() {
     watcher.signal(Signal::SIGKILL);
     // The command holds stdout as well: its end is that of both.
     assert_eq!(watcher.line(), "");
-    assert_eq!(end(watcher.child).signal(), Some(9));
+    assert_eq!(end(&mut watcher.child).signal(), Some(9));
     assert!(!marker.exists());
 }
 
@@ -223,7 +223,7 @@ fn stopped_before_it_starts() {
         assert_eq!(watcher.line(), "released");
         assert_eq!(state(pid), 'T');
         kill(pid, Signal::SIGCONT).unwrap();
-        assert_eq!(end(watcher.child).code(), Some(code));
+        assert_eq!(end(&mut watcher.child).code(), Some(code));
     }
 }
 

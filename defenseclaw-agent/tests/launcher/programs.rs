@@ -37,6 +37,8 @@ struct WatchOptions {
     hold: bool,
     /// Goes on after the command has ended, until it is asked to end.
     linger: bool,
+    /// Says why there is no cgroup, if so.
+    placement: bool,
     session: Option<SessionId>,
     user: Option<String>,
 }
@@ -49,6 +51,7 @@ fn parse(args: &[OsString]) -> (WatchOptions, Vec<OsString>) {
             "--" => return (options, args.cloned().collect()),
             "--hold" => options.hold = true,
             "--linger" => options.linger = true,
+            "--placement" => options.placement = true,
             "--session" => options.session = Some(args.next().unwrap().to_str().unwrap().parse().unwrap()),
             "--user" => options.user = Some(args.next().unwrap().to_str().unwrap().to_owned()),
             other => panic!("unknown option {other}"),
@@ -88,7 +91,9 @@ fn attend(
         println!("{}", prepared.pid());
         stdin().read_line(&mut String::new()).unwrap();
     }
-    if let Placement::Shared { reason } = prepared.placement() {
+    if options.placement
+        && let Placement::Shared { reason } = prepared.placement()
+    {
         eprintln!("shared: {reason}");
     }
     let mut running = prepared.release()?;
@@ -121,29 +126,31 @@ async fn until(
     loop {
         match running.step(signals.get_ref())? {
             step if wanted(step) => return Ok(step),
-            Step::Stop => running.stop_along()?,
+            Step::Stop => running.stop_along(),
             Step::Idle => signals.readable().await.unwrap().clear_ready(),
             Step::Ended(_) | Step::Asked(_) => {}
         }
     }
 }
 
-/// Says which signals it gets, one a line, until SIGUSR2. `--to-group` first sends SIGTERM to its own process group.
+/// Says which signals it gets, one a line, until SIGUSR2. `--to-group`: answers SIGALRM with a SIGTERM to its own
+/// process group.
 fn report(args: &[OsString]) -> ExitCode {
     let mut all = SigSet::all();
     all.remove(Signal::SIGTSTP);
     all.thread_block().unwrap();
     let mut out = stdout().lock();
     writeln!(out, "ready").unwrap();
-    if args.iter().any(|arg| arg == "--to-group") {
-        kill(nix::unistd::Pid::from_raw(0), Signal::SIGTERM).unwrap();
-    }
+    let to_group = args.iter().any(|arg| arg == "--to-group");
     loop {
         let signal = all.wait().unwrap();
         if signal == Signal::SIGUSR2 {
             return ExitCode::SUCCESS;
         }
         writeln!(out, "got {signal}").unwrap();
+        if to_group && signal == Signal::SIGALRM {
+            kill(nix::unistd::Pid::from_raw(0), Signal::SIGTERM).unwrap();
+        }
     }
 }
 

@@ -3,7 +3,10 @@
 use std::os::unix::process::ExitStatusExt;
 
 use libtest_mimic::Trial;
-use nix::sys::signal::{Signal, kill};
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
 
 use crate::{
     harness::{Talking, child_of, end, eventually, state, trial, watched, watched_with},
@@ -44,14 +47,25 @@ fn sent_signals_are_forwarded() {
     }
     watcher.signal(Signal::SIGUSR2);
     assert_eq!(watcher.line(), "");
-    assert_eq!(end(watcher.child).code(), Some(0));
+    assert_eq!(end(&mut watcher.child).code(), Some(0));
 }
 
 fn forwarded_signals_end_both() {
     let mut watcher = Talking::start(&mut watched(["sh", "-c", "echo ready; exec cat"]));
     assert_eq!(watcher.line(), "ready");
     watcher.signal(Signal::SIGTERM);
-    assert_eq!(end(watcher.child).signal(), Some(15));
+    assert_eq!(end(&mut watcher.child).signal(), Some(15));
+}
+
+/// Does something that sends a signal to watcher and command, while the watcher is stopped: so that the command has
+/// taken the signal before the watcher could hand it on, and the two cannot merge. The watcher reads signals in the
+/// order of their numbers; one with a high number therefore comes last.
+fn while_stopped(watcher: Pid, action: impl FnOnce()) {
+    kill(watcher, Signal::SIGSTOP).unwrap();
+    eventually("the watcher stops", || state(watcher) == 'T');
+    action();
+    kill(watcher, Signal::SIGPWR).unwrap();
+    kill(watcher, Signal::SIGCONT).unwrap();
 }
 
 /// `kill 0` in a script: the watcher is in the group, too.
@@ -59,51 +73,46 @@ fn signals_of_the_tree_itself_are_not() {
     let [program, report] = reporter();
     let mut watcher = Talking::start(&mut watched([&program, &report, "--to-group"]));
     assert_eq!(watcher.line(), "ready");
-    assert_eq!(watcher.line(), "got SIGTERM");
-    // Numbered higher, so the watcher reads it after anything it had to do about SIGTERM.
-    watcher.signal(Signal::SIGALRM);
-    watcher.signal(Signal::SIGWINCH);
-    assert_eq!([watcher.line(), watcher.line()], ["got SIGALRM", "got SIGWINCH"]);
+    let pid = watcher.pid();
+    while_stopped(pid, || {
+        // It answers this one with a SIGTERM to its group.
+        kill(child_of(pid), Signal::SIGALRM).unwrap();
+        assert_eq!([watcher.line(), watcher.line()], ["got SIGALRM", "got SIGTERM"]);
+    });
+    assert_eq!(watcher.line(), "got SIGPWR");
     watcher.signal(Signal::SIGUSR2);
-    assert!(end(watcher.child).success());
+    assert_eq!(watcher.line(), "");
+    assert!(end(&mut watcher.child).success());
 }
 
 fn signals_after_the_end_are_ours() {
     let mut command = watched_with(["--linger"], ["sh", "-c", "exit 3"]);
     command.stderr(std::process::Stdio::piped());
     let mut watcher = Talking::start(&mut command);
-    // Nothing says on stdout that it lingers; stderr does.
-    let mut said = [0; 9];
-    std::io::Read::read_exact(watcher.child.stderr.as_mut().unwrap(), &mut said).unwrap();
-    assert_eq!(&said, b"lingering");
+    watcher.wait_until_it_lingers();
     watcher.signal(Signal::SIGUSR1);
     assert_ne!(state(watcher.pid()), 'Z');
     watcher.signal(Signal::SIGTERM);
-    assert_eq!(end(watcher.child).code(), Some(3));
+    assert_eq!(end(&mut watcher.child).code(), Some(3));
 }
 
 fn keys_arrive_once() {
-    let mut terminal = Terminal::start(&mut watched(reporter()));
-    terminal.expect("ready");
-    for (key, signal) in [("\x03", Signal::SIGINT), ("\x1c", Signal::SIGQUIT)] {
-        terminal.send(key);
-        terminal.expect(&format!("got {signal}\r\n"));
-    }
-    terminal.signal(Signal::SIGALRM);
-    let between = terminal.expect("got SIGALRM");
-    assert!(!between.contains("got"), "{between:?}");
-    terminal.signal(Signal::SIGUSR2);
-    assert!(terminal.end().success());
+    arrives_once(Signal::SIGINT, |terminal| terminal.send("\x03"));
+    arrives_once(Signal::SIGQUIT, |terminal| terminal.send("\x1c"));
 }
 
 fn a_resized_window_arrives_once() {
+    arrives_once(Signal::SIGWINCH, |terminal| terminal.resize(33, 99));
+}
+
+fn arrives_once(signal: Signal, action: impl Fn(&mut Terminal)) {
     let mut terminal = Terminal::start(&mut watched(reporter()));
     terminal.expect("ready");
-    terminal.resize(33, 99);
-    terminal.expect("got SIGWINCH\r\n");
-    // Handed on last, and only after the watcher has seen the resize.
-    terminal.signal(Signal::SIGALRM);
-    let between = terminal.expect("got SIGALRM");
+    while_stopped(terminal.pid(), || {
+        action(&mut terminal);
+        terminal.expect(&format!("got {signal}\r\n"));
+    });
+    let between = terminal.expect("got SIGPWR\r\n");
     assert!(!between.contains("got"), "{between:?}");
     terminal.signal(Signal::SIGUSR2);
     assert!(terminal.end().success());
@@ -130,5 +139,5 @@ fn without_a_shell_a_stop_is_the_commands_alone() {
     watcher.signal(Signal::SIGCONT);
     assert_eq!(watcher.line(), "got SIGALRM");
     kill(command, Signal::SIGUSR2).unwrap();
-    assert_eq!(end(watcher.child).code(), Some(0));
+    assert_eq!(end(&mut watcher.child).code(), Some(0));
 }

@@ -19,7 +19,7 @@ use nix::{
     unistd::Pid,
 };
 
-use crate::harness::{DEADLINE, end};
+use crate::harness::{DEADLINE, end, end_session};
 
 pub(crate) struct Terminal {
     master: File,
@@ -96,17 +96,19 @@ impl Terminal {
         }
     }
 
-    pub(crate) fn end(self) -> ExitStatus {
-        let Self { master, leader, .. } = self;
-        let status = end(leader);
-        drop(master);
-        status
+    pub(crate) fn end(mut self) -> ExitStatus {
+        end(&mut self.leader)
     }
 
     /// Closes our side, as a terminal window does.
-    pub(crate) fn hang_up(self) -> ExitStatus {
-        let Self { master, leader, .. } = self;
-        drop(master);
-        end(leader)
+    pub(crate) fn hang_up(mut self) -> ExitStatus {
+        self.master = File::open("/dev/null").unwrap();
+        end(&mut self.leader)
+    }
+}
+
+impl Drop for Terminal {
+    fn drop(&mut self) {
+        end_session(&mut self.leader);
     }
 }
