@@ -86,7 +86,7 @@ impl Watch {
                             Step::Stop => {
                                 self.drain()?;
                                 self.writer.flush()?;
-                                running.stop_along()?;
+                                running.stop_along();
                             }
                             Step::Ended(end) => {
                                 status = Some(end);
