@@ -135,6 +135,8 @@ pub fn run(options: &RunOptions) -> Result<RunOutcome, RunError> {
     }
     sensor.enrol(root, session)?;
 
+    // The session starts here: loading programs is our time, not the command's.
+    let (wall, boot) = (clock::wall_now(), clock::boot_now());
     let host = host::host();
     let start = SessionStart {
         session,
