@@ -189,7 +189,8 @@ pub(super) const BLIND_TRACEPOINT: &[(&str, &str)] = &[
     ("blind/failed_file_calls", "file operations that failed are not recorded"),
     ("blind/exec_open", "the opens that execve itself does are not recorded; the program start is"),
     ("blind/module_request", "modules that the kernel loads on demand are not recorded"),
-    ("blind/pidfd", "pidfd_send_signal and pidfd_getfd are not recorded"),
+    ("blind/pidfd_signal", "signals through pidfd_send_signal are not recorded"),
+    ("blind/pidfd_getfd", "descriptors taken out of another process with pidfd_getfd are not recorded"),
     (
         "blind/pid_namespaces",
         "targets of signals and ptrace from inside another pid namespace are not known, nor those of tkill",

@@ -1,6 +1,7 @@
 //! Records, made as the kernel makes them, against the events they must become.
 
 mod abi;
+mod documented;
 mod kinds;
 mod malformed;
 mod seeds;
