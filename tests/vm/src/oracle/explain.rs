@@ -1,35 +1,46 @@
-//! Why two observers of one execution may differ: the closed list of explanations, by kind.
+//! What we see and `strace` does not: the closed list of explanations, by kind. There is none for the other way round.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use defenseclaw::model::{Access, Action, Event};
 
-use super::{Seen, strace::Traced};
+use super::Seen;
 
 /// What the explanations look at.
 #[derive(Debug)]
 pub(crate) struct Context {
     /// Opens that the kernel made for execve, and mappings of code, which are no system calls that open.
     by_kernel: BTreeSet<Seen>,
-    /// Process of each thread.
-    process_of: BTreeMap<u32, u32>,
-    traced: BTreeSet<u32>,
-    references: BTreeSet<Seen>,
+    /// `strace` itself, and the children it forks to try what this kernel can do.
+    tracer: BTreeSet<u32>,
 }
 
 impl Context {
-    pub(crate) fn new(events: &[Event], traced: &Traced) -> Self {
+    pub(crate) fn new(events: &[Event]) -> Self {
         let mut by_kernel = BTreeSet::new();
-        let mut process_of = BTreeMap::new();
+        let mut tracer = BTreeSet::new();
         for event in events {
-            process_of.insert(event.tid, event.process.tgid);
+            match &event.action {
+                // Only the first program of the run is strace; what it traces is another.
+                Action::ProcessExec(exec) if tracer.is_empty() || tracer.contains(&event.process.tgid) => {
+                    if exec.filename.0.ends_with(b"strace") {
+                        tracer.insert(event.process.tgid);
+                    } else {
+                        tracer.remove(&event.process.tgid);
+                    }
+                }
+                Action::ProcessFork { child, .. } if tracer.contains(&event.process.tgid) => {
+                    tracer.insert(child.tgid);
+                }
+                _ => {}
+            }
             if let Action::FileOpen { file, access } = &event.action
                 && access.intersects(Access::EXECUTE | Access::MAP_EXECUTE)
             {
                 by_kernel.insert(Seen::Open { pid: event.tid, path: file.path.text.0.clone() });
             }
         }
-        Self { by_kernel, process_of, traced: traced.tids.clone(), references: traced.references.clone() }
+        Self { by_kernel, tracer }
     }
 }
 
@@ -60,33 +71,13 @@ fn named(file: &defenseclaw::model::FileRef) -> Vec<u8> {
     path
 }
 
-/// Why strace alone has seen it.
-pub(crate) fn only_strace(context: &Context, seen: &Seen) -> Option<&'static str> {
-    match seen {
-        // An exec from a thread: strace names the thread, the kernel its process.
-        Seen::Exec { pid, .. } if context.process_of.get(pid).is_some_and(|process| process != pid) => {
-            Some("exec from a thread")
-        }
-        // Deleted between the open and strace's look at the descriptor.
-        Seen::Open { path, .. } if path.ends_with(b" (deleted)") => Some("deleted before strace looked"),
-        Seen::Open { .. } if context.references.contains(seen) => Some("O_PATH opens nothing"),
-        Seen::Open { path, .. } if !path.starts_with(b"/") => Some("no path: pipe, socket or anonymous file"),
-        _ => None,
-    }
-}
-
 /// Why we alone have seen it.
 pub(crate) fn only_ours(context: &Context, seen: &Seen) -> Option<&'static str> {
     let (Seen::Exec { pid, .. } | Seen::Open { pid, .. } | Seen::Connect { pid, .. }) = seen;
-    if !context.traced.contains(pid) {
-        return Some("strace itself, or a process that made no traced call");
+    if context.tracer.contains(pid) {
+        return Some("strace itself");
     }
-    match seen {
-        Seen::Open { .. } if context.by_kernel.contains(seen) => Some("opened by the kernel for execve"),
-        Seen::Open { path, .. } if path.ends_with(b" (deleted)") => Some("deleted when it was opened"),
-        Seen::Exec { .. } if !context.process_of.contains_key(pid) => Some("exec from a thread"),
-        _ => None,
-    }
+    context.by_kernel.contains(seen).then_some("opened by the kernel for execve")
 }
 
 pub(crate) fn shown(seen: &Seen) -> String {

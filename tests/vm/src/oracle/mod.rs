@@ -5,7 +5,12 @@ mod explain;
 mod strace;
 pub(crate) mod work;
 
-use std::{collections::BTreeSet, env, ffi::OsStr, fs, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    env,
+    ffi::OsStr,
+    fs,
+};
 
 use anyhow::{Context, Result, ensure};
 use defenseclaw::model::{AuditRecord, Event, Level};
@@ -94,17 +99,21 @@ fn compare(setting: &Setting) -> Result<()> {
         );
         let log = fs::read(&log)?;
         let traced = strace::parse(&log).with_context(|| format!("{work}: strace output"))?;
-        ensure!(traced.seen.len() > 50, "{work}: strace has seen {} things only", traced.seen.len());
+        ensure!(traced.len() > 50, "{work}: strace has seen {} things only", traced.len());
         let ours: BTreeSet<Seen> = events.iter().filter_map(explain::seen).collect();
-        let context = Arc::new(explain::Context::new(&events, &traced));
-        let missed =
-            traced.seen.difference(&ours).filter(|seen| explain::only_strace(&context, seen).is_none());
-        let invented =
-            ours.difference(&traced.seen).filter(|seen| explain::only_ours(&context, seen).is_none());
-        let (missed, invented): (Vec<_>, Vec<_>) = (missed.collect(), invented.collect());
+        let context = explain::Context::new(&events);
+        let missed: Vec<&Seen> = traced.difference(&ours).collect();
+        let mut explained: BTreeMap<&str, usize> = BTreeMap::new();
+        let mut invented = Vec::new();
+        for seen in ours.difference(&traced) {
+            match explain::only_ours(&context, seen) {
+                Some(reason) => *explained.entry(reason).or_default() += 1,
+                None => invented.push(seen),
+            }
+        }
         println!(
-            "oracle: {work}: strace {} things, recorded {}, unexplained {} and {}",
-            traced.seen.len(),
+            "oracle: {work}: strace has seen {} things, we {}; unexplained {} and {}; explained {explained:?}",
+            traced.len(),
             ours.len(),
             missed.len(),
             invented.len()

@@ -6,16 +6,6 @@ use anyhow::{Context, Result, bail};
 
 use super::Seen;
 
-/// Successful calls, and what is needed to explain differences.
-#[derive(Debug, Default)]
-pub(crate) struct Traced {
-    pub(crate) seen: BTreeSet<Seen>,
-    /// Opens with `O_PATH`, which are references and no opens.
-    pub(crate) references: BTreeSet<Seen>,
-    /// Every process or thread that made a call.
-    pub(crate) tids: BTreeSet<u32>,
-}
-
 /// Decodes `\x41\x42`.
 fn unhex(text: &str) -> Option<Vec<u8>> {
     text.split("\\x").skip(1).map(|digits| u8::from_str_radix(digits.get(..2)?, 16).ok()).collect()
@@ -39,14 +29,13 @@ fn descriptor_path(result: &str) -> Option<Vec<u8>> {
     Some(path)
 }
 
-pub(crate) fn parse(log: &[u8]) -> Result<Traced> {
-    let mut traced = Traced::default();
+pub(crate) fn parse(log: &[u8]) -> Result<BTreeSet<Seen>> {
+    let mut traced = BTreeSet::new();
     let mut unfinished: BTreeMap<u32, String> = BTreeMap::new();
     for line in String::from_utf8_lossy(log).lines() {
         let (pid, rest) = line.split_once(' ').with_context(|| format!("no pid in: {line}"))?;
         let pid: u32 = pid.parse().with_context(|| format!("no pid in: {line}"))?;
         let rest = rest.trim_start();
-        traced.tids.insert(pid);
         if rest.starts_with("+++") || rest.starts_with("---") {
             continue;
         }
@@ -68,7 +57,7 @@ pub(crate) fn parse(log: &[u8]) -> Result<Traced> {
     Ok(traced)
 }
 
-fn take(traced: &mut Traced, pid: u32, call: &str) -> Result<()> {
+fn take(traced: &mut BTreeSet<Seen>, pid: u32, call: &str) -> Result<()> {
     let (name, rest) = call.split_once('(').context("no call")?;
     let (arguments, result) = rest
         .rsplit_once(") = ")
@@ -84,21 +73,19 @@ fn take(traced: &mut Traced, pid: u32, call: &str) -> Result<()> {
     match name {
         "execve" | "execveat" if !failed => {
             let filename = string(arguments).context("no file name")?;
-            traced.seen.insert(Seen::Exec { pid, filename });
+            traced.insert(Seen::Exec { pid, filename });
         }
         "open" | "openat" | "openat2" | "creat" | "open_by_handle_at" if !failed => {
             let path = descriptor_path(result).context("no path behind the descriptor")?;
-            let seen = Seen::Open { pid, path };
-            if arguments.contains("O_PATH") {
-                traced.references.insert(seen);
-            } else {
-                traced.seen.insert(seen);
+            // A reference opens nothing.
+            if !arguments.contains("O_PATH") {
+                traced.insert(Seen::Open { pid, path });
             }
         }
         // A connect is an attempt: it counts whether it succeeds or not.
         "connect" => {
             if let Some(to) = endpoint(arguments) {
-                traced.seen.insert(Seen::Connect { pid, to });
+                traced.insert(Seen::Connect { pid, to });
             }
         }
         "execve" | "execveat" | "open" | "openat" | "openat2" | "creat" | "open_by_handle_at" => {}
@@ -152,9 +139,7 @@ mod tests {
             open(7, "/e (deleted)"),
             Seen::Connect { pid: 8, to: "1.2 9".into() },
         ];
-        assert_eq!(traced.seen, expected.into_iter().collect());
-        assert_eq!(traced.references, [open(7, "/f")].into_iter().collect());
-        assert_eq!(traced.tids, [7, 8].into_iter().collect());
+        assert_eq!(traced, expected.into_iter().collect());
     }
 
     #[test]
