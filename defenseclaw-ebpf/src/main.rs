@@ -8,7 +8,11 @@
 #![allow(
     clippy::pedantic,
     clippy::inline_always,
-    reason = "kernel side: truncating casts and forced inlining are the norm"
+    clippy::indexing_slicing,
+    clippy::needless_borrows_for_generic_args,
+    clippy::type_complexity,
+    reason = "kernel side: truncating casts and forced inlining are the norm, the verifier checks every access, and \
+              a key passed by reference is not copied on a stack of 512 bytes"
 )]
 
 mod emit;
