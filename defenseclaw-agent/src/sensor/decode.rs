@@ -75,15 +75,16 @@ pub(super) fn decode(bytes: &[u8]) -> Result<(Kind, Event), DecodeError> {
 
 fn split(bytes: &[u8]) -> Result<Record<'_>, DecodeError> {
     let error = |what| DecodeError { kind: None, what };
-    let (header, rest) = Header::read_from_prefix(bytes).map_err(|_| error("shorter than its header"))?;
+    let (header, rest) =
+        Header::read_from_prefix(bytes).ok().ok_or_else(|| error("shorter than its header"))?;
     if header.abi != ABI_VERSION {
         return Err(error("another ABI version"));
     }
-    let (body, mut rest) = Body::read_from_prefix(rest).map_err(|_| error("shorter than its body"))?;
+    let (body, mut rest) = Body::read_from_prefix(rest).ok().ok_or_else(|| error("shorter than its body"))?;
     if usize::try_from(header.len) != Ok(bytes.len()) {
         return Err(error("length differs from its header"));
     }
-    let mut strings = [&rest[..0]; STRINGS];
+    let mut strings = [<&[u8]>::default(); STRINGS];
     for (string, len) in strings.iter_mut().zip(body.string_len) {
         (*string, rest) =
             rest.split_at_checked(usize::from(len)).ok_or_else(|| error("shorter than its strings"))?;

@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use hickory_proto::{
     op::{Header, MessageType, Query},
-    rr::{Name, RecordType},
+    rr::Name,
     serialize::binary::{BinDecodable, BinDecoder},
 };
 
@@ -14,7 +14,13 @@ use crate::model::{Action, NetEndpoint, Text};
 /// Answers kept of one message: more say nothing about what is connected to. Compression lets few bytes name long
 /// names, so this also bounds what a hostile message costs.
 const MOST: usize = 64;
+/// Class of addresses and aliases.
 const INTERNET: u16 = 1;
+/// Types of records.
+const A: u16 = 1;
+const CNAME: u16 = 5;
+const AAAA: u16 = 28;
+const OPT: u16 = 41;
 
 #[derive(Default)]
 struct Found {
@@ -46,9 +52,9 @@ pub(super) fn answer(server: NetEndpoint, message: &[u8], cut: bool) -> Option<A
     let name = text(Query::read(&mut decoder).ok()?.name());
     let mut found = Found::default();
     let whole = (1..counts.queries).try_for_each(|_| Query::read(&mut decoder).ok().map(drop)).is_some()
-        && (0..counts.answers).try_for_each(|_| found.keep(record(&mut decoder)?)).is_some()
+        && (0..counts.answers).try_for_each(|_| record(&mut decoder).map(|data| found.keep(&data))).is_some()
         && (0..u32::from(counts.authorities) + u32::from(counts.additionals))
-            .try_for_each(|_| found.look(&record(&mut decoder)?))
+            .try_for_each(|_| record(&mut decoder).map(|data| found.look(&data)))
             .is_some();
     let low = u16::from(metadata.response_code) & 0xf;
     Some(Action::DnsAnswer {
@@ -63,23 +69,21 @@ pub(super) fn answer(server: NetEndpoint, message: &[u8], cut: bool) -> Option<A
 
 impl Found {
     /// A record of the answer section.
-    fn keep(&mut self, data: Data) -> Option<()> {
+    fn keep(&mut self, data: &Data) {
         let room = self.aliases.len() + self.addresses.len() < MOST;
         match data {
-            Data::Address(address) if room => self.addresses.push(address),
-            Data::Alias(alias) if room => self.aliases.push(text(&alias)),
+            Data::Address(address) if room => self.addresses.push(*address),
+            Data::Alias(alias) if room => self.aliases.push(text(alias)),
             Data::Address(_) | Data::Alias(_) => self.left_out = true,
             Data::Edns { .. } | Data::Other => {}
         }
-        Some(())
     }
 
     /// A record of the other sections.
-    fn look(&mut self, data: &Data) -> Option<()> {
+    fn look(&mut self, data: &Data) {
         if let Data::Edns { code } = data {
             self.code = *code;
         }
-        Some(())
     }
 }
 
@@ -92,15 +96,12 @@ fn record(decoder: &mut BinDecoder<'_>) -> Option<Data> {
     let len = usize::from(decoder.read_u16().ok()?.unverified());
     let start = decoder.index();
     let data = decoder.read_slice(len).ok()?.unverified();
-    Some(match RecordType::from(kind) {
-        RecordType::OPT => Data::Edns { code },
-        RecordType::A if class == INTERNET => {
-            Data::Address(Ipv4Addr::from(<[u8; 4]>::try_from(data).ok()?).into())
-        }
-        RecordType::AAAA if class == INTERNET => {
-            Data::Address(Ipv6Addr::from(<[u8; 16]>::try_from(data).ok()?).into())
-        }
-        RecordType::CNAME if class == INTERNET => {
+    Some(match (kind, class) {
+        // The class of this one is a size.
+        (OPT, _) => Data::Edns { code },
+        (A, INTERNET) => Data::Address(Ipv4Addr::from(<[u8; 4]>::try_from(data).ok()?).into()),
+        (AAAA, INTERNET) => Data::Address(Ipv6Addr::from(<[u8; 16]>::try_from(data).ok()?).into()),
+        (CNAME, INTERNET) => {
             let mut inside = decoder.clone(u16::try_from(start).ok()?);
             let alias = Name::read(&mut inside).ok()?;
             (inside.index() == start + len).then_some(Data::Alias(alias))?

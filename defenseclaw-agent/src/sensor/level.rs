@@ -9,12 +9,12 @@ const ACTIVE: &str = "/sys/kernel/security/lsm";
 
 /// The best level, and why not a better one.
 pub fn detect() -> (Level, String) {
-    of(fs::read_to_string(ACTIVE))
+    of(&fs::read_to_string(ACTIVE))
 }
 
 /// The level that the active list allows, if it could be read.
-fn of(list: io::Result<String>) -> (Level, String) {
-    let list = match &list {
+fn of(list: &io::Result<String>) -> (Level, String) {
+    let list = match list {
         Ok(list) => list.trim(),
         Err(error) => {
             let reason = format!(
@@ -45,7 +45,7 @@ mod tests {
             ("notbpf,bpf2", Level::Tracepoint, "`lsm=notbpf,bpf2,bpf`"),
             ("", Level::Tracepoint, "`lsm=bpf`"),
         ] {
-            let (found, reason) = of(Ok(list.to_owned()));
+            let (found, reason) = of(&Ok(list.to_owned()));
             assert_eq!(found, level, "{list}");
             assert!(reason.contains(hint), "{list}: {reason}");
             assert_eq!(reason.is_empty(), level == Level::Lsm, "{list}: {reason}");
@@ -55,7 +55,7 @@ mod tests {
     #[test]
     fn a_list_that_cannot_be_read_is_never_taken_for_an_active_lsm() {
         for kind in [io::ErrorKind::NotFound, io::ErrorKind::PermissionDenied, io::ErrorKind::InvalidData] {
-            let (level, reason) = of(Err(kind.into()));
+            let (level, reason) = of(&Err(kind.into()));
             assert_eq!(level, Level::Tracepoint);
             assert!(reason.contains(ACTIVE) && reason.contains("mount securityfs"), "{reason}");
         }

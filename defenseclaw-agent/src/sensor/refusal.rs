@@ -117,7 +117,7 @@ pub(super) fn of_btf(error: &BtfError) -> SensorError {
 
 /// Of the object as a whole. Its maps come first, so who may not use bpf at all ends here.
 pub(super) fn of_object(error: &EbpfError) -> SensorError {
-    match causes(error).filter_map(|cause| cause.downcast_ref::<io::Error>()).next() {
+    match causes(error).find_map(|cause| cause.downcast_ref::<io::Error>()) {
         Some(io) if io.kind() == io::ErrorKind::PermissionDenied => SensorError::Privileges(chain(error)),
         _ => SensorError::Object(chain(error)),
     }

@@ -38,13 +38,13 @@ pub(crate) struct Deadline(Instant);
 
 impl Deadline {
     pub(crate) fn new() -> Self {
-        Self(Instant::now() + Duration::from_secs(60))
+        Self(Instant::now() + Duration::from_mins(1))
     }
 
     /// A moment for others; an error when time is up.
-    pub(crate) fn wait(&self) -> Result<(), Failed> {
+    pub(crate) fn wait(&self, why: impl FnOnce() -> String) -> Result<(), Failed> {
         if Instant::now() > self.0 {
-            return Err("time is up".into());
+            return Err(why().into());
         }
         poll(&mut [], 5u8)?;
         Ok(())
@@ -82,7 +82,7 @@ pub(crate) fn observe(scenario: &str) -> Result<Observed, Failed> {
         if sensor.read(&mut events, 4096) == 0 {
             let mut readable = [PollFd::new(sensor.descriptor(), PollFlags::POLLIN)];
             poll(&mut readable, 5u8)?;
-            deadline.wait().map_err(|_| format!("no end of the child in {events:#?}"))?;
+            deadline.wait(|| format!("no end of the child in {events:#?}"))?;
         }
     }
     if !sensor.enrolled().is_empty() {

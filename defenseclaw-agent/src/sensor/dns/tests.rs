@@ -7,11 +7,7 @@ use crate::model::Transport;
 
 const RESPONSE: u16 = 0x8180;
 const TRUNCATED: u16 = 0x0200;
-const A: u16 = 1;
-const CNAME: u16 = 5;
 const TXT: u16 = 16;
-const AAAA: u16 = 28;
-const OPT: u16 = 41;
 /// Where the question's name stands in every message.
 const QUESTION: &[u8] = b"\xc0\x0c";
 
@@ -89,13 +85,12 @@ struct Kept {
 }
 
 fn kept(message: &[u8], cut: bool) -> Option<Kept> {
-    match answer(server(), message, cut)? {
-        Action::DnsAnswer { server: from, name, code, aliases, addresses, truncated } => {
-            assert_eq!(from, server());
-            Some(Kept { name, code, aliases, addresses, truncated })
-        }
-        other => panic!("{other:?}"),
-    }
+    let action = answer(server(), message, cut)?;
+    let Action::DnsAnswer { server: from, name, code, aliases, addresses, truncated } = action else {
+        panic!("{action:?}")
+    };
+    assert_eq!(from, server());
+    Some(Kept { name, code, aliases, addresses, truncated })
 }
 
 fn seed(name: &str) -> Vec<u8> {

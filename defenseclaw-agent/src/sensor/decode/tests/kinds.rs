@@ -86,7 +86,7 @@ fn processes() -> Vec<Case> {
         case(
             "process_exit_signal",
             // Bit 7: a core was dumped.
-            Raw::of(Kind::ProcessExit).args([0x80 | 11]),
+            Raw::of(Kind::ProcessExit).args([0x80 + 11]),
             Action::ProcessExit { status: ExitStatus::Signal(11) },
         ),
         ("process_exit_tool_call", labelled, Event { tool_call: Some(ToolCallId(9)), ..event(exited) }),

@@ -153,6 +153,6 @@ proptest! {
             let len = u32::try_from(bytes.len()).unwrap();
             bytes[8..12].copy_from_slice(&len.to_ne_bytes());
         }
-        let _ = decode_record(&bytes);
+        drop(decode_record(&bytes));
     }
 }

@@ -134,9 +134,9 @@ fn every_allowed_name_passes_the_kernels_first_filter() {
 
 #[test]
 fn names_of_unix_sockets_keep_their_form() {
-    let name = |raw: Raw| match raw.action() {
-        Action::UnixConnect { name, .. } => name,
-        other => panic!("{other:?}"),
+    let name = |raw: Raw| {
+        let Action::UnixConnect { name, .. } = raw.action() else { panic!("{raw:?}") };
+        name
     };
     let unix = || Raw::of(Kind::UnixConnect);
     assert_eq!(name(unix()), UnixName::Unnamed);
