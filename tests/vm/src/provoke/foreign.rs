@@ -133,6 +133,6 @@ pub(crate) fn signal(stage: &mut Stage) -> Result<()> {
     stage
         .claim("pidfd_send_signal", "pidfd_send_signal", sent(libc::SIGURG as u32))
         .result(0)
-        .blind("blind/pidfd");
+        .blind("blind/pidfd_signal");
     Ok(())
 }
