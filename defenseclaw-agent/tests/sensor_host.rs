@@ -269,10 +269,7 @@ fn signals() -> Result<(), Failed> {
 fn nobody() -> Result<(), Failed> {
     let output = Command::new(std::env::current_exe()?).arg("--nobody").output()?;
     let text = String::from_utf8_lossy(&output.stdout);
-    if output.status.success()
-        && text.contains("not allowed to load BPF programs")
-        && text.contains("root")
-    {
+    if output.status.success() && text.contains("not allowed to load BPF programs") && text.contains("root") {
         return Ok(());
     }
     Err(format!("{}: {text}{}", output.status, String::from_utf8_lossy(&output.stderr)).into())
