@@ -4,6 +4,7 @@
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "a task runner talks to a person")]
 #![expect(clippy::disallowed_methods, reason = "a task runner starts processes")]
 
+mod bench;
 mod bpf_toolchain;
 mod build_ebpf;
 mod process;
@@ -37,6 +38,8 @@ enum Task {
     Run(run::Arguments),
     /// Run a command in a virtual machine
     Vm(vm::Arguments),
+    /// Measure what watching costs
+    Bench(bench::Arguments),
     /// Run the test suites
     Test(suites::Arguments),
     /// Check the rules of the source tree
@@ -48,7 +51,7 @@ fn main() -> ExitCode {
     // Codes of the watched command or of the guest pass through; our own failure keeps out of their way.
     let failure = match arguments.task {
         Task::Run(_) | Task::Vm(_) => 125,
-        Task::Setup(_) | Task::BuildEbpf(_) | Task::Test(_) | Task::Tidy => 2,
+        Task::Setup(_) | Task::BuildEbpf(_) | Task::Bench(_) | Task::Test(_) | Task::Tidy => 2,
     };
     perform(arguments.task).unwrap_or_else(|error| {
         eprintln!("error: {error:#}");
@@ -62,6 +65,7 @@ fn perform(task: Task) -> Result<ExitCode> {
         Task::BuildEbpf(arguments) => build_ebpf::perform(arguments),
         Task::Run(arguments) => run::perform(&arguments),
         Task::Vm(arguments) => vm::perform(&arguments),
+        Task::Bench(arguments) => bench::perform(&arguments),
         Task::Test(arguments) => Ok(suites::perform(&arguments)),
         Task::Tidy => tidy::perform(),
     }
