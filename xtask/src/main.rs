@@ -4,6 +4,7 @@
 #![expect(clippy::print_stderr, reason = "a task runner talks to a person")]
 #![expect(clippy::disallowed_methods, reason = "a task runner starts processes")]
 
+mod bench;
 mod bpf_toolchain;
 mod build_ebpf;
 mod process;
@@ -35,6 +36,8 @@ enum Task {
     Run(run::Arguments),
     /// Run a command in a virtual machine
     Vm(vm::Arguments),
+    /// Measure what watching costs
+    Bench(bench::Arguments),
 }
 
 fn main() -> ExitCode {
@@ -54,5 +57,6 @@ fn perform(task: Task) -> Result<ExitCode> {
         Task::BuildEbpf(arguments) => build_ebpf::perform(arguments),
         Task::Run(arguments) => run::perform(&arguments),
         Task::Vm(arguments) => vm::perform(&arguments),
+        Task::Bench(arguments) => bench::perform(&arguments),
     }
 }

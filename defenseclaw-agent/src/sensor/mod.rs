@@ -190,6 +190,13 @@ impl Sensor {
         self.rings.read(events, max, &mut self.counters)
     }
 
+    /// Hands the bytes of at most `max` records to `each`, neither decoded nor counted as received. For captures, which
+    /// replays and fuzzing start from; nothing that watches may use it.
+    #[doc(hidden)]
+    pub fn read_raw(&mut self, max: usize, each: impl FnMut(&[u8])) -> usize {
+        self.rings.read_raw(max, each)
+    }
+
     /// Whether both rings are empty.
     pub fn is_drained(&mut self) -> io::Result<bool> {
         self.rings.is_empty()

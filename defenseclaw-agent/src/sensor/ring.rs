@@ -47,6 +47,18 @@ impl Rings {
         taken
     }
 
+    pub(super) fn read_raw(&mut self, max: usize, mut each: impl FnMut(&[u8])) -> usize {
+        let mut taken = 0;
+        for ring in [&mut self.priority, &mut self.bulk] {
+            while taken < max {
+                let Some(record) = ring.next() else { break };
+                taken += 1;
+                each(&record);
+            }
+        }
+        taken
+    }
+
     pub(super) fn is_empty(&mut self) -> io::Result<bool> {
         use std::os::fd::AsFd;
         // A ring is readable exactly while it holds committed records.
