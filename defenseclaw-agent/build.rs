@@ -26,9 +26,12 @@ fn main() -> Result<(), Box<dyn Error>> {
         fs::write(&object, [])?;
     }
     println!("cargo:rerun-if-changed={}", object.display());
-    let length = fs::copy(&object, &target).map_err(|error| format!("cannot copy {}: {error}", object.display()))?;
+    let length =
+        fs::copy(&object, &target).map_err(|error| format!("cannot copy {}: {error}", object.display()))?;
     if length == 0 {
-        println!("cargo:warning=built without BPF programs, so it cannot watch: run `cargo xtask build-ebpf` first");
+        println!(
+            "cargo:warning=built without BPF programs, so it cannot watch: run `cargo xtask build-ebpf` first"
+        );
     }
     Ok(())
 }
@@ -36,6 +39,7 @@ fn main() -> Result<(), Box<dyn Error>> {
 fn built_object() -> Result<PathBuf, Box<dyn Error>> {
     let manifest = PathBuf::from(env::var("CARGO_MANIFEST_DIR")?);
     let workspace = manifest.parent().ok_or("the package has no parent directory")?;
-    let target = env::var_os("CARGO_TARGET_DIR").map_or_else(|| workspace.join("target"), |path| workspace.join(path));
+    let target =
+        env::var_os("CARGO_TARGET_DIR").map_or_else(|| workspace.join("target"), |path| workspace.join(path));
     Ok(target.join("bpf/defenseclaw.bpf.o"))
 }

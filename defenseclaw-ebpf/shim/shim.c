@@ -25,6 +25,8 @@ struct qstr { u32 len; const u8 *name; } AI;
 struct hlist_bl_node { struct hlist_bl_node **pprev; } AI;
 struct dentry { struct hlist_bl_node d_hash; struct dentry *d_parent; struct qstr d_name; struct inode *d_inode; } AI;
 struct vfsmount { struct dentry *mnt_root; } AI;
+struct ns_common { u64 ns_id; } AI;
+struct mnt_namespace { struct ns_common ns; u64 seq; } AI;
 struct mount { struct mount *mnt_parent; struct dentry *mnt_mountpoint; struct vfsmount mnt; void *mnt_ns; } AI;
 struct path { struct vfsmount *mnt; struct dentry *dentry; } AI;
 struct file { struct path f_path; struct inode *f_inode; u32 f_flags; u32 f_mode; void *private_data; } AI;
@@ -37,7 +39,7 @@ struct signal_struct { struct dc_counter live; int group_exit_code; u32 flags; }
 struct nsproxy {
 	void *uts_ns, *ipc_ns, *mnt_ns, *pid_ns_for_children, *net_ns, *time_ns, *cgroup_ns;
 } AI;
-struct cred { struct dc_id uid, gid, suid, sgid, euid, egid; } AI;
+struct cred { struct dc_id uid, gid, suid, sgid, euid, egid; void *user_ns; } AI;
 struct thread_info { u32 status; } AI;
 struct task_struct {
 	struct thread_info thread_info;
@@ -99,6 +101,11 @@ GET(void *, vfsmount, root, mnt_root)
 GET(void *, mount, parent, mnt_parent)
 GET(void *, mount, mountpoint, mnt_mountpoint)
 GET(void *, mount, ns, mnt_ns)
+/* Number of a mount namespace, 0 for an anonymous one; it moved in Linux 6.18. */
+GET(u64, mnt_namespace, seq, seq)
+EXISTS(mnt_namespace, seq, seq)
+GET(u64, mnt_namespace, id, ns.ns_id)
+EXISTS(mnt_namespace, id, ns.ns_id)
 ADDRESS(mount, vfsmount, mnt)
 /* container_of(mnt, struct mount, mnt) */
 INLINE void *shim_vfsmount_mount(void *mnt)
@@ -144,6 +151,7 @@ GET(u32, cred, suid, suid.val)
 GET(u32, cred, sgid, sgid.val)
 GET(u32, cred, euid, euid.val)
 GET(u32, cred, egid, egid.val)
+GET(void *, cred, user_ns, user_ns)
 
 GET(u32, task_struct, tgid, tgid)
 GET(int, task_struct, exit_code, exit_code)

@@ -130,14 +130,7 @@ impl Kind {
 
     /// The kind with this number.
     pub fn from_u16(value: u16) -> Option<Kind> {
-        let mut i = 0;
-        while i < Self::ALL.len() {
-            if Self::ALL[i] as u16 == value {
-                return Some(Self::ALL[i]);
-            }
-            i += 1;
-        }
-        None
+        Self::ALL.into_iter().find(|kind| *kind as u16 == value)
     }
 }
 
@@ -355,6 +348,6 @@ const _: () = assert!(size_of::<Header>() == 64);
 const _: () = assert!(size_of::<Body>() == 72);
 const _: () = assert!(size_of::<Label>() == 32);
 const _: () = assert!(size_of::<Counters>() == 64);
-const _: () = assert!(COUNTS <= 8 && STRINGS as u32 * flags::PER_STRING <= 30);
+const _: () = assert!(COUNTS <= 8 && STRINGS * flags::PER_STRING as usize <= 30);
 // A per-CPU map value, which the scratch buffer around a record is, may not exceed 32 KiB.
 const _: () = assert!(RECORD_MAX + STRING_MAX + 1024 <= 32 * 1024);

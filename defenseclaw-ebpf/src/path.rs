@@ -66,6 +66,18 @@ pub fn resolve(buffer: *mut Buffer, dentry: Ptr, mnt: Ptr) -> Found {
     Found { start: walk.start, len: END - walk.start, flags: walk.flags }
 }
 
+/// Whether a mount namespace holds a tree that has no place yet, or no more: from fsmount or open_tree.
+#[inline(always)]
+fn is_anonymous(namespace: Ptr) -> bool {
+    if shim_mnt_namespace_seq_exists(namespace) {
+        shim_mnt_namespace_seq(namespace) == 0
+    } else if shim_mnt_namespace_id_exists(namespace) {
+        shim_mnt_namespace_id(namespace) == 0
+    } else {
+        false
+    }
+}
+
 /// One name or one mount. Returns 1 to stop.
 unsafe extern "C" fn step(_index: u64, context: *mut c_void) -> i64 {
     // SAFETY: the helper passes the `Walk` that `resolve` gave it.
@@ -77,10 +89,10 @@ unsafe extern "C" fn step(_index: u64, context: *mut c_void) -> i64 {
         let above = shim_mount_parent(mount);
         if above.is_null() || above == mount {
             walk.done = 1;
-            // The end, if a namespace holds this mount; otherwise it is detached (null) or the kernel's own (an error
-            // pointer), and the path says less than it seems to.
-            let namespace = shim_mount_ns(mount) as u64;
-            if namespace == 0 || namespace >= ERROR_POINTERS {
+            // The end, if a task's namespace holds this mount; otherwise it is detached (null), the kernel's own (an
+            // error pointer) or of an anonymous namespace, and the path says less than it seems to.
+            let namespace = shim_mount_ns(mount);
+            if namespace.is_null() || namespace as u64 >= ERROR_POINTERS || is_anonymous(namespace) {
                 walk.flags |= flags::UNRESOLVED;
             }
             return 1;

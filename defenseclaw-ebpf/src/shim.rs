@@ -22,6 +22,7 @@ accessors! {
     shim_cred_sgid -> u32;
     shim_cred_suid -> u32;
     shim_cred_uid -> u32;
+    shim_cred_user_ns -> Ptr;
     shim_dentry_hashed -> Ptr;
     shim_dentry_inode -> Ptr;
     shim_dentry_name -> Ptr;
@@ -54,6 +55,10 @@ accessors! {
     shim_mm_struct_env_end -> u64;
     shim_mm_struct_env_start -> u64;
     shim_mm_struct_exe_file -> Ptr;
+    shim_mnt_namespace_id -> u64;
+    shim_mnt_namespace_id_exists -> bool;
+    shim_mnt_namespace_seq -> u64;
+    shim_mnt_namespace_seq_exists -> bool;
     shim_mount_mountpoint -> Ptr;
     shim_mount_ns -> Ptr;
     shim_mount_parent -> Ptr;

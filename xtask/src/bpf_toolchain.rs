@@ -45,6 +45,13 @@ pub(crate) struct Compiler {
     pub(crate) llvm: u32,
 }
 
+impl Compiler {
+    /// Its clippy, which must come from the same build.
+    pub(crate) fn clippy_driver(&self) -> PathBuf {
+        self.rustc.with_file_name("clippy-driver")
+    }
+}
+
 /// The compiler to use: the wanted one, or rustc-web before nightly.
 pub(crate) fn find(wanted: Option<Source>) -> Option<Compiler> {
     match wanted {

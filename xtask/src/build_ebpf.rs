@@ -9,6 +9,8 @@ use anyhow::{Context as _, Result, bail};
 use crate::bpf_toolchain::{self, Compiler, Source, TARGET};
 use crate::{process, workspace};
 
+/// LSM, fentry and tp_btf programs load only with BTF, which the linker makes from debug info.
+const RUSTFLAGS: &str = "-C debuginfo=2 -C link-arg=--btf";
 /// Lints that fail `--lint`; clippy-driver splits its arguments at this mark.
 const CLIPPY_ARGUMENTS: &str = "-Dwarnings__CLIPPY_HACKERY__";
 
@@ -20,27 +22,22 @@ pub(crate) struct Arguments {
     /// Check with clippy instead of building
     #[arg(long)]
     pub(crate) lint: bool,
-    /// Warnings are errors
-    #[arg(long)]
-    pub(crate) deny_warnings: bool,
 }
 
 pub(crate) fn perform(arguments: Arguments) -> Result<ExitCode> {
     if arguments.lint {
         lint(arguments.bpf_toolchain)?;
     } else {
-        let object = build(arguments.bpf_toolchain, arguments.deny_warnings)?;
+        let object = build(arguments.bpf_toolchain)?;
         eprintln!("built {}", object.display());
     }
     Ok(ExitCode::SUCCESS)
 }
 
 /// Builds the object and returns its path.
-pub(crate) fn build(wanted: Option<Source>, deny_warnings: bool) -> Result<PathBuf> {
+pub(crate) fn build(wanted: Option<Source>) -> Result<PathBuf> {
     let compiler = compiler(wanted)?;
-    let mut command = cargo(&compiler, "build")?;
-    command.env("RUSTFLAGS", rustflags(deny_warnings));
-    process::execute(&mut command).context("the kernel side does not build")?;
+    process::execute(&mut cargo(&compiler, "build")?).context("the kernel side does not build")?;
 
     let built = directory().join(TARGET).join("release/defenseclaw-ebpf");
     let object = object();
@@ -59,21 +56,13 @@ pub(crate) fn object() -> PathBuf {
 
 fn lint(wanted: Option<Source>) -> Result<()> {
     let compiler = compiler(wanted)?;
-    let driver = compiler.rustc.with_file_name("clippy-driver");
+    let driver = compiler.clippy_driver();
     if !driver.is_file() {
-        bail!(
-            "no clippy beside {}: install {}",
-            compiler.rustc.display(),
-            match compiler.source {
-                Source::RustcWeb => "the package rust-web-clippy of the same version",
-                Source::Nightly => "it with `rustup component add clippy --toolchain nightly`",
-            }
-        );
+        bail!("no clippy beside {}: run `cargo xtask setup --for build,lint`", compiler.rustc.display());
     }
     // What cargo-clippy does, without its choice of compiler. An own directory keeps the build's cache.
     let mut command = cargo(&compiler, "check")?;
     command
-        .env("RUSTFLAGS", rustflags(false))
         .env("RUSTC_WORKSPACE_WRAPPER", driver)
         .env("CLIPPY_ARGS", CLIPPY_ARGUMENTS)
         .env("CARGO_TARGET_DIR", directory().join("lint"));
@@ -92,12 +81,6 @@ fn compiler(wanted: Option<Source>) -> Result<Compiler> {
 /// An own directory: other flags and another compiler must not throw away the host's build.
 fn directory() -> PathBuf {
     workspace::target().join("bpf")
-}
-
-/// LSM, fentry and tp_btf programs load only with BTF, which the linker makes from debug info.
-fn rustflags(deny_warnings: bool) -> String {
-    let deny = if deny_warnings { " -D warnings" } else { "" };
-    format!("-C debuginfo=2 -C link-arg=--btf{deny}")
 }
 
 fn cargo(compiler: &Compiler, subcommand: &str) -> Result<Command> {
@@ -126,6 +109,7 @@ fn cargo(compiler: &Compiler, subcommand: &str) -> Result<Command> {
     }
     command
         .env("RUSTC", &compiler.rustc)
+        .env("RUSTFLAGS", RUSTFLAGS)
         // aya-ebpf uses unstable features.
         .env("RUSTC_BOOTSTRAP", "1")
         .env("CARGO_TARGET_DIR", directory())

@@ -1,7 +1,7 @@
 //! `cargo xtask`: every task of this workspace that is more than a plain cargo command.
 //!
 //! This file lists the subcommands and turns errors into an exit code; the work is in one module per subcommand.
-#![expect(clippy::print_stderr, reason = "a task runner talks to a person")]
+#![expect(clippy::print_stdout, clippy::print_stderr, reason = "a task runner talks to a person")]
 #![expect(clippy::disallowed_methods, reason = "a task runner starts processes")]
 
 mod bench;
@@ -11,6 +11,8 @@ mod process;
 mod progress;
 mod run;
 mod setup;
+mod suites;
+mod tidy;
 mod vm;
 mod workspace;
 
@@ -38,17 +40,23 @@ enum Task {
     Vm(vm::Arguments),
     /// Measure what watching costs
     Bench(bench::Arguments),
+    /// Run the test suites
+    Test(suites::Arguments),
+    /// Check the rules of the source tree
+    Tidy,
 }
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    match perform(arguments.task) {
-        Ok(code) => code,
-        Err(error) => {
-            eprintln!("error: {error:#}");
-            ExitCode::from(2)
-        }
-    }
+    // Codes of the watched command or of the guest pass through; our own failure keeps out of their way.
+    let failure = match arguments.task {
+        Task::Run(_) | Task::Vm(_) => 125,
+        Task::Setup(_) | Task::BuildEbpf(_) | Task::Bench(_) | Task::Test(_) | Task::Tidy => 2,
+    };
+    perform(arguments.task).unwrap_or_else(|error| {
+        eprintln!("error: {error:#}");
+        ExitCode::from(failure)
+    })
 }
 
 fn perform(task: Task) -> Result<ExitCode> {
@@ -58,5 +66,7 @@ fn perform(task: Task) -> Result<ExitCode> {
         Task::Run(arguments) => run::perform(&arguments),
         Task::Vm(arguments) => vm::perform(&arguments),
         Task::Bench(arguments) => bench::perform(&arguments),
+        Task::Test(arguments) => Ok(suites::perform(&arguments)),
+        Task::Tidy => tidy::perform(),
     }
 }

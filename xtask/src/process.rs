@@ -1,6 +1,6 @@
 //! Starting programs: read their output, or let them talk to the terminal. Long steps with a spinner are `progress`.
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -52,27 +52,29 @@ pub(crate) fn is_root() -> bool {
     Path::new("/proc/self").metadata().is_ok_and(|metadata| metadata.uid() == 0)
 }
 
-/// `program`, as root: directly when we are, else through sudo. The second part of the message says what to do.
-pub(crate) fn as_root(program: impl AsRef<OsStr>, keep_environment: bool) -> Result<Command> {
+/// `program` as root, with these variables: directly when we are root, else through sudo.
+pub(crate) fn as_root(program: impl AsRef<OsStr>, environment: &[(&str, OsString)]) -> Result<Command> {
     if is_root() {
-        return Ok(Command::new(program));
+        let mut command = Command::new(program);
+        command.envs(environment.iter().cloned());
+        return Ok(command);
     }
+    let program = program.as_ref();
     let Some(sudo) = workspace::find_program("sudo") else {
         bail!(
             "{} needs root, and there is no sudo: run the same cargo xtask command as root",
-            Path::new(program.as_ref()).display()
+            Path::new(program).display()
         );
     };
     let mut command = Command::new(sudo);
-    if keep_environment {
-        // sudo resets PATH even with -E; the watched command is looked up in the caller's.
+    if !environment.is_empty() {
+        // -E keeps the environment where sudoers allow it, but never PATH, which sudo sets itself.
         command.args(["-E", "env"]);
-        for name in ["PATH", "HOME"] {
-            if let Some(value) = std::env::var_os(name) {
-                let mut assignment = std::ffi::OsString::from(format!("{name}="));
-                assignment.push(value);
-                command.arg(assignment);
-            }
+        for (name, value) in environment {
+            let mut assignment = OsString::from(name);
+            assignment.push("=");
+            assignment.push(value);
+            command.arg(assignment);
         }
     }
     command.arg(program);

@@ -26,7 +26,9 @@ pub(crate) struct Arguments {
 pub(crate) fn perform(arguments: &Arguments) -> Result<ExitCode> {
     setup::ensure(&[Purpose::Build, Purpose::Run])?;
     build_binary()?;
-    let mut command = process::as_root(workspace::release_binary("defenseclaw"), true)?;
+    // The watched command is looked up in the caller's PATH and works in the caller's home.
+    let environment = ["PATH", "HOME"].map(|name| (name, std::env::var_os(name).unwrap_or_default()));
+    let mut command = process::as_root(workspace::release_binary("defenseclaw"), &environment)?;
     command.arg("run");
     if let Some(report) = &arguments.report {
         command.arg("--report").arg(report);
@@ -42,6 +44,6 @@ pub(crate) fn perform(arguments: &Arguments) -> Result<ExitCode> {
 
 /// Builds the object and the `defenseclaw` that carries it.
 pub(crate) fn build_binary() -> Result<()> {
-    build_ebpf::build(None, false)?;
+    build_ebpf::build(None)?;
     process::execute(&mut process::cargo(&["build", "--quiet", "--release", "--package=defenseclaw"]))
 }

@@ -1,1 +1,104 @@
-//! Placeholder, filled by its own change.
+//! The command line: arguments in, one command run, one exit code out. One file per command; each turns its
+//! arguments into calls of other rooms and words for `output`, the only file that prints.
+
+pub mod audit;
+pub mod describe;
+pub mod doctor;
+mod error;
+pub mod events;
+pub mod output;
+pub mod render;
+pub mod report;
+pub mod run;
+pub mod sessions;
+
+use std::{ffi::OsString, path::PathBuf, process::ExitCode};
+
+use clap::{Parser, Subcommand};
+
+use crate::{config::Settings, telemetry};
+use output::Out;
+
+/// The answer is no: a broken audit, a failed test.
+pub const NEGATIVE: u8 = 1;
+/// The command could not do its work.
+pub const ERROR: u8 = 2;
+
+/// Watches what AI coding agents really do, and keeps a record that shows whether it was changed.
+#[derive(Debug, Parser)]
+#[command(name = "defenseclaw", version, arg_required_else_help = true, max_term_width = 100)]
+#[command(after_help = "Exit codes: 0 success, 1 the answer is no, 2 error.")]
+struct Cli {
+    /// Audit database [default: $DEFENSECLAW_DB, or this user's own]
+    #[arg(long, global = true, value_name = "PATH")]
+    db: Option<PathBuf>,
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// One variant per command, in the order of the help.
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run a command under watch, then report what it did
+    Run(run::Args),
+    /// Report what a recorded session did
+    Report(report::Args),
+    /// Print the process tree of a recorded session
+    Tree(report::TreeArgs),
+    /// List the recorded sessions, oldest first
+    Sessions(sessions::Args),
+    /// Print recorded events
+    Events(events::Args),
+    /// Look after the audit itself
+    #[command(subcommand)]
+    Audit(audit::Command),
+    /// Say what this machine lets us see, and what to do about the rest
+    Doctor(doctor::Args),
+}
+
+impl Command {
+    fn run(self, settings: &Settings, out: &mut Out) -> anyhow::Result<ExitCode> {
+        match self {
+            Self::Run(args) => run::run(args, settings, out),
+            Self::Report(args) => report::run(&args, settings, out),
+            Self::Tree(args) => report::tree(&args, settings, out),
+            Self::Doctor(args) => doctor::run(&args, settings, out),
+            Self::Sessions(args) => sessions::run(&args, settings, out),
+            Self::Events(args) => events::run(&args, settings, out),
+            Self::Audit(command) => audit::run(&command, settings, out),
+        }
+    }
+}
+
+/// Runs the command that `args` (with the program's name first) asks for.
+pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let cli = match Cli::try_parse_from(args) {
+        Ok(cli) => cli,
+        Err(err) => return output::usage(&err),
+    };
+    telemetry::log_to_stderr();
+    let mut out = Out::stdout();
+    let done = Settings::new(cli.db)
+        .map_err(anyhow::Error::from)
+        .and_then(|settings| cli.command.run(&settings, &mut out))
+        .and_then(|code| Ok(out.flush().map(|()| code)?));
+    match done {
+        Ok(code) => code,
+        // Whoever read our output has seen enough.
+        Err(err) if error::is_broken_pipe(&err) => ExitCode::SUCCESS,
+        Err(err) => {
+            output::error(&err, error::hint(&err));
+            ExitCode::from(error::exit_code(&err))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_arguments_are_well_formed() {
+        super::Cli::command().debug_assert();
+    }
+}

@@ -95,10 +95,16 @@ fn exec(plan: &ChildPlan<'_>) -> Errno {
         // SAFETY: `file` ends in NUL; `argv` and `envp` are null-terminated arrays of such strings.
         unsafe { libc::execve(file.as_ptr(), plan.argv, plan.envp) };
         let errno = Errno::last();
-        if errno == Errno::EACCES {
-            // As a shell does: look further, but name it if nothing else is found.
-            outcome = errno;
-        } else if plan.candidates.len() == 1 || !ELSEWHERE.contains(&errno) {
+        if plan.candidates.len() == 1 {
+            return errno;
+        } else if errno == Errno::EACCES {
+            // As a shell does: look further, but name a file that may not be executed if nothing else is found. A
+            // directory that may not be searched, such as root's own after a change of user, holds nothing for us.
+            // SAFETY: `file` ends in NUL; access is async-signal-safe.
+            if unsafe { libc::access(file.as_ptr(), libc::F_OK) } == 0 {
+                outcome = errno;
+            }
+        } else if !ELSEWHERE.contains(&errno) {
             return errno;
         }
     }

@@ -10,7 +10,7 @@ use nix::unistd::{Pid, getpgid, getpgrp, getsid, tcgetpgrp, tcsetpgrp};
 
 use super::{
     LaunchError,
-    process::{Child, stat},
+    process::{Change, Child, stat},
 };
 
 /// Whether a shell waits for us to be stopped, because the command was, by `signal`.
@@ -21,6 +21,11 @@ use super::{
 pub(super) fn shell_waits(signal: c_int, command: pid_t) -> bool {
     let by_nature = matches!(signal, libc::SIGTSTP | libc::SIGTTIN | libc::SIGTTOU);
     (by_nature || in_foreground(command)) && started_by_shell()
+}
+
+/// Whether this process is the session's leader.
+pub(super) fn leads_session() -> bool {
+    getsid(None) == Ok(Pid::this())
 }
 
 /// The controlling terminal, if there is one.
@@ -52,28 +57,33 @@ fn started_by_shell() -> bool {
 }
 
 /// Stops this process; after it was continued, continues the command.
-pub(super) fn stop_along(command: &Child) -> Result<(), LaunchError> {
+pub(super) fn stop_along(command: &mut Child) -> Result<(), LaunchError> {
     let group = getpgid(Some(Pid::from_raw(command.pid))).ok();
     let terminal = terminal();
     let foreground = || terminal.as_ref().and_then(|terminal| tcgetpgrp(terminal).ok());
-    // An interactive shell under watch makes a process group of its own and takes the terminal.
-    let had_terminal = group.is_some() && group != Some(getpgrp()) && foreground() == group;
-    // It may have been continued since; then stopping would leave us behind.
-    if !command.is_stopped() {
-        return Ok(());
-    }
-    // SAFETY: takes a number. Sent to this thread, so it holds before raise returns.
-    unsafe { libc::raise(libc::SIGSTOP) };
-    if command.is_stopped() {
+    loop {
+        // An interactive shell under watch makes a process group of its own and takes the terminal.
+        let had_terminal = group.is_some() && group != Some(getpgrp()) && foreground() == group;
+        // It may have been continued since; then stopping would leave us behind.
+        if !command.is_stopped_now() {
+            return Ok(());
+        }
+        // SAFETY: takes a number. Sent to this thread, so it holds before raise returns.
+        unsafe { libc::raise(libc::SIGSTOP) };
         if had_terminal
             && foreground() == Some(getpgrp())
             && let (Some(terminal), Some(group)) = (&terminal, group)
         {
-            // The shell gave the terminal to us; if it cannot be handed on, the command is in the background, and
+            // The shell gave the terminal to us. If it cannot be handed on, the command is in the background, and
             // stops again when it reads.
             tcsetpgrp(terminal, group).ok();
         }
-        command.signal(libc::SIGCONT)?;
+        match command.next_change()? {
+            // The shell continued it with us, and by now it is stopped again.
+            Some(Change::Stopped(signal)) if shell_waits(signal, command.pid) => {}
+            // Still the same stop: it is in another process group than the one the shell continued.
+            None if command.stopped => return command.signal(libc::SIGCONT),
+            _ => return Ok(()),
+        }
     }
-    Ok(())
 }

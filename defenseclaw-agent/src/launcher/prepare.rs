@@ -174,7 +174,7 @@ impl Prepared {
         // A child that was stopped (Ctrl-Z) between gate and exec neither executes nor ends, and the shell waits for
         // us to stop, too. So look up from the pipe now and then; what the exec comes to is then said by the exit code.
         while !self.readable(100)? {
-            if self.child.is_stopped() {
+            if self.child.is_stopped_now() {
                 return Ok(None);
             }
         }

@@ -29,6 +29,8 @@ pub(super) struct Child {
     pub(super) pid: pid_t,
     pub(super) pidfd: OwnedFd,
     pub(super) ended: Option<ExitStatus>,
+    /// As of the last change that was reported.
+    pub(super) stopped: bool,
     /// It waits before its first exec, and is nobody's but ours: dropping it ends it.
     held: bool,
 }
@@ -45,7 +47,7 @@ impl Drop for Child {
 
 impl Child {
     pub(super) fn held(pid: pid_t, pidfd: OwnedFd) -> Self {
-        Self { pid, pidfd, ended: None, held: true }
+        Self { pid, pidfd, ended: None, stopped: false, held: true }
     }
 
     /// From now on it is the user's command.
@@ -91,6 +93,7 @@ impl Child {
             libc::CLD_CONTINUED => Change::Continued,
             _ => Change::Stopped(status),
         };
+        self.stopped = matches!(change, Change::Stopped(_));
         if let Change::Ended(status) = change {
             self.ended = Some(status);
         }
@@ -115,8 +118,8 @@ impl Child {
         }
     }
 
-    /// Whether it is stopped right now.
-    pub(super) fn is_stopped(&self) -> bool {
+    /// Whether it is stopped right now, reported or not.
+    pub(super) fn is_stopped_now(&self) -> bool {
         self.ended.is_none() && stat(self.pid).is_ok_and(|stat| stat.state == b'T')
     }
 }

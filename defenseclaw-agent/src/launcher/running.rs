@@ -16,6 +16,8 @@ use crate::model::ExitStatus;
 pub struct Running {
     child: Child,
     placement: Placement,
+    /// `step` has reported the end.
+    end_reported: bool,
 }
 
 /// What [`Running::step`] asks its caller to do.
@@ -35,7 +37,7 @@ pub enum Step {
 impl Running {
     pub(super) fn new(mut child: Child, placement: Placement) -> Self {
         child.let_go();
-        Self { child, placement }
+        Self { child, placement, end_reported: false }
     }
 
     /// Process id of the command, in our pid namespace.
@@ -57,12 +59,18 @@ impl Running {
     /// [`Step::Idle`], whenever `signals` is readable; the end and the stops of the command arrive as SIGCHLD.
     pub fn step(&mut self, signals: &Signals) -> Result<Step, LaunchError> {
         loop {
-            match self.child.next_change()? {
-                Some(Change::Ended(status)) => return Ok(Step::Ended(status)),
+            let change = self.child.next_change()?;
+            if let Some(status) = self.child.ended
+                && !self.end_reported
+            {
+                self.end_reported = true;
+                return Ok(Step::Ended(status));
+            }
+            match change {
                 Some(Change::Stopped(signal)) if job::shell_waits(signal, self.child.pid) => {
                     return Ok(Step::Stop);
                 }
-                Some(Change::Stopped(_) | Change::Continued) => continue,
+                Some(_) => continue,
                 None => {}
             }
             let Some(received) = signals.next()? else { return Ok(Step::Idle) };
@@ -80,8 +88,10 @@ impl Running {
         }
         match signal {
             // `fg` and `bg` continue the whole group; a second SIGCONT goes only where the first has not.
-            libc::SIGCONT if self.child.is_stopped() => self.forward(signal)?,
+            libc::SIGCONT if self.child.stopped => self.forward(signal)?,
             libc::SIGCONT | libc::SIGCHLD => {}
+            // A closed terminal tells the session's leader alone, which is us where no shell is: `xterm -e`, `ssh -t`.
+            libc::SIGHUP if sender.is_none() && job::leads_session() => self.forward(signal)?,
             // The terminal's, which the command has got; or the tree's own, such as `kill 0` of a script: it reached
             // us because we are in the same group.
             _ if sender.is_none() || from_tree => {}
@@ -97,8 +107,8 @@ impl Running {
 
     /// Stops this process until the shell continues it, and continues the command with it. Meanwhile nothing is read:
     /// what other processes of the tree do is in the rings, and counted as lost where they overflow.
-    pub fn stop_along(&self) -> Result<(), LaunchError> {
-        job::stop_along(&self.child)
+    pub fn stop_along(&mut self) -> Result<(), LaunchError> {
+        job::stop_along(&mut self.child)
     }
 
     /// How it ended, if it has. For callers without [`Signals`]; stops are not reported.

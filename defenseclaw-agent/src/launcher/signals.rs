@@ -65,6 +65,7 @@ impl AsFd for Signals {
     }
 }
 
+/// The same descriptor, and open, as long as `self` lives: what tokio's `AsyncFd` has to be promised.
 impl AsRawFd for Signals {
     fn as_raw_fd(&self) -> RawFd {
         self.fd.as_raw_fd()

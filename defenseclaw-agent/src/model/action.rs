@@ -254,9 +254,10 @@ impl Action {
             | Self::FileChown { file, .. }
             | Self::FileTruncate { file, .. }
             | Self::DirRemove { file } => Some(&file.path),
-            Self::FileSymlink { path, .. } | Self::DirMake { path, .. } => Some(path),
+            Self::FileSymlink { path, .. }
+            | Self::DirMake { path, .. }
+            | Self::UnixConnect { name: UnixName::Path(path), .. } => Some(path),
             Self::ProcessExec(exec) => Some(&exec.exe.path),
-            Self::UnixConnect { name: UnixName::Path(path), .. } => Some(path),
             Self::Mount { target, .. } => Some(target),
             Self::ModuleLoad { module, .. } => Some(module),
             Self::ProcessFork { .. }

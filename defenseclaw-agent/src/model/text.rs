@@ -70,12 +70,13 @@ impl<'de> Deserialize<'de> for Text {
 }
 
 fn hex(bytes: &[u8]) -> String {
-    use fmt::Write;
-    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut out, byte| {
-        // Writing to a String cannot fail.
-        let _ = write!(out, "{byte:02x}");
-        out
-    })
+    let mut out = String::with_capacity(bytes.len() * 2);
+    for byte in bytes {
+        for digit in [byte >> 4, byte & 15] {
+            out.extend(char::from_digit(u32::from(digit), 16));
+        }
+    }
+    out
 }
 
 fn unhex(text: &str) -> Option<Vec<u8>> {
@@ -86,6 +87,7 @@ fn unhex(text: &str) -> Option<Vec<u8>> {
 }
 
 /// A path as the kernel resolved it, with what the kernel could not tell.
+#[expect(clippy::struct_excessive_bools, reason = "each is an independent reservation about the text")]
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct KernelPath {
     /// The bytes; absolute unless a flag says otherwise.

@@ -103,7 +103,7 @@ pub fn step(state: &mut State, input: Input, now: BootTime, effects: &mut Vec<Ef
     match input {
         Input::Started(start) => {
             // The root lives before its first event, so that a session is not over before it began.
-            state.tree.learn(root_facts(&start));
+            state.tree.learn(&root_facts(&start));
             state.sessions.insert(start.session, Session::new(&start));
             effects.push(Effect::Store(AuditRecord::SessionStart(start)));
         }
@@ -134,7 +134,7 @@ pub fn step(state: &mut State, input: Input, now: BootTime, effects: &mut Vec<Ef
             }
             check_tree(state, session, effects);
         }
-        Input::Learned(facts) => state.tree.learn(*facts),
+        Input::Learned(facts) => state.tree.learn(&facts),
         Input::Gone(process) => {
             state.tree.gone(process, now);
             if let Some(session) = state.tree.session(process) {

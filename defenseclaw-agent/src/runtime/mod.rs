@@ -1,8 +1,12 @@
 //! Start-up order, the loop, shutdown: the only room that knows every other one.
 
 pub mod clock;
+mod diagnose;
 mod host;
 mod run;
 mod watch;
 
+pub use diagnose::{Check, Diagnosis, diagnose};
 pub use run::{RunError, RunOptions, RunOutcome, RunStats, run};
+
+pub use crate::sensor::SensorOptions;

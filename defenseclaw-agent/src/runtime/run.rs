@@ -176,14 +176,14 @@ pub fn run(options: &RunOptions) -> Result<RunOutcome, RunError> {
     if let launcher::CgroupEnd::Left(path) = running.finish() {
         warnings.push(format!("processes are still in {}", path.display()));
     }
-    Ok(outcome(session, status, sensor, written, warnings))
+    Ok(outcome(session, status, sensor, &written, warnings))
 }
 
 fn outcome(
     session: SessionId,
     status: Option<ExitStatus>,
     sensor: SensorStats,
-    written: WriterStats,
+    written: &WriterStats,
     mut warnings: Vec<String>,
 ) -> RunOutcome {
     if let (1.., Some(error)) = (written.lost, &written.last_error) {

@@ -11,7 +11,7 @@ use tracing::debug;
 use super::{clock, run::RunError};
 use crate::{
     launcher::{Running, Signals, Step},
-    model::{AuditRecord, Event, ExitStatus, SessionId, SessionStart},
+    model::{AuditRecord, Event, ExitStatus, Loss, SessionId, SessionStart},
     pipeline::{self, Effect, Input, State},
     sensor::{self, Sensor, SensorStats},
     store::{Writer, WriterStats},
@@ -90,9 +90,7 @@ impl Watch {
                             }
                             Step::Ended(end) => {
                                 status = Some(end);
-                                // From here on it must not be overlooked that the last process has ended.
-                                self.ends_in_doubt = true;
-                                self.step(Input::MainExited { session: self.session, status: end });
+                                self.main_exited(end)?;
                             }
                             Step::Asked(signal) => {
                                 debug!(signal, "asked to end");
@@ -121,6 +119,16 @@ impl Watch {
                 return Ok(status);
             }
         }
+    }
+
+    fn main_exited(&mut self, status: ExitStatus) -> Result<(), RunError> {
+        // It may have ended before its first record was read; the pipeline must know the session before its end.
+        self.drain()?;
+        self.begin(None);
+        // From here on it must not be overlooked that the last process has ended.
+        self.ends_in_doubt = true;
+        self.step(Input::MainExited { session: self.session, status });
+        Ok(())
     }
 
     /// The command was never executed.
@@ -172,6 +180,8 @@ impl Watch {
     fn losses(&mut self) -> Result<(), RunError> {
         for loss in self.sensor.losses(clock::boot_now())? {
             self.ends_in_doubt |= loss.kind == "process_exit";
+            // These programs serve one session only.
+            let loss = Loss { session: Some(self.session), ..loss };
             self.step(Input::Loss(loss));
         }
         Ok(())

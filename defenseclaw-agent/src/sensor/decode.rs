@@ -307,8 +307,10 @@ fn exec(record: &Record<'_>) -> Exec {
 
 /// Each argument ends with a NUL; an empty one is an argument too.
 fn arguments(bytes: &[u8]) -> Vec<Text> {
-    let bytes = bytes.strip_suffix(&[0]).unwrap_or(bytes);
-    if bytes.is_empty() { Vec::new() } else { bytes.split(|byte| *byte == 0).map(Text::from).collect() }
+    if bytes.is_empty() {
+        return Vec::new();
+    }
+    bytes.strip_suffix(&[0]).unwrap_or(bytes).split(|byte| *byte == 0).map(Text::from).collect()
 }
 
 fn session_variable(variable: &[u8]) -> Option<(Text, Text)> {

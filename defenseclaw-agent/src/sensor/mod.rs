@@ -175,7 +175,8 @@ impl Sensor {
         program.load().map_err(|e| load::reason(&e))?;
         let directory = std::fs::File::open(directory).map_err(|e| text(&e))?;
         program
-            .attach(directory, CgroupSkbAttachType::Ingress, CgroupAttachMode::AllowMultiple)
+            // A link never displaces another program, and takes no flags that would say so.
+            .attach(directory, CgroupSkbAttachType::Ingress, CgroupAttachMode::Single)
             .map_err(|e| load::reason(&e))?;
         Ok(())
     }

@@ -1,11 +1,12 @@
 //! Opening the file, safely and with a clear answer when it cannot be opened. Knows nothing about rows.
 
 use std::{
-    fs::{self, DirBuilder, OpenOptions},
+    fmt::Write,
+    fs::{self, DirBuilder, OpenOptions, Permissions},
     io,
     os::unix::{
         ffi::OsStrExt,
-        fs::{DirBuilderExt, OpenOptionsExt},
+        fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt},
     },
     path::{Path, PathBuf},
     thread,
@@ -37,10 +38,14 @@ pub(super) fn open_for_writing(path: &Path, create_parent: bool) -> Result<Conne
     }
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let mut connection = connect(path, path, flags)?;
-    // Before anything is changed: is it ours?
-    schema::state(&connection, path, schema::STEPS)?;
+    // Where SQLite may not write it opens for reading, and would fail later with a less clear answer.
     if connection.is_readonly("main").unwrap_or(true) {
         return Err(StoreError::ReadOnly { path: path.to_owned() });
+    }
+    // Before anything is changed: is it ours?
+    if let schema::State::Blank = schema::state(&connection, path, schema::STEPS)? {
+        // Also where an empty file was already there. Later the mode is the owner's business.
+        fs::set_permissions(path, Permissions::from_mode(0o600)).map_err(|err| file_error(path, err))?;
     }
     write_ahead_log(&connection, path)?;
     schema::migrate(&mut connection, path, schema::STEPS)?;
@@ -139,6 +144,7 @@ fn require_file(path: &Path) -> Result<(), StoreError> {
 
 fn file_error(path: &Path, source: io::Error) -> StoreError {
     let path = path.to_owned();
+    #[expect(clippy::wildcard_enum_match_arm, reason = "kinds without words of their own keep their source")]
     match source.kind() {
         io::ErrorKind::PermissionDenied => StoreError::Permission { path },
         io::ErrorKind::ReadOnlyFilesystem => StoreError::ReadOnly { path },
@@ -162,11 +168,14 @@ fn immutable_uri(path: &Path) -> PathBuf {
     let mut uri = String::from("file:");
     let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
     for byte in path.as_os_str().as_bytes() {
+        // Writing to a String cannot fail.
         match byte {
             b'/' | b'.' | b'-' | b'_' | b'0'..=b'9' | b'a'..=b'z' | b'A'..=b'Z' => {
-                uri.push(char::from(*byte))
+                uri.push(char::from(*byte));
             }
-            _ => uri.push_str(&format!("%{byte:02X}")),
+            _ => {
+                write!(uri, "%{byte:02X}").ok();
+            }
         }
     }
     uri.push_str("?immutable=1");

@@ -154,12 +154,11 @@ impl StoreError {
             Some(ErrorCode::DiskFull) => Self::DiskFull { path },
             Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => Self::Busy { path },
             Some(ErrorCode::NotADatabase) => Self::NotADatabase { path },
-            Some(ErrorCode::DatabaseCorrupt) => Self::Corrupt { path, detail: source.to_string() },
             Some(ErrorCode::ReadOnly) => Self::ReadOnly { path },
             Some(ErrorCode::PermissionDenied | ErrorCode::CannotOpen) => Self::Permission { path },
             Some(ErrorCode::SystemIoFailure) => Self::Io { path, action, source },
             // A column of the wrong type, a missing table: not what this program writes.
-            None => Self::Corrupt { path, detail: source.to_string() },
+            Some(ErrorCode::DatabaseCorrupt) | None => Self::Corrupt { path, detail: source.to_string() },
             Some(_) => Self::Sqlite { path, action, source },
         }
     }

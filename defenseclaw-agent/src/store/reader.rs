@@ -11,6 +11,9 @@ use rusqlite::{Connection, params_from_iter, types::ValueRef};
 use super::{StoreError, database, row};
 use crate::model::{AuditRecord, EventKind, SessionId};
 
+/// Records held in memory at once.
+const CHUNK: u64 = 1024;
+
 /// Which records to read; the default is all of them.
 #[derive(Clone, Debug, Default)]
 pub struct Filter {
@@ -35,10 +38,11 @@ impl Filter {
         Ok(self)
     }
 
-    fn query(&self, after: u64) -> (String, Vec<rusqlite::types::Value>) {
+    fn query(&self, after: u64, end: u64) -> (String, Vec<rusqlite::types::Value>) {
         use std::fmt::Write;
-        let mut sql = "SELECT seq, path, path2, body FROM log WHERE seq > ?".to_owned();
-        let mut values = vec![rusqlite::types::Value::from(i64::try_from(after).unwrap_or(i64::MAX))];
+        let mut sql = "SELECT seq, path, path2, body FROM log WHERE seq > ? AND seq <= ?".to_owned();
+        let mut values: Vec<rusqlite::types::Value> =
+            vec![after.cast_signed().into(), end.cast_signed().into()];
         if let Some(session) = self.session {
             sql.push_str(" AND session = ?");
             values.push(row::session_column(session).into());
@@ -47,7 +51,7 @@ impl Filter {
         for (column, names) in [("kind", &kinds), ("record", &self.records)] {
             if let Some(rest) = names.len().checked_sub(1) {
                 // Writing to a String cannot fail.
-                let _ = write!(sql, " AND {column} IN (?{})", ", ?".repeat(rest));
+                write!(sql, " AND {column} IN (?{})", ", ?".repeat(rest)).ok();
                 values.extend(names.iter().map(|name| (*name).to_owned().into()));
             }
         }
@@ -89,29 +93,63 @@ impl Reader {
         limit: Option<u64>,
         mut each: impl FnMut(Stored) -> Result<ControlFlow<()>, E>,
     ) -> Result<u64, E> {
-        let failed = |err| E::from(self.failed("reading its rows", err));
-        let (sql, values) = filter.query(after);
+        let end = self.last_seq()?;
+        let mut after = after;
+        let mut left = limit.unwrap_or(u64::MAX);
+        // `each` may wait for somebody who reads slowly. While a query is open the write-ahead log cannot be cut
+        // back, so no query is open then.
+        while after < end && left > 0 {
+            let (chunk, reached) = self.chunk(filter, after, end, left.min(CHUNK))?;
+            for stored in chunk {
+                left -= 1;
+                let seq = stored.seq;
+                if each(stored)?.is_break() {
+                    return Ok(seq);
+                }
+            }
+            after = reached;
+        }
+        Ok(after)
+    }
+
+    /// Up to `limit` matching records with numbers from `after` (left out) to `end`, and how far it has looked.
+    fn chunk(
+        &self,
+        filter: &Filter,
+        after: u64,
+        end: u64,
+        limit: u64,
+    ) -> Result<(Vec<Stored>, u64), StoreError> {
+        let failed = |err| self.failed("reading its rows", err);
+        let (sql, values) = filter.query(after, end);
         let mut statement = self.connection.prepare_cached(&sql).map_err(failed)?;
         let mut rows = statement.query(params_from_iter(values)).map_err(failed)?;
-        let mut last = after;
-        let mut left = limit.unwrap_or(u64::MAX);
-        while left > 0
-            && let Some(row) = rows.next().map_err(failed)?
-        {
-            last = row.get::<_, i64>(0).map_err(failed)?.cast_unsigned();
+        let mut found = Vec::new();
+        while let Some(row) = rows.next().map_err(failed)? {
             if let Some(glob) = &filter.path {
                 let matches = |value| path_of(value).is_some_and(|path| glob.is_match(path));
                 if !matches(row.get_ref(1).map_err(failed)?) && !matches(row.get_ref(2).map_err(failed)?) {
                     continue;
                 }
             }
+            let seq = row.get::<_, i64>(0).map_err(failed)?.cast_unsigned();
             let body = row.get_ref(3).and_then(|value| Ok(value.as_str()?)).map_err(failed)?;
-            left -= 1;
-            if each(Stored { seq: last, record: row::decode(&self.path, last, body)? })?.is_break() {
-                break;
+            found.push(Stored { seq, record: row::decode(&self.path, seq, body)? });
+            if found.len() as u64 == limit {
+                return Ok((found, seq));
             }
         }
-        Ok(last)
+        Ok((found, end))
+    }
+
+    fn last_seq(&self) -> Result<u64, StoreError> {
+        let failed = |err| self.failed("reading its rows", err);
+        let last: i64 = self
+            .connection
+            .prepare_cached("SELECT coalesce(max(seq), 0) FROM log")
+            .and_then(|mut statement| statement.query_row([], |row| row.get(0)))
+            .map_err(failed)?;
+        Ok(u64::try_from(last).unwrap_or(0))
     }
 
     pub(super) fn failed(&self, action: &'static str, err: rusqlite::Error) -> StoreError {

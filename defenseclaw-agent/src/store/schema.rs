@@ -60,14 +60,17 @@ pub(super) enum State {
 
 /// Reads whose file this is; refuses those of other programs and of later versions.
 pub(super) fn state(connection: &Connection, path: &Path, steps: &[&str]) -> Result<State, StoreError> {
-    let read = |sql| {
-        connection
-            .query_row(sql, [], |row| row.get::<_, i64>(0))
-            .map_err(|err| StoreError::sqlite(path, "reading its header", err))
-    };
-    let application = read("PRAGMA application_id")?;
-    let version = read("PRAGMA user_version")?;
-    if application == 0 && version == 0 && read("SELECT count(*) FROM sqlite_schema")? == 0 {
+    // One statement, so that all three are of the same moment: another process may be making the tables just now.
+    let (application, version, tables): (i64, i64, i64) = connection
+        .query_row(
+            "SELECT (SELECT application_id FROM pragma_application_id),
+                    (SELECT user_version FROM pragma_user_version),
+                    (SELECT count(*) FROM sqlite_schema)",
+            [],
+            |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)),
+        )
+        .map_err(|err| StoreError::sqlite(path, "reading its header", err))?;
+    if application == 0 && version == 0 && tables == 0 {
         return Ok(State::Blank);
     }
     if application != i64::from(APPLICATION_ID) {

@@ -67,7 +67,7 @@ pub struct WriterStats {
     pub retries: u64,
     /// Events that were given up; `Loss` rows in the audit say so.
     pub lost: u64,
-    /// Why, the last time.
+    /// What failed last, even if it worked later.
     pub last_error: Option<StoreError>,
 }
 
@@ -80,9 +80,12 @@ pub struct Writer {
 }
 
 enum Message {
-    Rows(Vec<AuditRecord>),
-    Flush(SyncSender<Result<(), StoreError>>),
+    Rows(Batch),
+    Flush(Reply),
 }
+
+type Batch = Vec<AuditRecord>;
+type Reply = SyncSender<Result<(), StoreError>>;
 
 impl Writer {
     /// Opens or makes the database, says in it what an earlier writer left unfinished, and starts the thread.
@@ -108,7 +111,10 @@ impl Writer {
     pub fn flush(&self) -> Result<(), StoreError> {
         let (reply, answer) = sync_channel(1);
         self.send(Message::Flush(reply))?;
-        answer.recv().unwrap_or_else(|_| Err(self.stopped()))
+        match answer.recv() {
+            Ok(result) => result,
+            Err(_) => Err(self.stopped()),
+        }
     }
 
     /// Commits the rest and ends the thread. An error if rows are neither stored nor accounted for; what was given
@@ -129,7 +135,10 @@ impl Writer {
 
     fn send(&self, message: Message) -> Result<(), StoreError> {
         let queue = self.queue.as_ref().ok_or_else(|| self.stopped())?;
-        queue.send(message).map_err(|_| self.stopped())
+        match queue.send(message) {
+            Ok(()) => Ok(()),
+            Err(_) => Err(self.stopped()),
+        }
     }
 
     fn stopped(&self) -> StoreError {
@@ -191,7 +200,7 @@ impl Worker {
     fn run(&mut self, messages: &Receiver<Message>) {
         loop {
             let first = if self.backlog.is_empty() {
-                messages.recv().map_err(|_| RecvTimeoutError::Disconnected)
+                messages.recv().map_err(RecvTimeoutError::from)
             } else {
                 messages.recv_timeout(LONGEST_PAUSE)
             };
@@ -215,7 +224,7 @@ impl Worker {
     }
 
     /// Commits the batches, or gives them up after a while.
-    fn store(&mut self, batches: Vec<Vec<AuditRecord>>) {
+    fn store(&mut self, batches: Vec<Batch>) {
         let rows = self.backlog.rows();
         if rows.is_empty() && batches.is_empty() {
             return;
@@ -250,7 +259,7 @@ impl Worker {
         self.set_failing(true);
     }
 
-    fn commit(&mut self, backlog: &[AuditRecord], batches: &[Vec<AuditRecord>]) -> Result<u64, StoreError> {
+    fn commit(&mut self, backlog: &[AuditRecord], batches: &[Batch]) -> Result<u64, StoreError> {
         let failed = |err| StoreError::sqlite(&self.path, "adding rows", err);
         let transaction = append::begin(&mut self.connection).map_err(failed)?;
         let records = backlog.iter().chain(batches.iter().flatten());
@@ -270,7 +279,7 @@ impl Worker {
         }
     }
 
-    fn answer(&mut self, reply: &SyncSender<Result<(), StoreError>>) {
+    fn answer(&mut self, reply: &Reply) {
         let result = if self.backlog.is_empty() { Ok(()) } else { Err(self.unwritten()) };
         // The caller may have gone away meanwhile.
         drop(reply.send(result));
@@ -290,17 +299,17 @@ impl Worker {
         if !self.backlog.is_empty() {
             return Err(self.unwritten());
         }
-        presence::leave(&self.connection, self.slot)
-            .map_err(|err| StoreError::sqlite(&self.path, "leaving it", err))?;
+        // Every row is where it belongs. If only the goodbye fails (a full disk), the next writer says that this one
+        // was cut off, which claims too much rather than too little.
+        if let Err(err) = presence::leave(&self.connection, self.slot) {
+            self.stats.last_error = Some(StoreError::sqlite(&self.path, "leaving it", err));
+        }
         Ok(self.stats)
     }
 }
 
 /// What else is in the queue, up to a bound or a flush.
-fn collect(
-    messages: &Receiver<Message>,
-    first: Vec<AuditRecord>,
-) -> (Vec<Vec<AuditRecord>>, Option<SyncSender<Result<(), StoreError>>>) {
+fn collect(messages: &Receiver<Message>, first: Batch) -> (Vec<Batch>, Option<Reply>) {
     let mut rows = first.len();
     let mut batches = vec![first];
     while rows < ROWS_PER_COMMIT {

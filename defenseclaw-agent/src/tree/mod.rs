@@ -78,7 +78,7 @@ impl ProcessTree {
     }
 
     /// Takes in what `/proc` says of a process. Kernel events win over it, whenever they come.
-    pub fn learn(&mut self, facts: ProcessFacts) {
+    pub fn learn(&mut self, facts: &ProcessFacts) {
         let key = facts.key;
         if key.tgid == 0 {
             return;

@@ -118,7 +118,7 @@ fn reused_pid_is_another_process_and_ends_the_first() {
 #[test]
 fn facts_of_proc_yield_to_events() {
     let mut tree = build(&[open(CHILD, 250)]);
-    tree.learn(ProcessFacts {
+    tree.learn(&ProcessFacts {
         key: CHILD,
         session: SessionId(1),
         parent: Some(ROOT),
@@ -189,7 +189,9 @@ fn nonsense_is_no_cycle() {
 fn expiry_keeps_what_leads_to_the_living() {
     let other = key(13, 310);
     let mut tree = build(&[fork(ROOT, CHILD), fork(CHILD, GRANDCHILD), fork(CHILD, other)]);
-    [exit(ROOT, 400), exit(CHILD, 400), exit(other, 400)].iter().for_each(|event| tree.apply(event));
+    for process in [ROOT, CHILD, other] {
+        tree.apply(&exit(process, 400));
+    }
     assert_eq!(tree.expire(BootTime(450), Duration::from_nanos(100)), 0);
     assert_eq!(tree.expire(BootTime(500), Duration::from_nanos(100)), 1);
     assert_eq!(tree.children(CHILD).collect::<Vec<_>>(), [GRANDCHILD]);

@@ -76,17 +76,13 @@ fn answer(ctx: &SkBuffContext) -> Option<()> {
         size = DNS_MAX as u32;
         found = flags::TRUNCATED;
     }
+    // The helper refuses a length that could be 0. Mask and increment say that it cannot in a way the verifier of every
+    // kernel follows; the compiler, which knows better, must not simplify it.
+    let size = (core::hint::black_box(size).wrapping_sub(1) & 0x7ff) + 1;
     record.filled(
         |to| {
-            if size == 0 || size > DNS_MAX as u32 {
-                return -1;
-            }
-            // SAFETY: DNS_MAX bytes fit behind `to`; the helper checks the source.
-            if unsafe { bpf_skb_load_bytes(skb.cast(), udp + 8, to.cast(), size) } == 0 {
-                i64::from(size)
-            } else {
-                -1
-            }
+            // SAFETY: 2048 bytes fit behind `to`; the helper checks the source.
+            if unsafe { bpf_skb_load_bytes(skb.cast(), udp + 8, to.cast(), size) } == 0 { i64::from(size) } else { -1 }
         },
         found,
     );

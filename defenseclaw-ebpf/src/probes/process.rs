@@ -16,6 +16,7 @@ use crate::{
     shim::*,
 };
 
+const CLONE_NEWUSER: u64 = 0x1000_0000;
 /// `SIGNAL_GROUP_EXIT`: the whole group ends with `group_exit_code`.
 const SIGNAL_GROUP_EXIT: u32 = 4;
 
@@ -43,7 +44,11 @@ pub fn process_fork(ctx: BtfTracePointContext) -> i32 {
     }
     let Some(mut record) = Record::begin(Kind::ProcessFork, &actor) else { return 0 };
     let (ours, theirs) = (shim_task_struct_nsproxy(ctx.arg(0)), shim_task_struct_nsproxy(child));
-    let changed = if ours == theirs { 0 } else { namespaces_that_differ(ours, theirs) };
+    let mut changed = if ours == theirs { 0 } else { namespaces_that_differ(ours, theirs) };
+    let (ours, theirs) = (shim_task_struct_cred(ctx.arg(0)), shim_task_struct_cred(child));
+    if ours != theirs && shim_cred_user_ns(ours) != shim_cred_user_ns(theirs) {
+        changed |= CLONE_NEWUSER;
+    }
     record.arg::<0>(u64::from(tgid)).arg::<1>(start).arg::<2>(changed);
     record.submit(Ring::Priority);
     0

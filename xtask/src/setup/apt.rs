@@ -99,7 +99,7 @@ fn apt_get() -> Result<Command> {
         // Asks for the password here, on the terminal, and not under a spinner.
         process::execute(Command::new(sudo).arg("-v"))?;
     }
-    let mut command = process::as_root("env", false)?;
-    command.args(["DEBIAN_FRONTEND=noninteractive", "apt-get"]);
+    let mut command = process::as_root("apt-get", &[("DEBIAN_FRONTEND", "noninteractive".into())])?;
+    command.args(["-o", "Dpkg::Use-Pty=0"]);
     Ok(command)
 }

@@ -9,7 +9,7 @@ use anyhow::{Context as _, Result, bail};
 
 use crate::bpf_toolchain;
 use crate::vm::kernel;
-use crate::{progress, workspace};
+use crate::{process, progress, workspace};
 
 use super::apt::{self, Apt};
 
@@ -46,9 +46,20 @@ pub(super) fn nightly() -> Result<()> {
             "a nightly compiler needs rustup: install it from https://rustup.rs, then run cargo xtask setup again"
         );
     }
+    if process::read("rustup", &["toolchain", "list"])?.lines().any(|line| line.starts_with("nightly-")) {
+        // The nightly that is there stays as it is.
+        return nightly_component("rust-src");
+    }
     let mut command = Command::new("rustup");
     command.args(["toolchain", "install", "nightly", "--profile=minimal", "--component=rust-src"]);
     progress::step("rustup-nightly", "installing rustup nightly with rust-src", &mut command)
+}
+
+/// Adds a component to the nightly that is there.
+pub(super) fn nightly_component(name: &str) -> Result<()> {
+    let mut command = Command::new("rustup");
+    command.args(["component", "add", name, "--toolchain=nightly"]);
+    progress::step("rustup-component", &format!("adding {name} to rustup nightly"), &mut command)
 }
 
 /// bpf-linker, built against the packaged LLVM, into `.xtask/tools`.

@@ -38,6 +38,8 @@ pub(crate) enum Purpose {
     Vm,
     /// Run real agents
     Agents,
+    /// Lint the kernel side
+    Lint,
     /// Everything
     All,
 }
@@ -108,6 +110,7 @@ fn apply(apt: &mut apt::Apt, fixes: &[Fix]) -> Result<()> {
             Fix::Packages(_) => {}
             Fix::Compiler => install::compiler(apt)?,
             Fix::Nightly => install::nightly()?,
+            Fix::NightlyClippy => install::nightly_component("clippy")?,
             Fix::Linker { llvm } => install::linker(*llvm)?,
             Fix::Kernel(version) => install::kernel(apt, version)?,
             Fix::Nothing(message) => bail!("{message}"),

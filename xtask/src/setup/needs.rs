@@ -3,7 +3,7 @@
 use std::fmt;
 use std::path::Path;
 
-use crate::bpf_toolchain::{self, Source};
+use crate::bpf_toolchain::{self, Compiler, Source};
 use crate::vm::kernel;
 use crate::{process, workspace};
 
@@ -28,6 +28,7 @@ pub(super) enum Fix {
     Compiler,
     /// rustup's nightly with rust-src.
     Nightly,
+    NightlyClippy,
     /// bpf-linker from source, for this LLVM.
     Linker {
         llvm: u32,
@@ -43,6 +44,7 @@ impl fmt::Display for Fix {
             Self::Packages(names) => write!(formatter, "apt: {}", names.join(" ")),
             Self::Compiler => write!(formatter, "apt: rustc-web, or rustup: nightly"),
             Self::Nightly => write!(formatter, "rustup: nightly with rust-src"),
+            Self::NightlyClippy => write!(formatter, "rustup: clippy for nightly"),
             Self::Linker { llvm } => write!(formatter, "cargo install, LLVM {llvm}, into .xtask/tools"),
             Self::Kernel(version) => write!(formatter, "apt-get download of a cloud kernel {version}"),
             Self::Nothing(message) => formatter.write_str(message),
@@ -89,6 +91,12 @@ pub(super) fn survey(purposes: &[Purpose], wanted: Option<Source>) -> Vec<Need> 
     if has(Purpose::Agents) {
         needs.extend(AGENT_PROGRAMS.map(program));
     }
+    // Without a compiler there is nothing to lint with; `build` brings it, and then this asks again.
+    if has(Purpose::Lint)
+        && let Some(compiler) = bpf_toolchain::find(wanted)
+    {
+        needs.push(clippy(&compiler));
+    }
     needs
 }
 
@@ -127,6 +135,16 @@ fn build(needs: &mut Vec<Need>, wanted: Option<Source>) {
         needs.push(missing(&format!("LLVM {llvm}"), "builds bpf-linker", packages(&[&package])));
     }
     needs.push(missing("bpf-linker", why, Fix::Linker { llvm }));
+}
+
+fn clippy(compiler: &Compiler) -> Need {
+    let (name, why) = ("BPF clippy", "lints the kernel side");
+    let driver = compiler.clippy_driver();
+    match compiler.source {
+        _ if driver.is_file() => present(name, why, driver.display().to_string()),
+        Source::RustcWeb => missing(name, why, packages(&["rust-web-clippy"])),
+        Source::Nightly => missing(name, why, Fix::NightlyClippy),
+    }
 }
 
 fn program((name, package, why): (&'static str, &'static str, &'static str)) -> Need {

@@ -1,1 +1,230 @@
-//! Placeholder.
+//! `cargo xtask test`: runs the suites one after the other and ends with one summary.
+//!
+//! `tally` reads results, `tools` knows what goes into a guest. A suite that could not run counts as failed.
+
+mod tally;
+mod tools;
+
+use std::ffi::OsString;
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::process::{Command, ExitCode, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail};
+use clap::ValueEnum;
+
+use crate::setup::{self, Purpose};
+use crate::vm::{self, Kernel, Profile, Stream, Vm};
+use crate::{process, run, workspace};
+use tally::{Counts, Tally};
+
+/// A guest that has not finished its suite by then never will.
+const GUEST_TIMEOUT: Duration = Duration::from_mins(20);
+/// Names the features that must be there: without one, a test fails instead of skipping itself.
+const EXPECT: &str = "DEFENSECLAW_EXPECT";
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Arguments {
+    /// Suites to run; all if none is named
+    #[arg(value_name = "SUITE")]
+    suites: Vec<Suite>,
+    /// Show the suites
+    #[arg(long)]
+    list: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Suite {
+    Unit,
+    Cli,
+    VmHost,
+    #[value(name = "vm-6.1")]
+    Vm61,
+    #[value(name = "vm-6.12")]
+    Vm612,
+    #[value(name = "vm-6.12-no-lsm")]
+    Vm612NoLsm,
+    Agents,
+}
+
+/// What became of a suite.
+struct Outcome {
+    name: &'static str,
+    counts: Counts,
+    /// Why it is not good although no test says so.
+    trouble: Option<String>,
+    took: Duration,
+}
+
+pub(crate) fn perform(arguments: &Arguments) -> ExitCode {
+    if arguments.list {
+        for suite in Suite::value_variants() {
+            println!("{:<16} {}", suite.name(), suite.about());
+        }
+        return ExitCode::SUCCESS;
+    }
+    let suites = if arguments.suites.is_empty() { Suite::value_variants() } else { &arguments.suites };
+    let outcomes: Vec<Outcome> = suites.iter().map(|suite| suite.run()).collect();
+    summarize(&outcomes)
+}
+
+impl Suite {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Unit => "unit",
+            Self::Cli => "cli",
+            Self::VmHost => "vm-host",
+            Self::Vm61 => "vm-6.1",
+            Self::Vm612 => "vm-6.12",
+            Self::Vm612NoLsm => "vm-6.12-no-lsm",
+            Self::Agents => "agents",
+        }
+    }
+
+    fn about(self) -> &'static str {
+        match self {
+            Self::Unit => "tests inside the packages; need nothing",
+            Self::Cli => "the binary's commands and output; need nothing",
+            Self::VmHost => "kernel behaviour at level tracepoint, on this host; needs root",
+            Self::Vm61 => "kernel behaviour at level lsm, in a guest with Linux 6.1",
+            Self::Vm612 => "kernel behaviour at level lsm, in a guest with Linux 6.12",
+            Self::Vm612NoLsm => "kernel behaviour at level tracepoint, in a guest without an active BPF LSM",
+            Self::Agents => "real agents against a scripted model; needs root and an npm registry",
+        }
+    }
+
+    fn run(self) -> Outcome {
+        eprintln!("\n── {}: {}", self.name(), self.about());
+        let started = Instant::now();
+        let mut tally = Tally::default();
+        let trouble = match self.attempt(&mut tally) {
+            Err(error) => Some(format!("{error:#}")),
+            Ok(()) if tally.counts.is_empty() => Some("it reported no test".to_owned()),
+            Ok(()) => None,
+        };
+        Outcome { name: self.name(), counts: tally.counts, trouble, took: started.elapsed() }
+    }
+
+    fn attempt(self, tally: &mut Tally) -> Result<()> {
+        match self {
+            Self::Unit => {
+                let packages = ["--package=defenseclaw", "--package=defenseclaw-ebpf", "--package=xtask"];
+                let mut command = process::cargo(&["test", "--no-fail-fast", "--lib", "--bins"]);
+                count(command.args(packages), tally)
+            }
+            Self::Cli => count(
+                &mut process::cargo(&["test", "--no-fail-fast", "--package=defenseclaw", "--test=*"]),
+                tally,
+            ),
+            Self::VmHost => {
+                build("suite-vm")?;
+                let mut command = on_host("suite-vm", "root,tools")?;
+                count(command.args(["--level", "tracepoint"]), tally)
+            }
+            Self::Vm61 => in_guest("6.1", Profile::Lsm, tally),
+            Self::Vm612 => in_guest("6.12", Profile::Lsm, tally),
+            Self::Vm612NoLsm => in_guest("6.12", Profile::NoLsm, tally),
+            Self::Agents => {
+                setup::ensure(&[Purpose::Agents])?;
+                build("suite-agents")?;
+                count(&mut on_host("suite-agents", "root,npm")?, tally)
+            }
+        }
+    }
+}
+
+/// Builds a suite's binary and the `defenseclaw` it tests.
+fn build(package: &str) -> Result<()> {
+    setup::ensure(&[Purpose::Build])?;
+    run::build_binary()?;
+    process::execute(process::cargo(&["build", "--quiet", "--release", "--package"]).arg(package))
+}
+
+/// A suite on this host, as root, with the built `defenseclaw` first on its `PATH`.
+fn on_host(name: &str, expect: &str) -> Result<Command> {
+    let mut directories = vec![workspace::target().join("release")];
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    directories.extend(std::env::split_paths(&path));
+    let environment = [
+        ("PATH", std::env::join_paths(directories)?),
+        ("HOME", std::env::var_os("HOME").unwrap_or_default()),
+        (EXPECT, OsString::from(expect)),
+    ];
+    process::as_root(workspace::release_binary(name), &environment)
+}
+
+fn in_guest(kernel: &str, profile: Profile, tally: &mut Tally) -> Result<()> {
+    setup::ensure(&[Purpose::Vm])?;
+    build("suite-vm")?;
+    let (level, expect) = match profile {
+        Profile::Lsm => ("lsm", "root,tools,bpf_lsm"),
+        Profile::NoLsm => ("tracepoint", "root,tools"),
+    };
+    let mut guest = Vm::new(Kernel::Version(kernel.to_owned()))
+        .profile(profile)
+        .timeout(GUEST_TIMEOUT)
+        .env(EXPECT, expect)
+        .copy_to(workspace::release_binary("defenseclaw"), "/usr/local/bin/defenseclaw")
+        .copy_to(workspace::release_binary("suite-vm"), "/usr/local/bin/suite-vm");
+    for path in tools::paths()? {
+        guest = guest.copy(path);
+    }
+    let command = ["suite-vm", "--level", level].map(OsString::from);
+    let finished = guest.run(&command, &mut |stream, bytes| {
+        vm::print(stream, bytes);
+        if stream == Stream::Output {
+            tally.read(bytes);
+        }
+    })?;
+    tally.finish();
+    eprintln!("guest: booted in {:.1} s", finished.boot.as_secs_f64());
+    judge(&format!("exit code {}", finished.code), finished.code == 0, tally)
+}
+
+/// Runs a suite on our terminal and counts what it reports on standard output.
+fn count(command: &mut Command, tally: &mut Tally) -> Result<()> {
+    let mut child = command
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .spawn()
+        .with_context(|| format!("cannot start {}", process::describe(command)))?;
+    let mut output = BufReader::new(child.stdout.take().context("the suite has no standard output")?);
+    let mut line = Vec::new();
+    while output.read_until(b'\n', &mut line)? != 0 {
+        std::io::stdout().write_all(&line)?;
+        tally.read(&line);
+        line.clear();
+    }
+    tally.finish();
+    let status = child.wait()?;
+    judge(&status.to_string(), status.success(), tally)
+}
+
+/// Exit code and counts must agree: a suite that crashed has failed, whatever it had reported before.
+fn judge(status: &str, success: bool, tally: &Tally) -> Result<()> {
+    if !success && tally.counts.failed == 0 {
+        bail!("it ended with {status} before it reported a failed test");
+    }
+    if success && tally.counts.failed > 0 {
+        bail!("it reported failed tests and ended with {status}");
+    }
+    Ok(())
+}
+
+fn summarize(outcomes: &[Outcome]) -> ExitCode {
+    println!();
+    let mut total = Counts::default();
+    for outcome in outcomes {
+        let counts = outcome.counts;
+        println!("{:<16} {counts}, {:.0} s", outcome.name, outcome.took.as_secs_f64());
+        if let Some(trouble) = &outcome.trouble {
+            println!("{:<16} did not work: {trouble}", "");
+        }
+        total.add(counts);
+        if counts.failed == 0 && outcome.trouble.is_some() {
+            total.failed += 1;
+        }
+    }
+    println!("{total}");
+    if total.failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}

@@ -112,8 +112,12 @@ pub(super) fn lay_out(image: &mut Image) -> Result<()> {
     Ok(())
 }
 
-/// Adds busybox at a place of its own, which nothing that is copied can take.
-pub(super) fn add_busybox(image: &mut Image) -> Result<()> {
+/// Adds the host's shell, and busybox at a place of its own, which nothing that is copied can take.
+pub(super) fn add_programs(image: &mut Image) -> Result<()> {
+    let shell = Path::new("/bin/sh");
+    if !image.contains(shell) {
+        image.copy(shell)?;
+    }
     image.copy_to(&busybox()?, Path::new(BUSYBOX))
 }
 
@@ -159,8 +163,9 @@ pub(super) fn command_script(command: &[OsString], environment: &[(OsString, OsS
         assignment.push(value);
         quote(&mut script, &assignment);
     }
-    // env would take a command with `=` in its name for one more assignment.
-    script.extend_from_slice(b" /.vm/busybox sh -c 'exec \"$@\"' sh");
+    // env would take a command with `=` in its name for one more assignment. The shell is the host's: busybox's own
+    // runs its applets without looking at PATH, and some of them without executing anything.
+    script.extend_from_slice(b" /bin/sh -c 'exec \"$@\"' sh");
     for word in command {
         quote(&mut script, word);
     }

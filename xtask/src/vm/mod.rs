@@ -273,7 +273,7 @@ impl Vm {
                 None => image.copy(&copy.from)?,
             }
         }
-        guest::add_busybox(&mut image)?;
+        guest::add_programs(&mut image)?;
         libraries::complete(&mut image)?;
         let wanted: Vec<PathBuf> = self.outs.iter().map(|(guest, _)| guest.clone()).collect();
         let script = guest::command_script(command, &self.environment)?;

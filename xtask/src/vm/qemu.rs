@@ -139,7 +139,9 @@ pub(super) fn run(
 }
 
 fn command(machine: &Machine<'_>) -> Command {
-    let mut command = Command::new("qemu-system-x86_64");
+    // A task runner that is killed must not leave a guest behind. setpriv is part of every Debian.
+    let mut command = Command::new("setpriv");
+    command.args(["--pdeathsig", "KILL", "qemu-system-x86_64"]);
     command.args(["-M", "q35", "-nodefaults", "-display", "none", "-no-reboot", "-cpu", "max"]);
     if machine.icount {
         // One instruction is one nanosecond of the guest, which makes costs repeatable.

@@ -149,6 +149,8 @@ pub fn sys_sendmsg(ctx: BtfTracePointContext) -> i32 {
 
 /// `sizeof(struct mmsghdr)`.
 const MMSGHDR: u64 = 64;
+/// `offsetof(struct mmsghdr, msg_len)`: how much of it was sent.
+const MSG_LEN: u64 = 56;
 /// Messages of one sendmmsg that are looked at; the rest of a longer burst is a stated blind spot.
 const MESSAGES: i64 = 8;
 
@@ -161,8 +163,12 @@ pub fn sys_sendmmsg(ctx: BtfTracePointContext) -> i32 {
         if index >= call.result {
             break;
         }
-        let message = message(call.args[1] + index as u64 * MMSGHDR);
-        endpoint(Kind::NetSend, &actor, &call, message.name, u64::from(message.name_len), 0);
+        let at = call.args[1] + index as u64 * MMSGHDR;
+        let message = message(at);
+        let mut bytes = 0u32;
+        // SAFETY: the size is that of the destination; the helper checks the source.
+        unsafe { bpf_probe_read_user((&raw mut bytes).cast(), 4, (at + MSG_LEN) as *const _) };
+        endpoint(Kind::NetSend, &actor, &call, message.name, u64::from(message.name_len), u64::from(bytes));
         index += 1;
     }
     0

@@ -1,0 +1,341 @@
+//! What happened, in one line of words for a person. Everything that came from a process is escaped here.
+
+use std::fmt::Write;
+
+use nix::{errno::Errno, sys::signal::Signal};
+
+use super::output::{escape, size};
+use crate::model::{
+    Access, Action, AuditRecord, CredChange, Event, Exec, ExitStatus, KernelPath, Loss, LossReason, MainExit,
+    ModuleOp, MountOp, NamespaceOp, Namespaces, NetEndpoint, ProcessKey, PtraceOp, SessionEnd, SessionStart,
+    Text, Transport, UnixName,
+};
+
+/// Any row of the audit.
+pub fn record(record: &AuditRecord) -> String {
+    match record {
+        AuditRecord::SessionStart(start) => session_start(start),
+        AuditRecord::Event(event) => self::event(event),
+        AuditRecord::Loss(loss) => self::loss(loss),
+        AuditRecord::SessionEnd(end) => session_end(end),
+    }
+}
+
+/// An event: its action, and how it failed if it did.
+pub fn event(event: &Event) -> String {
+    let mut text = action(&event.action);
+    // Writing to a String cannot fail.
+    if let Action::ProcessExec(exec) = &event.action
+        && exec.euid != event.uid
+    {
+        write!(text, " (effective uid {})", exec.euid).ok();
+    }
+    if let Some(result) = event.result.filter(|result| *result < 0) {
+        write!(text, " failed: {}", errno(i32::try_from(-result).unwrap_or(0))).ok();
+    }
+    text
+}
+
+/// What happened to which objects.
+pub fn action(action: &Action) -> String {
+    match action {
+        Action::ProcessFork { child, namespaces } if namespaces.is_empty() => format!("child {}", child.tgid),
+        Action::ProcessFork { child, namespaces } => {
+            format!("child {} in new {}", child.tgid, namespace_names(*namespaces))
+        }
+        Action::ProcessExec(exec) => self::exec(exec),
+        Action::ProcessExit { status } => exit_status(*status),
+        Action::FileOpen { file, access } | Action::FileCreate { file, access } => {
+            format!("{} ({})", path(&file.path), access_names(*access))
+        }
+        Action::FileUnlink { file } | Action::DirRemove { file } => path(&file.path),
+        Action::FileRename { file, to, flags } => {
+            let arrow = if flags & libc::RENAME_EXCHANGE == 0 { "->" } else { "<->" };
+            format!("{} {arrow} {}", path(&file.path), path(to))
+        }
+        Action::FileLink { file, to } => format!("{} = {}", path(to), path(&file.path)),
+        Action::FileSymlink { path: link, target } => format!("{} -> {}", path(link), word(target)),
+        Action::FileChmod { file, mode } => format!("{} to {:04o}", path(&file.path), mode & 0o7777),
+        Action::FileChown { file, owner, group } => {
+            let id = |id: &Option<u32>| id.map_or_else(|| "same".to_owned(), |id| id.to_string());
+            format!("{} to {}:{}", path(&file.path), id(owner), id(group))
+        }
+        Action::FileTruncate { file, length } => match length {
+            Some(length) => format!("{} to {}", path(&file.path), size(*length)),
+            None => path(&file.path),
+        },
+        Action::DirMake { path: dir, mode } => format!("{} with {:04o}", path(dir), mode & 0o7777),
+        Action::NetConnect { endpoint: to } | Action::NetBind { endpoint: to } => endpoint(to),
+        Action::NetSend { endpoint: to, bytes } => format!("{} to {}", size(*bytes), endpoint(to)),
+        Action::DnsAnswer { server, name, code, aliases, addresses, truncated } => {
+            let mut text = format!("{} is", escape(&name.0));
+            // Writing to a String cannot fail.
+            match code {
+                0 if addresses.is_empty() && aliases.is_empty() => text.push_str(" without address"),
+                0 => {
+                    let names = aliases.iter().map(|name| escape(&name.0));
+                    let all: Vec<_> = names.chain(addresses.iter().map(ToString::to_string)).collect();
+                    write!(text, " {}", all.join(", ")).ok();
+                }
+                3 => text.push_str(" unknown"),
+                code => {
+                    write!(text, " refused (code {code})").ok();
+                }
+            }
+            if *truncated {
+                text.push_str(", …");
+            }
+            write!(text, " (from {})", endpoint(server)).ok();
+            text
+        }
+        Action::UnixConnect { name, datagram } => {
+            let name = match name {
+                UnixName::Path(name) => path(name),
+                UnixName::Abstract(name) => format!("@{}", escape(&name.0)),
+                UnixName::Unnamed => "an unnamed socket".to_owned(),
+            };
+            if *datagram { format!("{name} (datagram)") } else { name }
+        }
+        Action::Ptrace { operation, target, mode: _ } => {
+            let verb = match operation {
+                PtraceOp::Access => "control of",
+                PtraceOp::Traceme => "traced by",
+                PtraceOp::VmRead => "read memory of",
+                PtraceOp::VmWrite => "write memory of",
+            };
+            format!("{verb} {}", process(target))
+        }
+        Action::Signal { signal, target } => {
+            let target = target.as_ref().map_or_else(|| "a group or unknown process".to_owned(), process);
+            format!("{} to {target}", signal_name(i32::try_from(*signal).unwrap_or(0)))
+        }
+        Action::Mount { operation, target, source, filesystem, flags: _ } => {
+            let verb = match operation {
+                MountOp::Mount => "mount",
+                MountOp::Umount => "unmount",
+                MountOp::Move => "move mount",
+                MountOp::PivotRoot => "pivot root",
+                MountOp::Chroot => "chroot",
+            };
+            let mut text = format!("{verb} {}", path(target));
+            if !source.is_empty() {
+                write!(text, " from {}", word(source)).ok();
+            }
+            if !filesystem.is_empty() {
+                write!(text, " ({})", escape(&filesystem.0)).ok();
+            }
+            text
+        }
+        Action::Namespace { operation, namespaces } => {
+            let verb = match operation {
+                NamespaceOp::Switch => "switch to",
+                NamespaceOp::UserCreate => "create",
+                NamespaceOp::Unshare => "unshare",
+                NamespaceOp::Setns => "enter",
+            };
+            format!("{verb} {}", namespace_names(*namespaces))
+        }
+        Action::Bpf { command } => match bpf_command(*command) {
+            Some(name) => name.to_owned(),
+            None => format!("command {command}"),
+        },
+        Action::ModuleLoad { operation, module } => {
+            let how = match operation {
+                ModuleOp::Request => "asked for by the kernel",
+                ModuleOp::File => "from a file",
+                ModuleOp::Memory => "from memory",
+            };
+            if module.text.is_empty() { how.to_owned() } else { format!("{} ({how})", path(module)) }
+        }
+        Action::IoUringSetup { submission_entries, completion_entries, flags: _ } => {
+            format!("{submission_entries} submission and {completion_entries} completion entries")
+        }
+        Action::CredChange(change) => cred_change(change),
+    }
+}
+
+/// A path, with what the kernel could not tell about it.
+pub fn path(path: &KernelPath) -> String {
+    let mut text = String::new();
+    if path.truncated {
+        text.push('…');
+    }
+    text.push_str(&word(&path.text));
+    for (set, words) in
+        [(path.unresolved, " (unresolved)"), (path.deleted, " (deleted)"), (path.as_given, " (as given)")]
+    {
+        if set {
+            text.push_str(words);
+        }
+    }
+    text
+}
+
+/// Where a socket points.
+pub fn endpoint(endpoint: &NetEndpoint) -> String {
+    let transport = match endpoint.transport {
+        Transport::Tcp => "tcp".to_owned(),
+        Transport::Udp => "udp".to_owned(),
+        Transport::Other(protocol) => format!("protocol {protocol}"),
+    };
+    match endpoint.address {
+        Some(address) => format!("{transport} {}", std::net::SocketAddr::new(address, endpoint.port)),
+        None if endpoint.family == 0 => format!("{transport} nowhere (disconnect)"),
+        None => format!("{transport} address family {}", endpoint.family),
+    }
+}
+
+/// A command line as it could be typed.
+pub fn command(argv: &[Text]) -> String {
+    let words: Vec<_> = argv.iter().map(word).collect();
+    words.join(" ")
+}
+
+/// How a process ended.
+pub fn exit_status(status: ExitStatus) -> String {
+    match status {
+        ExitStatus::Code(code) => format!("exit {code}"),
+        ExitStatus::Signal(signal) => signal_name(signal.into()),
+    }
+}
+
+/// An error number by its name.
+pub fn errno(errno: i32) -> String {
+    let known = Errno::from_raw(errno);
+    if known == Errno::UnknownErrno { format!("errno {errno}") } else { format!("{known:?}") }
+}
+
+/// One word of a command line, quoted only if it must be.
+fn word(text: &Text) -> String {
+    let escaped = escape(&text.0);
+    if escaped.as_bytes() != text.0.as_slice() {
+        return format!("$'{}'", escaped.replace('\'', "\\'"));
+    }
+    let plain = |c: char| c.is_alphanumeric() || "_@%+=:,./-~".contains(c);
+    if !escaped.is_empty() && escaped.chars().all(plain) {
+        escaped
+    } else {
+        format!("'{}'", escaped.replace('\'', "'\\''"))
+    }
+}
+
+fn exec(exec: &Exec) -> String {
+    let mut text = path(&exec.exe.path);
+    if let Some(arguments) = exec.argv.get(1..).filter(|arguments| !arguments.is_empty()) {
+        text.push(' ');
+        text.push_str(&command(arguments));
+    }
+    if exec.argv_truncated {
+        text.push_str(" …");
+    }
+    // A name that is not the program's own is worth a look: busybox, or a disguise.
+    let last = |bytes: &[u8]| bytes.rsplit(|byte| *byte == b'/').next().map(<[u8]>::to_vec);
+    if let Some(name) = exec.argv.first().filter(|name| last(&name.0) != last(&exec.exe.path.text.0)) {
+        write!(text, " (as {})", word(name)).ok();
+    }
+    text
+}
+
+fn session_start(start: &SessionStart) -> String {
+    format!(
+        "{}: {} in {} (level {})",
+        start.session,
+        command(&start.command),
+        word(&start.project),
+        start.protection.level.as_str()
+    )
+}
+
+fn session_end(end: &SessionEnd) -> String {
+    let main = match end.main {
+        MainExit::Ended(status) => exit_status(status),
+        MainExit::StillRunning => "main process still running".to_owned(),
+        MainExit::NotStarted(number) => format!("not started: {}", errno(number)),
+    };
+    match end.left_running {
+        0 => format!("{main}, {} events", end.events),
+        1 => format!("{main}, {} events, 1 process left running", end.events),
+        left => format!("{main}, {} events, {left} processes left running", end.events),
+    }
+}
+
+fn loss(loss: &Loss) -> String {
+    let kind = escape(loss.kind.as_bytes());
+    let what = match (loss.count, kind.as_str()) {
+        (0, "all") => "an unknown number of events".to_owned(),
+        (0, kind) => format!("an unknown number of {kind}"),
+        (1, kind) => format!("1 {kind}"),
+        (count, "all") => format!("{count} events"),
+        (count, kind) => format!("{count} {kind}"),
+    };
+    let why = match loss.reason {
+        LossReason::RingFull => "missing: the ring was full",
+        LossReason::Folded => "counted only: the same as the one before",
+        LossReason::Oversized => "missing: too large for a record",
+        LossReason::Unreadable => "missing: memory could not be read",
+        LossReason::MapFull if loss.kind == "process_fork" => {
+            "missing: the child is not watched, a map was full"
+        }
+        LossReason::MapFull => "missing: a map was full",
+        LossReason::DecodeError => "missing: the record could not be understood",
+        LossReason::StoreError => "missing: could not be stored",
+        LossReason::Unclean => "missing: the recording was cut off",
+    };
+    format!("{what} {why}")
+}
+
+fn process(key: &ProcessKey) -> String {
+    if key.tgid == 0 { "an unknown process".to_owned() } else { format!("process {}", key.tgid) }
+}
+
+fn access_names(access: Access) -> String {
+    if access.is_empty() {
+        return "no access".to_owned();
+    }
+    let words: Vec<_> =
+        access
+            .iter_names()
+            .map(|(name, bit)| {
+                if bit == Access::MAP_EXECUTE { "map as code".to_owned() } else { name.to_ascii_lowercase() }
+            })
+            .collect();
+    words.join(", ")
+}
+
+fn namespace_names(namespaces: Namespaces) -> String {
+    let names: Vec<_> = namespaces.iter_names().map(|(name, _)| name.to_ascii_lowercase()).collect();
+    match names.as_slice() {
+        [] => "unknown namespaces".to_owned(),
+        [one] => format!("{one} namespace"),
+        many => format!("{} namespaces", many.join(", ")),
+    }
+}
+
+fn signal_name(signal: i32) -> String {
+    Signal::try_from(signal).map_or_else(|_| format!("signal {signal}"), |signal| signal.as_str().to_owned())
+}
+
+fn bpf_command(command: u32) -> Option<&'static str> {
+    Some(match command {
+        0 => "create a map",
+        5 => "load a program",
+        6 => "pin an object",
+        7 => "get a pinned object",
+        8 => "attach a program",
+        17 => "open a raw tracepoint",
+        18 => "load type information",
+        28 => "create a link",
+        _ => return None,
+    })
+}
+
+fn cred_change(change: &CredChange) -> String {
+    let whose = if change.group { "group" } else { "user" };
+    let parts: Vec<_> = ["real", "effective", "saved"]
+        .iter()
+        .zip(change.old.iter().zip(&change.new))
+        .filter(|(_, (old, new))| old != new)
+        .map(|(name, (old, new))| format!("{name} {whose} id {old} to {new}"))
+        .collect();
+    if parts.is_empty() { format!("{whose} ids unchanged") } else { parts.join(", ") }
+}

@@ -1,0 +1,129 @@
+//! `defenseclaw run`: watch one command from before its first instruction until its tree has ended. The command keeps
+//! stdin, stdout, stderr and its exit code; everything of ours goes to stderr or to files, after it has ended.
+
+use std::{ffi::OsString, fs::File, path::PathBuf, process::ExitCode};
+
+use anyhow::Context;
+
+use super::{
+    output::{self, Out},
+    report::{self, Form},
+};
+use crate::{
+    config::Settings,
+    launcher::{self, UserChoice},
+    runtime::{self, RunError, RunOptions, RunOutcome, SensorOptions},
+    store::Reader,
+};
+
+/// Arguments.
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "The exit code is that of the command; 125: it could not be watched, 126: it could not be \
+                        started, 127: it was not found."
+)]
+pub struct Args {
+    /// What to print on stderr when the tree has ended
+    #[arg(long, value_enum, default_value_t)]
+    report: Form,
+    /// Write the report to this file instead
+    #[arg(long, value_name = "PATH")]
+    report_file: Option<PathBuf>,
+    /// Fold nothing in the report
+    #[arg(long)]
+    full: bool,
+    /// Stop watching when the command itself has ended, whatever its children still do
+    #[arg(long)]
+    detach_after_main: bool,
+    /// Run the command as this user [default: who called sudo, otherwise unchanged]
+    #[arg(long, value_name = "NAME", conflicts_with = "as_root")]
+    user: Option<String>,
+    /// Under sudo, run the command as root
+    #[arg(long)]
+    as_root: bool,
+    /// Size of each ring between kernel and watcher, in bytes: a power of two, at least 4096
+    #[arg(long, value_name = "BYTES", value_parser = ring_size)]
+    ring_bytes: Option<u32>,
+    /// Write the counters of every stage to this file, as JSON
+    #[arg(long, value_name = "PATH")]
+    stats_json: Option<PathBuf>,
+    /// The command and its arguments
+    #[arg(last = true, required = true, value_name = "COMMAND")]
+    command: Vec<OsString>,
+}
+
+fn ring_size(text: &str) -> Result<u32, String> {
+    let size: u32 = text.parse().map_err(|error: std::num::ParseIntError| error.to_string())?;
+    if size.is_power_of_two() && (4096..=1 << 30).contains(&size) {
+        Ok(size)
+    } else {
+        Err("not a power of two between 4096 and 1073741824".to_owned())
+    }
+}
+
+/// Runs it. Ends this process the way the command ended.
+pub fn run(args: Args, settings: &Settings, out: &mut Out) -> anyhow::Result<ExitCode> {
+    // Opened first: a path that cannot be written must not cost the run.
+    let mut report_out = match &args.report_file {
+        Some(path) => Out::file(create(path)?),
+        None => Out::stderr(),
+    };
+    let stats_file = args.stats_json.as_deref().map(create).transpose()?;
+    let outcome = runtime::run(&options(&args, settings)?)?;
+    for warning in &outcome.warnings {
+        output::note(warning);
+    }
+    if let Some(file) = stats_file {
+        serde_json::to_writer(file, &outcome.stats).context("cannot write the counters")?;
+    }
+    if args.report != Form::None {
+        let made = Reader::open(&settings.database)
+            .and_then(|reader| report::build(&reader, outcome.session))
+            .map_err(anyhow::Error::from)
+            .and_then(|made| Ok(report::write(&made, args.report, args.full, &mut report_out)?))
+            .and_then(|()| Ok(report_out.flush()?));
+        // The command has run and its exit code counts; a report can be had again with `defenseclaw report`.
+        if let Err(error) = made {
+            output::error(&error.context("cannot report"), Some("try `defenseclaw report` again"));
+        }
+    }
+    out.flush()?;
+    finish(&outcome)
+}
+
+fn finish(outcome: &RunOutcome) -> anyhow::Result<ExitCode> {
+    match outcome.status {
+        Some(status) => launcher::finish_like(status),
+        None => Ok(ExitCode::SUCCESS),
+    }
+}
+
+fn create(path: impl AsRef<std::path::Path>) -> anyhow::Result<File> {
+    let path = path.as_ref();
+    File::create(path).with_context(|| format!("cannot write {}", path.display()))
+}
+
+fn options(args: &Args, settings: &Settings) -> Result<RunOptions, RunError> {
+    let choice = match &args.user {
+        Some(name) => UserChoice::Named(name.clone()),
+        None if args.as_root => UserChoice::Unchanged,
+        None => UserChoice::Invoker,
+    };
+    let is_root = nix::unistd::geteuid().is_root();
+    let user = launcher::choose_user(&choice, is_root, |name| std::env::var_os(name))?;
+    if let Some(user) = user.as_ref().filter(|user| user.is_invoker) {
+        output::note(&format!("the command runs as {}, who called sudo; --as-root keeps root", user.name));
+    }
+    let mut sensor = SensorOptions::default();
+    if let Some(size) = args.ring_bytes {
+        (sensor.bulk_ring, sensor.priority_ring) = (size, size);
+    }
+    Ok(RunOptions {
+        command: args.command.clone(),
+        user,
+        database: settings.database.clone(),
+        default_database: settings.default_place,
+        detach_after_main: args.detach_after_main,
+        sensor,
+    })
+}

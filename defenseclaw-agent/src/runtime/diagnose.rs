@@ -1,0 +1,172 @@
+//! What this machine lets us do, each point with what to do about it: the data behind `defenseclaw doctor`.
+
+use std::{fs, path::Path};
+
+use serde::Serialize;
+
+use super::{clock, host};
+use crate::{
+    model::{CapabilityState, Protection},
+    sensor,
+};
+
+/// One point that was looked at.
+#[derive(Clone, Debug, Serialize)]
+pub struct Check {
+    /// What.
+    pub name: &'static str,
+    /// How it is.
+    pub state: CapabilityState,
+    /// What was found.
+    pub detail: String,
+    /// What to do; empty if nothing.
+    #[serde(skip_serializing_if = "str::is_empty")]
+    pub hint: &'static str,
+}
+
+/// Everything that was found.
+#[derive(Clone, Debug, Serialize)]
+pub struct Diagnosis {
+    /// Version of this program.
+    pub version: &'static str,
+    /// Kernel release.
+    pub kernel: String,
+    /// Whether a command can be watched here and now.
+    pub can_watch: bool,
+    /// Points, in the order they matter.
+    pub checks: Vec<Check>,
+    /// Level and hooks, if the programs could be loaded.
+    pub protection: Option<Protection>,
+}
+
+/// Looks at this machine. Loads the programs and unloads them again; nobody is watched.
+pub fn diagnose(database: &Path) -> Diagnosis {
+    let mut checks = vec![privileges(), pid_namespace(), btf(), boot_clock()];
+    let protection = match sensor::survey() {
+        Ok(protection) => {
+            let level = if protection.level_reason.is_empty() {
+                point("vantage level", CapabilityState::Available, protection.level.as_str(), "")
+            } else {
+                let detail = format!("{}: {}", protection.level.as_str(), protection.level_reason);
+                point("vantage level", CapabilityState::Degraded, detail, "")
+            };
+            checks.push(level);
+            Some(protection)
+        }
+        Err(error) => {
+            let hint = error.hint().unwrap_or_default();
+            checks.push(point("BPF programs", CapabilityState::Missing, error.to_string(), hint));
+            None
+        }
+    };
+    let can_watch =
+        protection.is_some() && checks.iter().all(|check| check.state != CapabilityState::Missing);
+    // What follows narrows what is seen, but does not prevent watching.
+    checks.extend([cgroup(), landlock(), database_place(database)]);
+    Diagnosis {
+        version: env!("CARGO_PKG_VERSION"),
+        kernel: host::host().kernel,
+        can_watch,
+        checks,
+        protection,
+    }
+}
+
+fn point(name: &'static str, state: CapabilityState, detail: impl Into<String>, hint: &'static str) -> Check {
+    Check { name, state, detail: detail.into(), hint }
+}
+
+fn privileges() -> Check {
+    if nix::unistd::geteuid().is_root() {
+        return point("privileges", CapabilityState::Available, "root", "");
+    }
+    point(
+        "privileges",
+        CapabilityState::Missing,
+        "not root; reading an existing audit (`sessions`, `events`, `report`, `audit verify`) works without",
+        "run with sudo to watch a command",
+    )
+}
+
+fn pid_namespace() -> Check {
+    if host::in_initial_pid_namespace() {
+        point("pid namespace", CapabilityState::Available, "the initial one", "")
+    } else {
+        point(
+            "pid namespace",
+            CapabilityState::Missing,
+            "not the initial one, so the kernel's process ids are not ours",
+            "in a container, share the host's pid namespace (`--pid=host`, `hostPID: true`)",
+        )
+    }
+}
+
+fn btf() -> Check {
+    let path = "/sys/kernel/btf/vmlinux";
+    match fs::metadata(path) {
+        Ok(_) => point("kernel type information", CapabilityState::Available, path, ""),
+        Err(error) => point(
+            "kernel type information",
+            CapabilityState::Missing,
+            format!("{path}: {error}"),
+            "boot a kernel built with CONFIG_DEBUG_INFO_BTF",
+        ),
+    }
+}
+
+fn boot_clock() -> Check {
+    match clock::boot_id() {
+        Ok(id) => point("boot id", CapabilityState::Available, id, ""),
+        Err(error) => point("boot id", CapabilityState::Missing, error.to_string(), "mount /proc"),
+    }
+}
+
+fn cgroup() -> Check {
+    match fs::read_to_string("/proc/self/mountinfo") {
+        Ok(mounts) if mounts.lines().any(|line| line.contains(" - cgroup2 ")) => {
+            point("cgroup v2", CapabilityState::Available, "mounted", "")
+        }
+        Ok(_) => point(
+            "cgroup v2",
+            CapabilityState::Degraded,
+            "not mounted: name server answers are not read",
+            "mount cgroup2 on /sys/fs/cgroup",
+        ),
+        Err(error) => point("cgroup v2", CapabilityState::Degraded, error.to_string(), "mount /proc"),
+    }
+}
+
+fn landlock() -> Check {
+    const VERSION: libc::c_uint = 1;
+    // SAFETY: with a null attribute and this flag the call only returns the version.
+    let abi =
+        unsafe { libc::syscall(libc::SYS_landlock_create_ruleset, std::ptr::null::<u8>(), 0_usize, VERSION) };
+    if abi > 0 {
+        point(
+            "Landlock",
+            CapabilityState::Available,
+            format!("ABI {abi} (not used yet: this version only observes)"),
+            "",
+        )
+    } else {
+        point("Landlock", CapabilityState::Degraded, std::io::Error::last_os_error().to_string(), "")
+    }
+}
+
+fn database_place(database: &Path) -> Check {
+    use nix::unistd::{AccessFlags, access};
+    let shown = database.display().to_string();
+    let place = if database.exists() {
+        Some(database)
+    } else {
+        database.ancestors().skip(1).find(|dir| dir.exists())
+    };
+    match place.map(|place| access(place, AccessFlags::W_OK)) {
+        Some(Ok(())) => point("audit database", CapabilityState::Available, shown, ""),
+        Some(Err(errno)) => {
+            let detail = format!("{shown}: {}", errno.desc());
+            point("audit database", CapabilityState::Degraded, detail, "choose another place with --db")
+        }
+        None => point("audit database", CapabilityState::Degraded, shown, "choose another place with --db"),
+    }
+}

@@ -1,0 +1,181 @@
+//! The programs this binary is when a test starts it with one of their names: a watcher built on the launcher, as the
+//! runtime is, and commands that say what they see.
+
+use std::{
+    ffi::{OsStr, OsString},
+    io::{Write, stdin, stdout},
+    process::ExitCode,
+};
+
+use defenseclaw::{
+    launcher::{
+        CgroupEnd, LaunchError, LaunchOptions, Placement, Running, Signals, Step, UserChoice, choose_user,
+        finish_like, prepare,
+    },
+    model::{ExitStatus, SessionId},
+};
+use nix::sys::{
+    signal::{SigSet, Signal, kill},
+    wait::waitpid,
+};
+use tokio::io::{Interest, unix::AsyncFd};
+
+/// None if `name` is no program of ours.
+pub(crate) fn run(name: &OsStr, args: &[OsString]) -> Option<ExitCode> {
+    match name.to_str()? {
+        "watch" => Some(watch(args)),
+        "report" => Some(report(args)),
+        "many" => Some(many(args)),
+        _ => None,
+    }
+}
+
+/// What the watcher is asked for, before `--`.
+#[derive(Default)]
+struct WatchOptions {
+    /// Says the pid, and waits for a line before it releases.
+    hold: bool,
+    /// Goes on after the command has ended, until it is asked to end.
+    linger: bool,
+    session: Option<SessionId>,
+    user: Option<String>,
+}
+
+fn parse(args: &[OsString]) -> (WatchOptions, Vec<OsString>) {
+    let mut options = WatchOptions::default();
+    let mut args = args.iter();
+    loop {
+        match args.next().expect("-- before the command").to_str().unwrap() {
+            "--" => return (options, args.cloned().collect()),
+            "--hold" => options.hold = true,
+            "--linger" => options.linger = true,
+            "--session" => options.session = Some(args.next().unwrap().to_str().unwrap().parse().unwrap()),
+            "--user" => options.user = Some(args.next().unwrap().to_str().unwrap().to_owned()),
+            other => panic!("unknown option {other}"),
+        }
+    }
+}
+
+/// The watcher: what `defenseclaw run` does with this room.
+fn watch(args: &[OsString]) -> ExitCode {
+    let (options, command) = parse(args);
+    let signals = Signals::block().unwrap();
+    // As the store's thread: signals must not reach it, and the fork must cope with it.
+    std::thread::spawn(|| {
+        loop {
+            std::thread::park();
+        }
+    });
+    match attend(&options, command, signals) {
+        Ok(status) => finish_like(status),
+        Err(err) => {
+            eprintln!("{err}");
+            ExitCode::from(err.exit_code())
+        }
+    }
+}
+
+fn attend(
+    options: &WatchOptions,
+    command: Vec<OsString>,
+    signals: Signals,
+) -> Result<ExitStatus, LaunchError> {
+    let user = options.user.clone().map(UserChoice::Named).unwrap_or_default();
+    let user = choose_user(&user, nix::unistd::geteuid().is_root(), |name| std::env::var_os(name))?;
+    let session = options.session.unwrap_or(SessionId(u64::from(std::process::id()) << 32));
+    let prepared = prepare(&LaunchOptions { command, session, user })?;
+    if options.hold {
+        println!("{}", prepared.pid());
+        stdin().read_line(&mut String::new()).unwrap();
+    }
+    if let Placement::Shared { reason } = prepared.placement() {
+        eprintln!("shared: {reason}");
+    }
+    let mut running = prepared.release()?;
+    if options.hold {
+        println!("released");
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build().unwrap();
+    let status = runtime.block_on(async {
+        // SAFETY: the descriptor of `Signals` is the same, and open, as long as it lives.
+        let signals = unsafe { AsyncFd::register_with_interest(signals, Interest::READABLE) }.unwrap();
+        let status = until(&signals, &mut running, |step| matches!(step, Step::Ended(_))).await?;
+        if options.linger {
+            eprintln!("lingering");
+            until(&signals, &mut running, |step| matches!(step, Step::Asked(_))).await?;
+        }
+        Ok(status)
+    })?;
+    if let CgroupEnd::Left(path) = running.finish() {
+        eprintln!("left {}", path.display());
+    }
+    let Step::Ended(status) = status else { unreachable!("what was waited for") };
+    Ok(status)
+}
+
+async fn until(
+    signals: &AsyncFd<Signals>,
+    running: &mut Running,
+    wanted: impl Fn(Step) -> bool,
+) -> Result<Step, LaunchError> {
+    loop {
+        match running.step(signals.get_ref())? {
+            step if wanted(step) => return Ok(step),
+            Step::Stop => running.stop_along()?,
+            Step::Idle => signals.readable().await.unwrap().clear_ready(),
+            Step::Ended(_) | Step::Asked(_) => {}
+        }
+    }
+}
+
+/// Says which signals it gets, one a line, until SIGUSR2. `--to-group` first sends SIGTERM to its own process group.
+fn report(args: &[OsString]) -> ExitCode {
+    let mut all = SigSet::all();
+    all.remove(Signal::SIGTSTP);
+    all.thread_block().unwrap();
+    let mut out = stdout().lock();
+    writeln!(out, "ready").unwrap();
+    if args.iter().any(|arg| arg == "--to-group") {
+        kill(nix::unistd::Pid::from_raw(0), Signal::SIGTERM).unwrap();
+    }
+    loop {
+        let signal = all.wait().unwrap();
+        if signal == Signal::SIGUSR2 {
+            return ExitCode::SUCCESS;
+        }
+        writeln!(out, "got {signal}").unwrap();
+    }
+}
+
+/// Starts a command this often, in every way a start can end, and says whether anything was left of it.
+fn many(args: &[OsString]) -> ExitCode {
+    let count: u64 = args[0].to_str().unwrap().parse().unwrap();
+    let descriptors = || std::fs::read_dir("/proc/self/fd").unwrap().count();
+    let before = descriptors();
+    let signals = Signals::block().unwrap();
+    for n in 0..count {
+        let command = if n % 4 == 0 { "/nonexistent" } else { "true" };
+        let session = SessionId(u64::from(std::process::id()) << 32 | n);
+        let prepared =
+            prepare(&LaunchOptions { command: vec![command.into()], session, user: None }).unwrap();
+        if let Placement::Cgroup(cgroup) = prepared.placement() {
+            assert!(cgroup.path().exists());
+        }
+        if n % 4 == 1 {
+            continue;
+        }
+        match prepared.release() {
+            Err(err) => assert_eq!((n % 4, err.exit_code()), (0, 127), "{err}"),
+            Ok(mut running) => {
+                let mut fds = [nix::poll::PollFd::new(running.wait_fd(), nix::poll::PollFlags::POLLIN)];
+                nix::poll::poll(&mut fds, nix::poll::PollTimeout::NONE).unwrap();
+                assert_eq!(running.try_wait().unwrap(), Some(ExitStatus::Code(0)));
+                assert!(matches!(running.finish(), CgroupEnd::Removed | CgroupEnd::None));
+            }
+        }
+    }
+    drop(signals);
+    assert_eq!(waitpid(None, None), Err(nix::errno::Errno::ECHILD), "a child is left");
+    assert_eq!(descriptors(), before, "descriptors are left");
+    ExitCode::SUCCESS
+}

@@ -1,0 +1,88 @@
+//! Programs the suites in guests provoke events with and compare with: strace, git, Python, a C compiler.
+//!
+//! Names host paths only; `vm` finds the libraries. What a compiler needs is asked of the compiler itself.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result};
+
+use crate::{process, workspace};
+
+/// Headers a C program needs without any library but libc. All of `/usr/include` is too much for a guest.
+const HEADERS: [&str; 6] = ["asm", "asm-generic", "bits", "gnu", "linux", "sys"];
+/// Parts of a compiler that `gcc` starts.
+const COMPILER_PROGRAMS: [&str; 5] = ["cc1", "collect2", "as", "ld", "lto-wrapper"];
+/// What every executable is linked with.
+const COMPILER_FILES: [&str; 13] = [
+    "crt1.o",
+    "Scrt1.o",
+    "crti.o",
+    "crtn.o",
+    "crtbegin.o",
+    "crtbeginS.o",
+    "crtend.o",
+    "crtendS.o",
+    "libgcc.a",
+    "libgcc_s.so",
+    "libc.so",
+    "libc_nonshared.a",
+    "liblto_plugin.so",
+];
+
+/// Everything to copy.
+pub(super) fn paths() -> Result<Vec<PathBuf>> {
+    let mut paths = vec![program("strace")?, program("git")?, program("bash")?];
+    paths.push(PathBuf::from(process::read(program("git")?, &["--exec-path"])?.trim()));
+    // A local clone works without templates, but warns.
+    paths.extend(["/usr/share/git-core", "/usr/local/share/git-core"].map(PathBuf::from));
+    paths.extend(workspace::find_program("make"));
+    python(&mut paths)?;
+    compiler(&mut paths)?;
+    paths.retain(|path| path.exists());
+    paths.sort();
+    paths.dedup();
+    Ok(paths)
+}
+
+fn program(name: &str) -> Result<PathBuf> {
+    // A packaged program before one on PATH, which may be the shim of a version manager.
+    let packaged = Path::new("/usr/bin").join(name);
+    if packaged.is_file() {
+        return Ok(packaged);
+    }
+    workspace::find_program(name).with_context(|| format!("no {name}: run `cargo xtask setup --for vm`"))
+}
+
+fn python(paths: &mut Vec<PathBuf>) -> Result<()> {
+    let ask = "import sys, sysconfig; print(sys.executable); print(sysconfig.get_path('stdlib')); \
+               print(sysconfig.get_path('platstdlib'))";
+    let python = program("python3")?;
+    paths.extend(process::read(&python, &["-c", ask])?.lines().map(PathBuf::from));
+    paths.push(python);
+    Ok(())
+}
+
+fn compiler(paths: &mut Vec<PathBuf>) -> Result<()> {
+    let gcc = program("gcc")?;
+    let ask = |question: String| -> Result<PathBuf> {
+        Ok(PathBuf::from(process::read(&gcc, &[&question])?.trim()))
+    };
+    for name in COMPILER_PROGRAMS {
+        let answer = ask(format!("-print-prog-name={name}"))?;
+        // A bare name means that gcc looks on PATH.
+        paths.push(if answer.is_absolute() { answer } else { program(name)? });
+    }
+    for name in COMPILER_FILES {
+        paths.push(ask(format!("-print-file-name={name}"))?);
+    }
+    paths.push(ask("-print-file-name=include".to_owned())?);
+    let general = Path::new("/usr/include");
+    let machine = general.join(ask("-dumpmachine".to_owned())?);
+    for directory in [general, &machine] {
+        paths.extend(HEADERS.map(|name| directory.join(name)));
+        let entries = directory.read_dir().into_iter().flatten().flatten().map(|entry| entry.path());
+        paths.extend(entries.filter(|path| path.is_file()));
+    }
+    paths.push(gcc);
+    Ok(())
+}
