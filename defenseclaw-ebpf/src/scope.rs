@@ -41,6 +41,12 @@ pub fn contains(tgid: u32) -> bool {
     unsafe { SCOPE.get(&tgid) }.is_some()
 }
 
+/// As [`start_ns`], of a task that the verifier knows.
+#[inline(always)]
+pub fn start_ns_direct(task: Ptr) -> u64 {
+    shim_task_struct_start_boottime_direct(shim_task_struct_group_leader_direct(task))
+}
+
 /// Start of a process, from any of its threads. It stays the same when another thread than the leader executes.
 #[inline(always)]
 pub fn start_ns(task: Ptr) -> u64 {

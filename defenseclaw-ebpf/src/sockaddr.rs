@@ -2,7 +2,10 @@
 
 use defenseclaw_ebpf::flags;
 
-use crate::{emit::Record, shim::*};
+use crate::{
+    emit::{Record, Short},
+    shim::*,
+};
 
 pub const AF_UNSPEC: u16 = 0;
 pub const AF_UNIX: u16 = 1;
@@ -28,7 +31,7 @@ impl Address {
 
     /// Address and port into a record.
     #[inline(always)]
-    pub fn put(&self, record: &mut Record) {
+    pub fn put(&self, record: &mut Short) {
         record.arg::<1>(u64::from(u16::from_be(self.port_be)));
         if self.family == AF_INET {
             record.arg::<2>(u64::from(self.word));
@@ -43,6 +46,14 @@ impl Address {
 pub fn socket_word(sk: Ptr, family: u16) -> u64 {
     let kind = u64::from(shim_sock_type(sk));
     let protocol = u64::from(shim_sock_protocol(sk));
+    (protocol << 16 | kind) << 32 | u64::from(family)
+}
+
+/// The same, of a socket that the verifier knows.
+#[inline(always)]
+pub fn socket_word_direct(sk: Ptr, family: u16) -> u64 {
+    let kind = u64::from(shim_sock_type_direct(sk));
+    let protocol = u64::from(shim_sock_protocol_direct(sk));
     (protocol << 16 | kind) << 32 | u64::from(family)
 }
 

@@ -39,14 +39,14 @@ pub fn access_of(mode: u32, flags: u32) -> u64 {
     bits
 }
 
-/// Device and inode of a dentry, if it has one.
+/// Device and inode of a dentry that the verifier knows, if it has one.
 #[inline(always)]
 fn identity(record: &mut Record, dentry: Ptr) {
-    let inode = shim_dentry_inode(dentry);
+    let inode = shim_dentry_inode_direct(dentry);
     if !inode.is_null() {
         record
-            .arg::<1>(u64::from(shim_super_block_dev(shim_inode_sb(inode))))
-            .arg::<2>(shim_inode_ino(inode));
+            .arg::<1>(u64::from(shim_super_block_dev_direct(shim_inode_sb_direct(inode))))
+            .arg::<2>(shim_inode_ino_direct(inode));
     }
 }
 
@@ -63,7 +63,7 @@ pub fn file_open(ctx: LsmContext) -> i32 {
         .arg::<2>(shim_inode_ino_direct(inode))
         .arg::<3>(u64::from(flags))
         .arg::<4>(u64::from(shim_inode_mode_direct(inode)))
-        .path(shim_file_dentry_direct(file), shim_file_mnt_direct(file));
+        .path_known(shim_file_dentry_direct(file), shim_file_mnt_direct(file));
     record.submit(Ring::Bulk);
     0
 }
@@ -110,7 +110,7 @@ fn entry(kind: Kind, directory: Ptr, dentry: Ptr, detail: u64) {
     let Some(mut record) = Record::begin(kind, &actor) else { return };
     record.arg::<0>(detail);
     identity(&mut record, dentry);
-    record.path(dentry, shim_path_mnt(directory));
+    record.path_known(dentry, shim_path_mnt_direct(directory));
     record.submit(Ring::Bulk);
 }
 
@@ -119,10 +119,10 @@ fn entry(kind: Kind, directory: Ptr, dentry: Ptr, detail: u64) {
 fn file(kind: Kind, path: Ptr, detail: u64) {
     let Some(actor) = scope::current() else { return };
     let Some(mut record) = Record::begin(kind, &actor) else { return };
-    let dentry = shim_path_dentry(path);
+    let dentry = shim_path_dentry_direct(path);
     record.arg::<0>(detail);
     identity(&mut record, dentry);
-    record.path(dentry, shim_path_mnt(path));
+    record.path_known(dentry, shim_path_mnt_direct(path));
     record.submit(Ring::Bulk);
 }
 
@@ -156,7 +156,7 @@ pub fn path_mknod(ctx: LsmContext) -> i32 {
     record
         .arg::<0>(mode)
         .arg::<3>(ctx.arg::<u64>(3) & 0xffff_ffff)
-        .path(ctx.arg(1), shim_path_mnt(ctx.arg(0)));
+        .path_known(ctx.arg(1), shim_path_mnt_direct(ctx.arg(0)));
     record.submit(Ring::Bulk);
     0
 }
@@ -168,7 +168,7 @@ pub fn path_rename(ctx: LsmContext) -> i32 {
     let old: Ptr = ctx.arg(1);
     record.arg::<0>(ctx.arg::<u64>(4) & 0xffff_ffff);
     identity(&mut record, old);
-    record.path(old, shim_path_mnt(ctx.arg(0))).path(ctx.arg(3), shim_path_mnt(ctx.arg(2)));
+    record.path_known(old, shim_path_mnt_direct(ctx.arg(0))).path_known(ctx.arg(3), shim_path_mnt_direct(ctx.arg(2)));
     record.submit(Ring::Bulk);
     0
 }
@@ -179,9 +179,9 @@ pub fn path_link(ctx: LsmContext) -> i32 {
     let Some(mut record) = Record::begin(Kind::FileLink, &actor) else { return 0 };
     let existing: Ptr = ctx.arg(0);
     // link(2) has already refused names on different mounts.
-    let mnt = shim_path_mnt(ctx.arg(1));
+    let mnt = shim_path_mnt_direct(ctx.arg(1));
     identity(&mut record, existing);
-    record.path(existing, mnt).path(ctx.arg(2), mnt);
+    record.path_known(existing, mnt).path_known(ctx.arg(2), mnt);
     record.submit(Ring::Bulk);
     0
 }
@@ -190,7 +190,7 @@ pub fn path_link(ctx: LsmContext) -> i32 {
 pub fn path_symlink(ctx: LsmContext) -> i32 {
     let Some(actor) = scope::current() else { return 0 };
     let Some(mut record) = Record::begin(Kind::FileSymlink, &actor) else { return 0 };
-    record.path(ctx.arg(1), shim_path_mnt(ctx.arg(0))).kernel_str(ctx.arg(2));
+    record.path_known(ctx.arg(1), shim_path_mnt_direct(ctx.arg(0))).kernel_str(ctx.arg(2));
     record.submit(Ring::Bulk);
     0
 }

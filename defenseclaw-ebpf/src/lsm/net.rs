@@ -1,42 +1,54 @@
 //! Internet sockets, and every other family by number. Unix sockets are in `lsm/unix.rs`.
 
+use core::mem::MaybeUninit;
+
 use aya_ebpf::{helpers::generated::bpf_probe_read_kernel, macros::lsm, programs::LsmContext};
 use defenseclaw_ebpf::Kind;
 
 use crate::{
-    emit::{Record, Ring},
+    emit::{Ring, Short},
     scope::{self, Actor},
     shim::*,
-    sockaddr::{AF_INET, AF_INET6, AF_UNIX, Address, socket_word},
+    sockaddr::{AF_INET, AF_INET6, AF_UNIX, Address, socket_word_direct},
 };
 
 /// The kernel's copy of a socket address.
 #[inline(always)]
-fn kernel_address(from: Ptr, len: i32) -> Option<Address> {
-    let mut address = Address::EMPTY;
-    if from.is_null() || len < 2 {
+fn kernel_address(from: Ptr) -> Option<Address> {
+    if from.is_null() {
         return None;
     }
-    // The kernel's copy is a full sockaddr_storage, so reading past `len` stays inside it.
-    // SAFETY: the helper checks the source and the size is that of the destination.
-    let failed = unsafe { bpf_probe_read_kernel((&raw mut address).cast(), Address::SIZE, from) };
-    if failed == 0 { Some(address) } else { None }
+    let mut address = MaybeUninit::<Address>::uninit();
+    // The kernel's copy is a full sockaddr_storage, so reading past the length given stays inside it.
+    // SAFETY: the helper checks the source, writes the whole destination in any case, and its size is that of it.
+    unsafe {
+        if bpf_probe_read_kernel(address.as_mut_ptr().cast(), Address::SIZE, from) != 0 {
+            return None;
+        }
+        Some(address.assume_init())
+    }
 }
 
+/// `socket` must be known to the verifier.
 #[inline(always)]
-fn record(kind: Kind, actor: &Actor, sk: Ptr, address: &Address, bytes: u64) {
-    let Some(mut record) = Record::begin(kind, actor) else { return };
-    record.arg::<0>(socket_word(sk, address.family)).arg::<5>(bytes);
+fn record(kind: Kind, actor: &Actor, socket: Ptr, address: &Address, bytes: u64) {
+    let sk = shim_socket_sk_direct(socket);
+    let word = if sk.is_null() { u64::from(address.family) } else { socket_word_direct(sk, address.family) };
+    let Some(mut record) = Short::begin(kind, Ring::Bulk, actor) else { return };
+    record.arg::<0>(word).arg::<5>(bytes);
     address.put(&mut record);
-    record.submit(Ring::Bulk);
+    record.submit();
 }
 
 #[lsm(hook = "socket_connect")]
 pub fn socket_connect(ctx: LsmContext) -> i32 {
     let Some(actor) = scope::current() else { return 0 };
-    let Some(address) = kernel_address(ctx.arg(1), ctx.arg(2)) else { return 0 };
+    if ctx.arg::<i32>(2) < 2 {
+        return 0;
+    }
+    let Some(address) = kernel_address(ctx.arg(1)) else { return 0 };
     if address.family != AF_UNIX {
-        record(Kind::NetConnect, &actor, shim_socket_sk(ctx.arg(0)), &address, 0);
+        record(Kind::NetConnect, &actor, ctx.arg(0), &address, 0);
     }
     0
 }
@@ -44,9 +56,12 @@ pub fn socket_connect(ctx: LsmContext) -> i32 {
 #[lsm(hook = "socket_bind")]
 pub fn socket_bind(ctx: LsmContext) -> i32 {
     let Some(actor) = scope::current() else { return 0 };
-    let Some(address) = kernel_address(ctx.arg(1), ctx.arg(2)) else { return 0 };
+    if ctx.arg::<i32>(2) < 2 {
+        return 0;
+    }
+    let Some(address) = kernel_address(ctx.arg(1)) else { return 0 };
     if address.family == AF_INET || address.family == AF_INET6 {
-        record(Kind::NetBind, &actor, shim_socket_sk(ctx.arg(0)), &address, 0);
+        record(Kind::NetBind, &actor, ctx.arg(0), &address, 0);
     }
     0
 }
@@ -56,11 +71,12 @@ pub fn socket_bind(ctx: LsmContext) -> i32 {
 pub fn socket_sendmsg(ctx: LsmContext) -> i32 {
     let Some(actor) = scope::current() else { return 0 };
     let message: Ptr = ctx.arg(1);
-    let Some(address) = kernel_address(shim_msghdr_name(message), shim_msghdr_namelen(message)) else {
+    if shim_msghdr_namelen_direct(message) < 2 {
         return 0;
-    };
+    }
+    let Some(address) = kernel_address(shim_msghdr_name_direct(message)) else { return 0 };
     if address.family == AF_INET || address.family == AF_INET6 {
-        record(Kind::NetSend, &actor, shim_socket_sk(ctx.arg(0)), &address, ctx.arg::<u64>(2) & 0xffff_ffff);
+        record(Kind::NetSend, &actor, ctx.arg(0), &address, ctx.arg::<u64>(2) & 0xffff_ffff);
     }
     0
 }

@@ -42,7 +42,7 @@ enum What {
 pub(crate) fn perform(arguments: &Arguments) -> Result<ExitCode> {
     let wanted = |what| arguments.what.is_empty() || arguments.what.contains(&what);
     setup::ensure(&[Purpose::Build])?;
-    build_ebpf::build(None, false)?;
+    build_ebpf::build(None)?;
     process::execute(&mut process::cargo(&["build", "--quiet", "--release", "--package=suite-bench"]))?;
 
     let mut missed = false;
@@ -64,7 +64,7 @@ fn binary() -> PathBuf {
 
 /// Runs one part on this host, as root.
 fn here(name: &str, check: bool) -> Result<bool> {
-    let mut command = process::as_root(binary(), true)?;
+    let mut command = process::as_root(binary(), &[])?;
     command.arg(name);
     if check {
         command.arg("--check");

@@ -8,7 +8,7 @@ use defenseclaw_ebpf::Kind;
 
 use super::{Call, call, file_of};
 use crate::{
-    emit::{Record, Ring},
+    emit::{Record, Ring, Short},
     scope::{self, Actor},
     shim::*,
     sockaddr::{AF_INET, AF_INET6, AF_UNIX, AF_UNSPEC, Address, socket_word, unix_name},
@@ -61,11 +61,12 @@ fn endpoint(kind: Kind, actor: &Actor, call: &Call, from: u64, len: u64, bytes: 
     if !inet && (kind != Kind::NetConnect || address.family != AF_UNSPEC) {
         return;
     }
-    let Some(mut record) = Record::begin(kind, actor) else { return };
-    record.arg::<0>(socket_word(sk, address.family)).arg::<5>(bytes);
+    let word = socket_word(sk, address.family);
+    let Some(mut record) = Short::begin(kind, Ring::Bulk, actor) else { return };
+    record.arg::<0>(word).arg::<5>(bytes);
     address.put(&mut record);
     record.result(call.result);
-    record.submit(Ring::Bulk);
+    record.submit();
 }
 
 #[inline(always)]
