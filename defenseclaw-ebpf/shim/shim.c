@@ -66,6 +66,10 @@ struct unix_address { int len; struct sockaddr_un name[]; } AI;
 struct unix_sock { struct unix_address *addr; struct path path; struct sock *peer; } AI;
 struct msghdr { void *msg_name; int msg_namelen; } AI;
 
+/* Since Linux 6.19 hooks get this type instead of struct sockaddr, and of it the verifier knows the family only. */
+struct sockaddr_unsized { u16 sa_family; } AI;
+struct sockaddr { u16 sa_family; } AI;
+
 /* x86-64; `orig_ax` and the argument registers keep their values until the system call returns. */
 struct pt_regs { unsigned long di, si, dx, r10, r8, r9, orig_ax; } AI;
 
@@ -198,6 +202,7 @@ GET(void *, task_struct, cred, cred)
 GET(u32, task_struct, thread_status, thread_info.status)
 EXISTS(task_struct, thread_status, thread_info.status)
 LOAD(u32, task_struct, tgid, tgid)
+LOAD(u32, task_struct, pid, pid)
 LOAD(int, task_struct, exit_code, exit_code)
 LOAD(void *, task_struct, real_parent, real_parent)
 LOAD(void *, task_struct, group_leader, group_leader)
@@ -228,6 +233,13 @@ GET(void *, unix_sock, peer, peer)
 ADDRESS(unix_sock, path, path)
 GET(int, unix_address, len, len)
 ADDRESS(unix_address, name, name)
+INLINE _Bool shim_sockaddr_is_known(void)
+{
+	return !__builtin_preserve_type_info(*(struct sockaddr_unsized *)0, 0);
+}
+LOAD(u16, sockaddr, family, sa_family)
+/* The rest is an array of bytes to the kernel: two of the port and four of an IPv4 address, then two without meaning. */
+INLINE u64 shim_sockaddr_rest_direct(void *p) { return *(volatile u64 *)(p + 2); }
 LOAD(void *, msghdr, name, msg_name)
 LOAD(int, msghdr, namelen, msg_namelen)
 

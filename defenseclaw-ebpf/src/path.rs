@@ -7,16 +7,20 @@
 //! there are two ways up: `climb` for known pointers, within one mount, which is all of most paths; `step` for any
 //! pointer, and across mounts, where the kernel's structs must be entered at an address the verifier cannot follow.
 
-use core::ffi::c_void;
+use core::{ffi::c_void, mem::MaybeUninit};
 
 use aya_ebpf::helpers::generated::{bpf_get_current_task_btf, bpf_loop, bpf_probe_read_kernel};
-use defenseclaw_ebpf::{STRING_MAX, flags};
+use defenseclaw_ebpf::{Body, Header, STRING_MAX, flags};
 
 use crate::shim::*;
+
+/// Bytes before the path, for what a record begins with.
+pub const HEAD: usize = size_of::<Header>() + size_of::<Body>();
 
 /// Room for the path, and for one name that is copied past its end before its length is known to the verifier.
 #[repr(C)]
 pub struct Buffer {
+    head: [u8; HEAD],
     bytes: [u8; 4096 + 256],
 }
 
@@ -50,13 +54,19 @@ pub fn tail(buffer: *mut Buffer, start: u32) -> *const u8 {
     unsafe { (&raw const (*buffer).bytes).cast::<u8>().add((start & 0xfff) as usize) }
 }
 
+/// Address of the [`HEAD`] bytes before the path.
+#[inline(always)]
+pub fn head(buffer: *mut Buffer, start: u32) -> *mut u8 {
+    // SAFETY: the head is followed by the bytes, so the masked offset lies inside the buffer.
+    unsafe { buffer.cast::<u8>().add((start & 0xfff) as usize) }
+}
+
 /// Writes the path to the end of `buffer`.
 #[inline(always)]
 pub fn resolve(buffer: *mut Buffer, dentry: Ptr, mnt: Ptr) -> Found {
     let mut walk = Walk::new(buffer, dentry, mnt);
-    shim_mount_place(walk.mount, &mut walk.place);
-    let mut entry = Entry::EMPTY;
-    shim_dentry_entry(dentry, &mut entry);
+    read_place(walk.mount, &mut walk.place);
+    let entry = entry(dentry);
     if entry.parent != dentry && shim_dentry_hashed(dentry).is_null() {
         walk.flags |= flags::DELETED;
     }
@@ -82,6 +92,22 @@ pub fn resolve_known(buffer: *mut Buffer, dentry: Ptr, mnt: Ptr) -> Found {
     walk.found()
 }
 
+#[inline(always)]
+fn entry(dentry: Ptr) -> Entry {
+    let mut entry = MaybeUninit::uninit();
+    // SAFETY: the accessor writes every field, whether it can read the dentry or not.
+    unsafe {
+        shim_dentry_entry(dentry, entry.as_mut_ptr());
+        entry.assume_init()
+    }
+}
+
+#[inline(always)]
+fn read_place(mount: Ptr, place: &mut Place) {
+    // SAFETY: the accessor writes to `place` only.
+    unsafe { shim_mount_place(mount, place) };
+}
+
 /// Whether the rest of the way is known without a walk: the mount is the top of the task's own mount tree, or stands
 /// on its root, as the root file system does. Reads the place of the mount if it must.
 #[inline(always)]
@@ -91,7 +117,7 @@ fn is_top(walk: &mut Walk) -> bool {
     let top = shim_mnt_namespace_root_direct(shim_nsproxy_mnt_direct(shim_task_struct_nsproxy_direct(task)));
     let mut is_top = walk.mount == top;
     if !is_top {
-        shim_mount_place(walk.mount, &mut walk.place);
+        read_place(walk.mount, &mut walk.place);
         is_top = walk.place.parent == top && walk.place.mountpoint == shim_mount_root_direct(top);
     }
     if is_top && walk.at_root() {
@@ -103,7 +129,11 @@ fn is_top(walk: &mut Walk) -> bool {
 impl Walk {
     #[inline(always)]
     fn new(buffer: *mut Buffer, dentry: Ptr, mnt: Ptr) -> Self {
-        Self { buffer, dentry, mount: shim_vfsmount_mount(mnt), place: Place::EMPTY, start: END, flags: 0, done: 0 }
+        let mount = shim_vfsmount_mount(mnt);
+        // LLVM would make a call of memset out of three zeroes, a byte loop in BPF.
+        let nothing = core::hint::black_box(core::ptr::null_mut());
+        let place = Place { parent: nothing, mountpoint: nothing, root: nothing };
+        Self { buffer, dentry, mount, place, start: END, flags: 0, done: 0 }
     }
 
     #[inline(always)]
@@ -206,11 +236,10 @@ unsafe extern "C" fn step(_index: u64, context: *mut c_void) -> i64 {
         }
         walk.dentry = walk.place.mountpoint;
         walk.mount = above;
-        shim_mount_place(above, &mut walk.place);
+        read_place(above, &mut walk.place);
         return 0;
     }
-    let mut entry = Entry::EMPTY;
-    shim_dentry_entry(dentry, &mut entry);
+    let entry = entry(dentry);
     if entry.parent.is_null() {
         walk.stray();
         return 1;

@@ -18,21 +18,12 @@ pub struct Entry {
     pub name: Ptr,
 }
 
-impl Entry {
-    pub const EMPTY: Self = Self { parent: core::ptr::null_mut(), hash: 0, len: 0, name: core::ptr::null_mut() };
-}
-
 /// What a path takes from a mount.
 #[repr(C)]
 pub struct Place {
     pub parent: Ptr,
     pub mountpoint: Ptr,
     pub root: Ptr,
-}
-
-impl Place {
-    pub const EMPTY: Self =
-        Self { parent: core::ptr::null_mut(), mountpoint: core::ptr::null_mut(), root: core::ptr::null_mut() };
 }
 
 macro_rules! accessors {
@@ -127,6 +118,8 @@ accessors! {
     shim_socket_sk_direct -> Ptr;
     shim_super_block_dev -> u32;
     shim_super_block_dev_direct -> u32;
+    shim_sockaddr_rest_direct -> u64;
+    shim_sockaddr_family_direct -> u16;
     shim_task_struct_cred -> Ptr;
     shim_task_struct_cred_direct -> Ptr;
     shim_task_struct_exit_code_direct -> i32;
@@ -138,6 +131,7 @@ accessors! {
     shim_task_struct_mm_direct -> Ptr;
     shim_task_struct_nsproxy -> Ptr;
     shim_task_struct_nsproxy_direct -> Ptr;
+    shim_task_struct_pid_direct -> u32;
     shim_task_struct_real_parent -> Ptr;
     shim_task_struct_real_parent_direct -> Ptr;
     shim_task_struct_signal_direct -> Ptr;
@@ -158,10 +152,12 @@ accessors! {
 }
 
 unsafe extern "C" {
+    /// Whether hooks get addresses as a type of which the verifier knows the first 16 bytes.
+    pub(crate) safe fn shim_sockaddr_is_known() -> bool;
     /// Reads the fields of `to` from a dentry; all zero on failure.
-    pub(crate) safe fn shim_dentry_entry(dentry: Ptr, to: &mut Entry);
+    pub(crate) fn shim_dentry_entry(dentry: Ptr, to: *mut Entry);
     /// Reads the fields of `to` from a `struct mount`; all zero on failure.
-    pub(crate) safe fn shim_mount_place(mount: Ptr, to: &mut Place);
+    pub(crate) fn shim_mount_place(mount: Ptr, to: *mut Place);
     /// Adds 1 to a word of a map.
     pub(crate) fn shim_atomic_increment(cell: *mut u64);
     /// Stores `value` into a word of a map and returns what was there.

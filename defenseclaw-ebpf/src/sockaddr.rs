@@ -2,10 +2,7 @@
 
 use defenseclaw_ebpf::flags;
 
-use crate::{
-    emit::{Record, Short},
-    shim::*,
-};
+use crate::{emit::Record, shim::*};
 
 pub const AF_UNSPEC: u16 = 0;
 pub const AF_UNIX: u16 = 1;
@@ -29,14 +26,16 @@ impl Address {
     /// Bytes to read for any address we know: `sizeof(struct sockaddr_in6)`.
     pub const SIZE: u32 = 28;
 
-    /// Address and port into a record.
+    /// Arguments of a record: socket, port, address, scope, bytes.
     #[inline(always)]
-    pub fn put(&self, record: &mut Short) {
-        record.arg::<1>(u64::from(u16::from_be(self.port_be)));
+    pub fn args(&self, socket: u64, bytes: u64) -> [u64; 6] {
+        let port = u64::from(u16::from_be(self.port_be));
         if self.family == AF_INET {
-            record.arg::<2>(u64::from(self.word));
+            [socket, port, u64::from(self.word), 0, 0, bytes]
         } else if self.family == AF_INET6 {
-            record.arg::<2>(self.v6[0]).arg::<3>(self.v6[1]).arg::<4>(u64::from(self.scope));
+            [socket, port, self.v6[0], self.v6[1], u64::from(self.scope), bytes]
+        } else {
+            [socket, port, 0, 0, 0, bytes]
         }
     }
 }

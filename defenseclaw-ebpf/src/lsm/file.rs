@@ -62,9 +62,8 @@ pub fn file_open(ctx: LsmContext) -> i32 {
         .arg::<1>(u64::from(shim_super_block_dev_direct(shim_inode_sb_direct(inode))))
         .arg::<2>(shim_inode_ino_direct(inode))
         .arg::<3>(u64::from(flags))
-        .arg::<4>(u64::from(shim_inode_mode_direct(inode)))
-        .path_known(shim_file_dentry_direct(file), shim_file_mnt_direct(file));
-    record.submit(Ring::Bulk);
+        .arg::<4>(u64::from(shim_inode_mode_direct(inode)));
+    record.submit_path_known(shim_file_dentry_direct(file), shim_file_mnt_direct(file), Ring::Bulk);
     0
 }
 
@@ -83,15 +82,14 @@ pub fn mmap_file(ctx: LsmContext) -> i32 {
     if file.is_null() {
         return 0;
     }
-    let Some(mut record) = Record::begin(Kind::FileOpen, &actor) else { return 0 };
-    opened(&mut record, file, access::MAP_EXECUTE);
-    record.submit(Ring::Bulk);
+    let Some(record) = Record::begin(Kind::FileOpen, &actor) else { return 0 };
+    submit_opened(record, file, access::MAP_EXECUTE);
     0
 }
 
-/// Fields of an open file that the verifier does not know.
+/// Fills in the fields of an open file that the verifier does not know, and hands the record over.
 #[inline(always)]
-pub fn opened(record: &mut Record, file: Ptr, access: u64) {
+pub fn submit_opened(mut record: Record, file: Ptr, access: u64) {
     let inode = shim_file_inode(file);
     let path = shim_file_path(file);
     record
@@ -99,8 +97,8 @@ pub fn opened(record: &mut Record, file: Ptr, access: u64) {
         .arg::<1>(u64::from(shim_super_block_dev(shim_inode_sb(inode))))
         .arg::<2>(shim_inode_ino(inode))
         .arg::<3>(u64::from(shim_file_flags(file)))
-        .arg::<4>(u64::from(shim_inode_mode(inode)))
-        .path(shim_path_dentry(path), shim_path_mnt(path));
+        .arg::<4>(u64::from(shim_inode_mode(inode)));
+    record.submit_path(shim_path_dentry(path), shim_path_mnt(path), Ring::Bulk);
 }
 
 /// A change of the entry `dentry` in the directory `directory`.
@@ -110,8 +108,7 @@ fn entry(kind: Kind, directory: Ptr, dentry: Ptr, detail: u64) {
     let Some(mut record) = Record::begin(kind, &actor) else { return };
     record.arg::<0>(detail);
     identity(&mut record, dentry);
-    record.path_known(dentry, shim_path_mnt_direct(directory));
-    record.submit(Ring::Bulk);
+    record.submit_path_known(dentry, shim_path_mnt_direct(directory), Ring::Bulk);
 }
 
 /// A change of the file at `path`.
@@ -122,8 +119,7 @@ fn file(kind: Kind, path: Ptr, detail: u64) {
     let dentry = shim_path_dentry_direct(path);
     record.arg::<0>(detail);
     identity(&mut record, dentry);
-    record.path_known(dentry, shim_path_mnt_direct(path));
-    record.submit(Ring::Bulk);
+    record.submit_path_known(dentry, shim_path_mnt_direct(path), Ring::Bulk);
 }
 
 #[lsm(hook = "path_unlink")]

@@ -6,18 +6,15 @@ use aya_ebpf::{helpers::generated::bpf_probe_read_kernel, macros::lsm, programs:
 use defenseclaw_ebpf::Kind;
 
 use crate::{
-    emit::{Ring, Short},
+    emit::{Ring, short},
     scope::{self, Actor},
     shim::*,
     sockaddr::{AF_INET, AF_INET6, AF_UNIX, Address, socket_word_direct},
 };
 
-/// The kernel's copy of a socket address.
+/// The kernel's copy of a socket address, wherever it is.
 #[inline(always)]
-fn kernel_address(from: Ptr) -> Option<Address> {
-    if from.is_null() {
-        return None;
-    }
+fn read_address(from: Ptr) -> Option<Address> {
     let mut address = MaybeUninit::<Address>::uninit();
     // The kernel's copy is a full sockaddr_storage, so reading past the length given stays inside it.
     // SAFETY: the helper checks the source, writes the whole destination in any case, and its size is that of it.
@@ -29,40 +26,51 @@ fn kernel_address(from: Ptr) -> Option<Address> {
     }
 }
 
-/// `socket` must be known to the verifier.
+/// An operation on the address `from`, which is an argument of the hook and `len` bytes long, as `socket` is.
+#[inline(always)]
+fn operation(kind: Kind, actor: &Actor, socket: Ptr, from: Ptr, len: i32) {
+    if len < 2 {
+        return;
+    }
+    // The hook has the plain address in reach for IPv4, and that is cheaper than a copy.
+    let family = shim_sockaddr_family_direct(from);
+    if family == AF_UNIX || kind == Kind::NetBind && family != AF_INET && family != AF_INET6 {
+        return;
+    }
+    if family != AF_INET6 && shim_sockaddr_is_known() {
+        short(kind, Ring::Bulk, actor, None, || {
+            let rest = shim_sockaddr_rest_direct(from);
+            let address = if family == AF_INET { rest >> 16 & 0xffff_ffff } else { 0 };
+            [word(socket, family), u64::from(u16::from_be(rest as u16)), address, 0, 0, 0]
+        });
+    } else if let Some(address) = read_address(from) {
+        record(kind, actor, socket, &address, 0);
+    }
+}
+
+/// Socket word of a socket that the verifier knows.
+#[inline(always)]
+fn word(socket: Ptr, family: u16) -> u64 {
+    let sk = shim_socket_sk_direct(socket);
+    if sk.is_null() { u64::from(family) } else { socket_word_direct(sk, family) }
+}
+
 #[inline(always)]
 fn record(kind: Kind, actor: &Actor, socket: Ptr, address: &Address, bytes: u64) {
-    let sk = shim_socket_sk_direct(socket);
-    let word = if sk.is_null() { u64::from(address.family) } else { socket_word_direct(sk, address.family) };
-    let Some(mut record) = Short::begin(kind, Ring::Bulk, actor) else { return };
-    record.arg::<0>(word).arg::<5>(bytes);
-    address.put(&mut record);
-    record.submit();
+    short(kind, Ring::Bulk, actor, None, || address.args(word(socket, address.family), bytes));
 }
 
 #[lsm(hook = "socket_connect")]
 pub fn socket_connect(ctx: LsmContext) -> i32 {
     let Some(actor) = scope::current() else { return 0 };
-    if ctx.arg::<i32>(2) < 2 {
-        return 0;
-    }
-    let Some(address) = kernel_address(ctx.arg(1)) else { return 0 };
-    if address.family != AF_UNIX {
-        record(Kind::NetConnect, &actor, ctx.arg(0), &address, 0);
-    }
+    operation(Kind::NetConnect, &actor, ctx.arg(0), ctx.arg(1), ctx.arg(2));
     0
 }
 
 #[lsm(hook = "socket_bind")]
 pub fn socket_bind(ctx: LsmContext) -> i32 {
     let Some(actor) = scope::current() else { return 0 };
-    if ctx.arg::<i32>(2) < 2 {
-        return 0;
-    }
-    let Some(address) = kernel_address(ctx.arg(1)) else { return 0 };
-    if address.family == AF_INET || address.family == AF_INET6 {
-        record(Kind::NetBind, &actor, ctx.arg(0), &address, 0);
-    }
+    operation(Kind::NetBind, &actor, ctx.arg(0), ctx.arg(1), ctx.arg(2));
     0
 }
 
@@ -71,10 +79,11 @@ pub fn socket_bind(ctx: LsmContext) -> i32 {
 pub fn socket_sendmsg(ctx: LsmContext) -> i32 {
     let Some(actor) = scope::current() else { return 0 };
     let message: Ptr = ctx.arg(1);
-    if shim_msghdr_namelen_direct(message) < 2 {
+    let name = shim_msghdr_name_direct(message);
+    if name.is_null() || shim_msghdr_namelen_direct(message) < 2 {
         return 0;
     }
-    let Some(address) = kernel_address(shim_msghdr_name_direct(message)) else { return 0 };
+    let Some(address) = read_address(name) else { return 0 };
     if address.family == AF_INET || address.family == AF_INET6 {
         record(Kind::NetSend, &actor, ctx.arg(0), &address, ctx.arg::<u64>(2) & 0xffff_ffff);
     }

@@ -10,7 +10,7 @@ use aya_ebpf::{
 use defenseclaw_ebpf::{Count, ENV_MAX, Kind, Label, flags};
 
 use crate::{
-    emit::{Record, Ring, Short, count},
+    emit::{Record, Ring, count, short},
     lsm::namespaces_that_differ,
     scope::{self, SCOPE},
     shim::*,
@@ -36,7 +36,7 @@ pub fn process_fork(ctx: BtfTracePointContext) -> i32 {
     }
     let start = shim_task_struct_start_boottime_direct(child);
     let label = Label { start_ns: start, ..actor.label };
-    if SCOPE.insert(&tgid, &label, 0).is_err() {
+    if SCOPE.insert(u64::from(tgid), &label, 0).is_err() {
         // The child is not watched: that is the alarm, and user space refuses to be quiet about it.
         count(Kind::ProcessFork, Count::Seen);
         count(Kind::ProcessFork, Count::MapFull);
@@ -48,9 +48,7 @@ pub fn process_fork(ctx: BtfTracePointContext) -> i32 {
     if ours != theirs && shim_cred_user_ns_direct(ours) != shim_cred_user_ns_direct(theirs) {
         changed |= CLONE_NEWUSER;
     }
-    let Some(mut record) = Short::begin(Kind::ProcessFork, Ring::Priority, &actor) else { return 0 };
-    record.arg::<0>(u64::from(tgid)).arg::<1>(start).arg::<2>(changed);
-    record.submit();
+    short(Kind::ProcessFork, Ring::Priority, &actor, None, || [u64::from(tgid), start, changed, 0, 0, 0]);
     0
 }
 
@@ -176,7 +174,7 @@ pub fn process_exit(ctx: BtfTracePointContext) -> i32 {
         return 0;
     }
     // The last two threads can both see no other one alive: who removes the label reports the exit.
-    if SCOPE.remove(&actor.tgid).is_err() {
+    if SCOPE.remove(u64::from(actor.tgid)).is_err() {
         return 0;
     }
     let status = if shim_signal_struct_flags_direct(group) & SIGNAL_GROUP_EXIT != 0 {
@@ -185,8 +183,6 @@ pub fn process_exit(ctx: BtfTracePointContext) -> i32 {
         // What wait(2) reports then is the leader's, even if it ended before.
         shim_task_struct_exit_code_direct(shim_task_struct_group_leader_direct(task))
     };
-    let Some(mut record) = Short::begin(Kind::ProcessExit, Ring::Priority, &actor) else { return 0 };
-    record.arg::<0>(status as u32 as u64);
-    record.submit();
+    short(Kind::ProcessExit, Ring::Priority, &actor, None, || [status as u32 as u64, 0, 0, 0, 0, 0]);
     0
 }

@@ -8,7 +8,7 @@ use defenseclaw_ebpf::Kind;
 
 use super::{Call, call, file_of};
 use crate::{
-    emit::{Record, Ring, Short},
+    emit::{Record, Ring, short},
     scope::{self, Actor},
     shim::*,
     sockaddr::{AF_INET, AF_INET6, AF_UNIX, AF_UNSPEC, Address, socket_word, unix_name},
@@ -61,12 +61,8 @@ fn endpoint(kind: Kind, actor: &Actor, call: &Call, from: u64, len: u64, bytes: 
     if !inet && (kind != Kind::NetConnect || address.family != AF_UNSPEC) {
         return;
     }
-    let word = socket_word(sk, address.family);
-    let Some(mut record) = Short::begin(kind, Ring::Bulk, actor) else { return };
-    record.arg::<0>(word).arg::<5>(bytes);
-    address.put(&mut record);
-    record.result(call.result);
-    record.submit();
+    let args = address.args(socket_word(sk, address.family), bytes);
+    short(kind, Ring::Bulk, actor, Some(call.result), || args);
 }
 
 #[inline(always)]
