@@ -26,7 +26,8 @@ struct hlist_bl_node { struct hlist_bl_node **pprev; } AI;
 struct dentry { struct hlist_bl_node d_hash; struct dentry *d_parent; struct qstr d_name; struct inode *d_inode; } AI;
 struct vfsmount { struct dentry *mnt_root; } AI;
 struct ns_common { u64 ns_id; } AI;
-struct mnt_namespace { struct ns_common ns; u64 seq; } AI;
+struct mount;
+struct mnt_namespace { struct ns_common ns; struct mount *root; u64 seq; } AI;
 struct mount { struct mount *mnt_parent; struct dentry *mnt_mountpoint; struct vfsmount mnt; void *mnt_ns; } AI;
 struct path { struct vfsmount *mnt; struct dentry *dentry; } AI;
 struct file { struct path f_path; struct inode *f_inode; u32 f_flags; u32 f_mode; void *private_data; } AI;
@@ -37,7 +38,9 @@ struct fs_struct { struct path pwd; } AI;
 struct mm_struct { unsigned long arg_start, arg_end, env_start, env_end; struct file *exe_file; } AI;
 struct signal_struct { struct dc_counter live; int group_exit_code; u32 flags; } AI;
 struct nsproxy {
-	void *uts_ns, *ipc_ns, *mnt_ns, *pid_ns_for_children, *net_ns, *time_ns, *time_ns_for_children, *cgroup_ns;
+	void *uts_ns, *ipc_ns;
+	struct mnt_namespace *mnt_ns;
+	void *pid_ns_for_children, *net_ns, *time_ns, *time_ns_for_children, *cgroup_ns;
 } AI;
 struct cred { struct dc_id uid, gid, suid, sgid, euid, egid; void *user_ns; } AI;
 struct thread_info { u32 status; } AI;
@@ -65,6 +68,10 @@ struct unix_address { int len; struct sockaddr_un name[]; } AI;
 struct unix_sock { struct unix_address *addr; struct path path; struct sock *peer; } AI;
 struct msghdr { void *msg_name; int msg_namelen; } AI;
 
+/* Since Linux 6.19 hooks get this type instead of struct sockaddr, and of it the verifier knows the family only. */
+struct sockaddr_unsized { u16 sa_family; } AI;
+struct sockaddr { u16 sa_family; } AI;
+
 /* x86-64; `orig_ax` and the argument registers keep their values until the system call returns. */
 struct pt_regs { unsigned long di, si, dx, r10, r8, r9, orig_ax; } AI;
 
@@ -79,7 +86,7 @@ struct pt_regs { unsigned long di, si, dx, r10, r8, r9, orig_ax; } AI;
 /* Address of an embedded field. */
 #define ADDRESS(of, name, field) \
 	INLINE void *shim_##of##_##name(struct of *p) { return (void *)__builtin_preserve_access_index(&p->field); }
-/* Plain load: only on arguments of a program and what was loaded from them in this way. */
+/* Plain load, a tenth of the cost: only on arguments of a program and what was loaded from them in this way. */
 #define LOAD(type, of, name, field) \
 	INLINE type shim_##of##_##name##_direct(struct of *p) { return (type)p->field; }
 #define EXISTS(of, name, field) \
@@ -94,21 +101,50 @@ LOAD(void *, inode, sb, i_sb)
 LOAD(u16, inode, mode, i_mode)
 LOAD(u32, super_block, dev, s_dev)
 
-GET(void *, dentry, parent, d_parent)
-GET(u32, dentry, name_len, d_name.len)
-GET(void *, dentry, name, d_name.name)
-GET(void *, dentry, inode, d_inode)
 GET(void *, dentry, hashed, d_hash.pprev)
+GET(void *, dentry, inode, d_inode)
+LOAD(void *, dentry, parent, d_parent)
+LOAD(u32, dentry, name_len, d_name.len)
+LOAD(void *, dentry, name, d_name.name)
+LOAD(void *, dentry, inode, d_inode)
+LOAD(void *, dentry, hashed, d_hash.pprev)
 GET(void *, vfsmount, root, mnt_root)
-GET(void *, mount, parent, mnt_parent)
-GET(void *, mount, mountpoint, mnt_mountpoint)
+LOAD(void *, vfsmount, root, mnt_root)
+LOAD(void *, mount, root, mnt.mnt_root)
 GET(void *, mount, ns, mnt_ns)
+
+#define OFFSET(of, field) __builtin_preserve_field_info(((struct of *)0)->field, 0)
+
+/* Three fields at once: they stand together in every kernel we know, and a read costs by the call, not by the byte. */
+struct dc_entry { void *parent; u32 hash, len; const void *name; };
+INLINE void shim_dentry_entry(struct dentry *p, struct dc_entry *to)
+{
+	if (OFFSET(dentry, d_name.len) == OFFSET(dentry, d_parent) + 12
+	    && OFFSET(dentry, d_name.name) == OFFSET(dentry, d_parent) + 16) {
+		bpf_probe_read_kernel(to, sizeof(*to), __builtin_preserve_access_index(&p->d_parent));
+	} else {
+		bpf_probe_read_kernel(&to->parent, 8, __builtin_preserve_access_index(&p->d_parent));
+		bpf_probe_read_kernel(&to->len, 4, __builtin_preserve_access_index(&p->d_name.len));
+		bpf_probe_read_kernel(&to->name, 8, __builtin_preserve_access_index(&p->d_name.name));
+	}
+}
+struct dc_place { void *parent, *mountpoint, *root; };
+INLINE void shim_mount_place(struct mount *p, struct dc_place *to)
+{
+	if (OFFSET(mount, mnt_mountpoint) == OFFSET(mount, mnt_parent) + 8
+	    && OFFSET(mount, mnt.mnt_root) == OFFSET(mount, mnt_parent) + 16) {
+		bpf_probe_read_kernel(to, sizeof(*to), __builtin_preserve_access_index(&p->mnt_parent));
+	} else {
+		bpf_probe_read_kernel(&to->parent, 8, __builtin_preserve_access_index(&p->mnt_parent));
+		bpf_probe_read_kernel(&to->mountpoint, 8, __builtin_preserve_access_index(&p->mnt_mountpoint));
+		bpf_probe_read_kernel(&to->root, 8, __builtin_preserve_access_index(&p->mnt.mnt_root));
+	}
+}
 /* Number of a mount namespace, 0 for an anonymous one; it moved in Linux 6.18. */
 GET(u64, mnt_namespace, seq, seq)
 EXISTS(mnt_namespace, seq, seq)
 GET(u64, mnt_namespace, id, ns.ns_id)
 EXISTS(mnt_namespace, id, ns.ns_id)
-ADDRESS(mount, vfsmount, mnt)
 /* container_of(mnt, struct mount, mnt) */
 INLINE void *shim_vfsmount_mount(void *mnt)
 {
@@ -116,6 +152,8 @@ INLINE void *shim_vfsmount_mount(void *mnt)
 }
 GET(void *, path, mnt, mnt)
 GET(void *, path, dentry, dentry)
+LOAD(void *, path, mnt, mnt)
+LOAD(void *, path, dentry, dentry)
 
 ADDRESS(file, path, f_path)
 GET(void *, file, inode, f_inode)
@@ -132,14 +170,16 @@ GET(u32, fdtable, max_fds, max_fds)
 GET(void *, fdtable, fd, fd)
 GET(void *, files_struct, fdt, fdt)
 ADDRESS(fs_struct, pwd, pwd)
-GET(u64, mm_struct, arg_start, arg_start)
-GET(u64, mm_struct, arg_end, arg_end)
-GET(u64, mm_struct, env_start, env_start)
-GET(u64, mm_struct, env_end, env_end)
-GET(void *, mm_struct, exe_file, exe_file)
-GET(int, signal_struct, live, live.counter)
-GET(int, signal_struct, group_exit_code, group_exit_code)
-GET(u32, signal_struct, flags, flags)
+LOAD(void *, fs_struct, pwd_mnt, pwd.mnt)
+LOAD(void *, fs_struct, pwd_dentry, pwd.dentry)
+LOAD(u64, mm_struct, arg_start, arg_start)
+LOAD(u64, mm_struct, arg_end, arg_end)
+LOAD(u64, mm_struct, env_start, env_start)
+LOAD(u64, mm_struct, env_end, env_end)
+LOAD(void *, mm_struct, exe_file, exe_file)
+LOAD(int, signal_struct, live, live.counter)
+LOAD(int, signal_struct, group_exit_code, group_exit_code)
+LOAD(u32, signal_struct, flags, flags)
 GET(void *, nsproxy, uts, uts_ns)
 GET(void *, nsproxy, ipc, ipc_ns)
 GET(void *, nsproxy, mnt, mnt_ns)
@@ -154,17 +194,13 @@ GET(u32, cred, suid, suid.val)
 GET(u32, cred, sgid, sgid.val)
 GET(u32, cred, euid, euid.val)
 GET(u32, cred, egid, egid.val)
-GET(void *, cred, user_ns, user_ns)
 
 GET(u32, task_struct, tgid, tgid)
-GET(int, task_struct, exit_code, exit_code)
 GET(void *, task_struct, real_parent, real_parent)
 GET(void *, task_struct, group_leader, group_leader)
 GET(u64, task_struct, start_boottime, start_boottime)
-GET(void *, task_struct, mm, mm)
 GET(void *, task_struct, fs, fs)
 GET(void *, task_struct, files, files)
-GET(void *, task_struct, signal, signal)
 GET(void *, task_struct, nsproxy, nsproxy)
 GET(void *, task_struct, cred, cred)
 GET(void *, task_struct, thread_pid, thread_pid)
@@ -172,19 +208,46 @@ GET(u32, pid, level, level)
 GET(u32, task_struct, thread_status, thread_info.status)
 EXISTS(task_struct, thread_status, thread_info.status)
 LOAD(u32, task_struct, tgid, tgid)
-GET(void *, linux_binprm, filename, filename)
-GET(void *, linux_binprm, interp, interp)
+LOAD(u32, task_struct, pid, pid)
+LOAD(int, task_struct, exit_code, exit_code)
+LOAD(void *, task_struct, real_parent, real_parent)
+LOAD(void *, task_struct, group_leader, group_leader)
+LOAD(u64, task_struct, start_boottime, start_boottime)
+LOAD(void *, task_struct, mm, mm)
+LOAD(void *, task_struct, fs, fs)
+LOAD(void *, task_struct, signal, signal)
+LOAD(void *, task_struct, nsproxy, nsproxy)
+LOAD(void *, task_struct, cred, cred)
+LOAD(u32, cred, uid, uid.val)
+LOAD(u32, cred, gid, gid.val)
+LOAD(u32, cred, euid, euid.val)
+LOAD(u32, cred, egid, egid.val)
+LOAD(void *, cred, user_ns, user_ns)
+LOAD(void *, nsproxy, mnt, mnt_ns)
+LOAD(void *, mnt_namespace, root, root)
+LOAD(void *, linux_binprm, filename, filename)
+LOAD(void *, linux_binprm, interp, interp)
 
 GET(u16, sock, protocol, sk_protocol)
 GET(u16, sock, type, sk_type)
+LOAD(u16, sock, protocol, sk_protocol)
+LOAD(u16, sock, type, sk_type)
 GET(void *, socket, sk, sk)
+LOAD(void *, socket, sk, sk)
 GET(void *, unix_sock, addr, addr)
 GET(void *, unix_sock, peer, peer)
 ADDRESS(unix_sock, path, path)
 GET(int, unix_address, len, len)
 ADDRESS(unix_address, name, name)
-GET(void *, msghdr, name, msg_name)
-GET(int, msghdr, namelen, msg_namelen)
+INLINE _Bool shim_sockaddr_is_known(void)
+{
+	return !__builtin_preserve_type_info(*(struct sockaddr_unsized *)0, 0);
+}
+LOAD(u16, sockaddr, family, sa_family)
+/* The rest is an array of bytes to the kernel: two of the port and four of an IPv4 address, then two without meaning. */
+INLINE u64 shim_sockaddr_rest_direct(void *p) { return *(volatile u64 *)(p + 2); }
+LOAD(void *, msghdr, name, msg_name)
+LOAD(int, msghdr, namelen, msg_namelen)
 
 LOAD(u64, pt_regs, nr, orig_ax)
 LOAD(u64, pt_regs, arg0, di)

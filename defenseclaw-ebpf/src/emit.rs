@@ -8,10 +8,10 @@ use core::mem::offset_of;
 use aya_ebpf::{
     bindings::BPF_RB_NO_WAKEUP,
     helpers::{
-        bpf_get_current_cgroup_id, bpf_get_current_uid_gid,
+        bpf_get_current_cgroup_id,
         generated::{
-            bpf_get_current_task, bpf_ktime_get_boot_ns, bpf_probe_read_kernel, bpf_probe_read_kernel_str,
-            bpf_probe_read_user, bpf_probe_read_user_str,
+            bpf_ktime_get_boot_ns, bpf_probe_read_kernel, bpf_probe_read_kernel_str, bpf_probe_read_user,
+            bpf_probe_read_user_str, bpf_ringbuf_reserve, bpf_ringbuf_submit,
         },
     },
     macros::map,
@@ -24,7 +24,10 @@ use defenseclaw_ebpf::{
 use crate::{
     path,
     scope::{self, Actor, SCOPE},
-    shim::{Ptr, shim_atomic_exchange, shim_atomic_increment},
+    shim::{
+        Ptr, shim_atomic_exchange, shim_atomic_increment, shim_cred_uid_direct, shim_task_struct_cred_direct,
+        shim_task_struct_pid_direct,
+    },
 };
 
 /// fork, exec, exit: never crowded out by file events.
@@ -79,6 +82,101 @@ fn add(row: *mut Counters, what: Count) {
     unsafe { shim_atomic_increment(&raw mut (*row).counts[what as usize]) };
 }
 
+/// Fills in what the header says about the current task.
+#[inline(always)]
+unsafe fn name_actor(header: *mut Header, actor: &Actor) {
+    let task = actor.task;
+    let mut start = actor.label.start_ns;
+    if start == 0 {
+        // Enrolled from user space, which knows the start in clock ticks only.
+        start = scope::start_ns_direct(task);
+        if let Some(label) = SCOPE.get_ptr_mut(u64::from(actor.tgid)) {
+            // SAFETY: `label` points into the map; every writer stores the same value.
+            unsafe { (*label).start_ns = start };
+        }
+    }
+    // SAFETY: the caller owns the header; the helper has no preconditions.
+    unsafe {
+        (*header).tid = shim_task_struct_pid_direct(task);
+        (*header).start_ns = start;
+        (*header).tgid = actor.tgid;
+        // Numbers as in the initial user namespace, like those of the helper, at a fifth of its cost.
+        (*header).uid = shim_cred_uid_direct(shim_task_struct_cred_direct(task));
+        (*header).cgroup = bpf_get_current_cgroup_id();
+        (*header).session = actor.label.session;
+        (*header).tool_call = actor.label.tool_call;
+    }
+}
+
+#[repr(C)]
+struct Short {
+    header: Header,
+    body: Body,
+}
+
+/// A record without strings, made in its place in the ring: no buffer, no copy. `fill` gives the arguments; it runs last,
+/// so that nothing has to be kept across the calls before it.
+#[inline(always)]
+pub fn short(kind: Kind, ring: Ring, actor: &Actor, result: Option<i64>, fill: impl FnOnce() -> [u64; 6]) {
+    let Some(row) = COUNTERS.get_ptr_mut(kind as u32) else { return };
+    add(row, Count::Seen);
+    let ring = match ring {
+        Ring::Priority => &PRIORITY,
+        Ring::Bulk => &BULK,
+    };
+    // SAFETY: the ring is a map. The reserved record is as long as `Short` and ours until it is submitted.
+    unsafe {
+        let ring = core::ptr::from_ref(ring).cast_mut().cast();
+        let record: *mut Short = bpf_ringbuf_reserve(ring, size_of::<Short>() as u64, 0).cast();
+        if record.is_null() {
+            add(row, Count::RingFull);
+            return;
+        }
+        let header = &raw mut (*record).header;
+        begin(header, kind);
+        name_actor(header, actor);
+        (*header).flags = match result {
+            Some(_) => flags::HAS_RESULT | flags::AT_SYSCALL_EXIT,
+            None => 0,
+        };
+        (*header).len = HEAD;
+        let words = (&raw mut (*record).body).cast::<u64>();
+        let args = fill();
+        let mut word = 0;
+        while word < args.len() {
+            // Volatile as in `zero`: many of them are 0.
+            words.add(word).write_volatile(args[word]);
+            word += 1;
+        }
+        words.add(word).write_volatile(result.unwrap_or(0) as u64);
+        zero(words.add(word + 1), size_of::<Body>() / 8 - word - 1);
+        bpf_ringbuf_submit(record.cast(), u64::from(BPF_RB_NO_WAKEUP));
+    }
+    add(row, Count::Submitted);
+}
+
+/// Word by word and volatile: LLVM would make a call of memset out of it, a byte loop in BPF.
+#[inline(always)]
+unsafe fn zero(words: *mut u64, count: usize) {
+    let mut word = 0;
+    while word < count {
+        // SAFETY: the caller owns that many words.
+        unsafe { words.add(word).write_volatile(0) };
+        word += 1;
+    }
+}
+
+/// What every record begins with.
+#[inline(always)]
+unsafe fn begin(header: *mut Header, kind: Kind) {
+    // SAFETY: the caller owns the header; the helper has no preconditions.
+    unsafe {
+        (*header).abi = ABI_VERSION;
+        (*header).kind = kind as u16;
+        (*header).time_ns = bpf_ktime_get_boot_ns();
+    }
+}
+
 /// A record being built. Ends in [`Record::submit`] or [`Record::give_up`]; a forgotten one leaks its buffer.
 #[must_use]
 pub struct Record {
@@ -94,33 +192,27 @@ impl Record {
     #[inline(always)]
     pub fn begin(kind: Kind, actor: &Actor) -> Option<Self> {
         let record = Self::blank(kind)?;
-        let header = record.header();
-        let mut start = actor.label.start_ns;
-        if start == 0 {
-            // Enrolled from user space, which knows the start in clock ticks only.
-            // SAFETY: the helper has no preconditions.
-            start = scope::start_ns(unsafe { bpf_get_current_task() } as Ptr);
-            if let Some(label) = SCOPE.get_ptr_mut(&actor.tgid) {
-                // SAFETY: `label` points into the map; every writer stores the same value.
-                unsafe { (*label).start_ns = start };
-            }
-        }
-        // SAFETY: `header` points into the scratch buffer, which this record owns; the helpers have no preconditions.
-        unsafe {
-            (*header).tid = actor.tid;
-            (*header).start_ns = start;
-            (*header).tgid = actor.tgid;
-            (*header).uid = bpf_get_current_uid_gid() as u32;
-            (*header).cgroup = bpf_get_current_cgroup_id();
-            (*header).session = actor.label.session;
-            (*header).tool_call = actor.label.tool_call;
-        }
+        // SAFETY: `header` points into the scratch buffer, which this record owns.
+        unsafe { name_actor(record.header(), actor) };
         Some(record)
     }
 
     /// A record without a task; header fields about it are zero.
     #[inline(always)]
-    pub fn blank(kind: Kind) -> Option<Self> {
+    pub fn nobody(kind: Kind) -> Option<Self> {
+        let record = Self::blank(kind)?;
+        let header = record.header();
+        // SAFETY: the buffer is ours. `begin` and `submit` write the other fields of the first three words.
+        unsafe {
+            (*header).tid = 0;
+            zero(header.cast::<u64>().add(3), size_of::<Header>() / 8 - 3);
+        }
+        Some(record)
+    }
+
+    /// A record whose header says nothing about the task yet.
+    #[inline(always)]
+    fn blank(kind: Kind) -> Option<Self> {
         let row = COUNTERS.get_ptr_mut(kind as u32)?;
         add(row, Count::Seen);
         let mut slot = 0;
@@ -131,16 +223,8 @@ impl Record {
                 let record = Self { scratch, row, at: HEAD, flags: 0, string: 0 };
                 // SAFETY: the buffer is ours until `busy` is cleared; the helper has no preconditions.
                 unsafe {
-                    // Word by word and volatile: LLVM would make a call of memset out of it, a byte loop in BPF.
-                    let words = (&raw mut (*scratch).header).cast::<u64>();
-                    let mut word = 0;
-                    while word < HEAD as usize / 8 {
-                        words.add(word).write_volatile(0);
-                        word += 1;
-                    }
-                    (*scratch).header.abi = ABI_VERSION;
-                    (*scratch).header.kind = kind as u16;
-                    (*scratch).header.time_ns = bpf_ktime_get_boot_ns();
+                    zero((&raw mut (*scratch).body).cast(), size_of::<Body>() / 8);
+                    begin(&raw mut (*scratch).header, kind);
                 }
                 return Some(record);
             }
@@ -226,7 +310,19 @@ impl Record {
     pub fn path(&mut self, dentry: Ptr, mnt: Ptr) -> &mut Self {
         // SAFETY: `scratch` points into the scratch map and is ours.
         let buffer = unsafe { &raw mut (*self.scratch).walk };
-        let found = path::resolve(buffer, dentry, mnt);
+        self.resolved(buffer, path::resolve(buffer, dentry, mnt))
+    }
+
+    /// The same, of pointers that the verifier knows: see [`path::resolve_known`].
+    #[inline(always)]
+    pub fn path_known(&mut self, dentry: Ptr, mnt: Ptr) -> &mut Self {
+        // SAFETY: `scratch` points into the scratch map and is ours.
+        let buffer = unsafe { &raw mut (*self.scratch).walk };
+        self.resolved(buffer, path::resolve_known(buffer, dentry, mnt))
+    }
+
+    #[inline(always)]
+    fn resolved(&mut self, buffer: *mut path::Buffer, found: path::Found) -> &mut Self {
         let len = found.len & STRING_MASK;
         let Some(to) = self.room() else {
             self.close(0, flags::TRUNCATED);
@@ -355,15 +451,61 @@ impl Record {
             (*self.header()).flags = self.flags;
             if len as usize > RECORD_MAX {
                 add(self.row, Count::Oversized);
+                shim_atomic_exchange(&raw mut (*self.scratch).busy, 0);
             } else {
-                let data = self.header().cast();
-                let flags = u64::from(BPF_RB_NO_WAKEUP);
-                let failed = match ring {
-                    Ring::Priority => output(&PRIORITY, data, len, flags),
-                    Ring::Bulk => output(&BULK, data, len, flags),
-                };
-                add(self.row, if failed { Count::RingFull } else { Count::Submitted });
+                self.hand_over(ring, self.header().cast(), len);
             }
+        }
+    }
+
+    /// Adds the path of a dentry as the only string, and hands the record over. The path stays where it was built: the
+    /// head is put before it, which is cheaper than a copy of the path behind the head.
+    #[inline(always)]
+    pub fn submit_path(self, dentry: Ptr, mnt: Ptr, ring: Ring) {
+        // SAFETY: `scratch` points into the scratch map and is ours.
+        let found = path::resolve(unsafe { &raw mut (*self.scratch).walk }, dentry, mnt);
+        self.submit_found(found, ring);
+    }
+
+    /// The same, of pointers that the verifier knows: see [`path::resolve_known`].
+    #[inline(always)]
+    pub fn submit_path_known(self, dentry: Ptr, mnt: Ptr, ring: Ring) {
+        // SAFETY: `scratch` points into the scratch map and is ours.
+        let found = path::resolve_known(unsafe { &raw mut (*self.scratch).walk }, dentry, mnt);
+        self.submit_found(found, ring);
+    }
+
+    #[inline(always)]
+    fn submit_found(self, found: path::Found, ring: Ring) {
+        let len = found.len & STRING_MASK;
+        // SAFETY: the buffer is ours, and there is room for a head before every path; the helper checks the length
+        // against the map value.
+        unsafe {
+            let body = self.body();
+            (*body).string_len[0] = len as u16;
+            (*self.header()).len = HEAD + len;
+            (*self.header()).flags = self.flags | found.flags;
+            let from = self.header().cast::<u64>();
+            let to = path::head(&raw mut (*self.scratch).walk, found.start).cast::<u64>();
+            let mut word = 0;
+            while word < HEAD as usize / 8 {
+                to.add(word).write_volatile(from.add(word).read_volatile());
+                word += 1;
+            }
+            self.hand_over(ring, to.cast(), HEAD + len);
+        }
+    }
+
+    /// Copies `len` bytes at `data`, which lie in the buffer, to the ring, and lets go of the buffer.
+    #[inline(always)]
+    unsafe fn hand_over(&self, ring: Ring, data: *mut core::ffi::c_void, len: u32) {
+        // SAFETY: the caller's promise, and the buffer is ours until `busy` is cleared.
+        unsafe {
+            let failed = match ring {
+                Ring::Priority => output(&PRIORITY, data, len),
+                Ring::Bulk => output(&BULK, data, len),
+            };
+            add(self.row, if failed { Count::RingFull } else { Count::Submitted });
             shim_atomic_exchange(&raw mut (*self.scratch).busy, 0);
         }
     }
@@ -378,14 +520,14 @@ impl Record {
 }
 
 #[inline(always)]
-unsafe fn output(ring: &'static RingBuf, data: *mut core::ffi::c_void, len: u32, flags: u64) -> bool {
+unsafe fn output(ring: &'static RingBuf, data: *mut core::ffi::c_void, len: u32) -> bool {
     // SAFETY: the caller passes a buffer of at least `len` bytes; the ring is a map.
     unsafe {
         aya_ebpf::helpers::generated::bpf_ringbuf_output(
             core::ptr::from_ref(ring).cast_mut().cast(),
             data,
             u64::from(len),
-            flags,
+            u64::from(BPF_RB_NO_WAKEUP),
         ) != 0
     }
 }

@@ -2,17 +2,25 @@
 //!
 //! It ignores the root of the calling task: inside a chroot the result is still the path from the initial root. It does
 //! not judge, and it does not follow what user space wrote.
+//!
+//! A read through a helper costs some 70 instructions, a load through a pointer that the verifier knows costs a few. So
+//! there are two ways up: `climb` for known pointers, within one mount, which is all of most paths; `step` for any
+//! pointer, and across mounts, where the kernel's structs must be entered at an address the verifier cannot follow.
 
-use core::ffi::c_void;
+use core::{ffi::c_void, mem::MaybeUninit};
 
-use aya_ebpf::helpers::generated::{bpf_loop, bpf_probe_read_kernel};
-use defenseclaw_ebpf::{STRING_MAX, flags};
+use aya_ebpf::helpers::generated::{bpf_get_current_task_btf, bpf_loop, bpf_probe_read_kernel};
+use defenseclaw_ebpf::{Body, Header, STRING_MAX, flags};
 
 use crate::shim::*;
+
+/// Bytes before the path, for what a record begins with.
+pub const HEAD: usize = size_of::<Header>() + size_of::<Body>();
 
 /// Room for the path, and for one name that is copied past its end before its length is known to the verifier.
 #[repr(C)]
 pub struct Buffer {
+    head: [u8; HEAD],
     bytes: [u8; 4096 + 256],
 }
 
@@ -32,7 +40,8 @@ pub struct Found {
 struct Walk {
     buffer: *mut Buffer,
     dentry: Ptr,
-    mnt: Ptr,
+    mount: Ptr,
+    place: Place,
     start: u32,
     flags: u32,
     done: u32,
@@ -45,6 +54,13 @@ pub fn tail(buffer: *mut Buffer, start: u32) -> *const u8 {
     unsafe { (&raw const (*buffer).bytes).cast::<u8>().add((start & 0xfff) as usize) }
 }
 
+/// Address of the [`HEAD`] bytes before the path.
+#[inline(always)]
+pub fn head(buffer: *mut Buffer, start: u32) -> *mut u8 {
+    // SAFETY: the head is followed by the bytes, so the masked offset lies inside the buffer.
+    unsafe { buffer.cast::<u8>().add((start & 0xfff) as usize) }
+}
+
 /// Writes the path to the end of `buffer`.
 #[inline(always)]
 pub fn resolve(buffer: *mut Buffer, dentry: Ptr, mnt: Ptr) -> Found {
@@ -52,26 +68,127 @@ pub fn resolve(buffer: *mut Buffer, dentry: Ptr, mnt: Ptr) -> Found {
         // No file to ask: nothing is better than the `/` that the walk would end with.
         return Found { start: END, len: 0, flags: flags::UNRESOLVED };
     }
-    let mut walk = Walk { buffer, dentry, mnt, start: END, flags: 0, done: 0 };
+    let mut walk = Walk::new(buffer, dentry, mnt);
+    read_place(walk.mount, &mut walk.place);
+    let entry = entry(dentry);
     // An entry without an inode is a name that is about to be made. Some file systems do not hash those.
-    if shim_dentry_hashed(dentry).is_null()
-        && shim_dentry_parent(dentry) != dentry
-        && !shim_dentry_inode(dentry).is_null()
+    if entry.parent != dentry && shim_dentry_hashed(dentry).is_null() && !shim_dentry_inode(dentry).is_null()
     {
         walk.flags |= flags::DELETED;
     }
     // SAFETY: `step` has the signature the helper calls, and `walk` outlives the call.
     unsafe { bpf_loop(STEPS, step as *mut c_void, (&raw mut walk).cast(), 0) };
-    if walk.done == 0 {
-        walk.flags |= flags::TRUNCATED;
+    walk.found()
+}
+
+/// As [`resolve`]. Both pointers must be known to the verifier: arguments of the program, or loaded through them.
+#[inline(always)]
+pub fn resolve_known(buffer: *mut Buffer, dentry: Ptr, mnt: Ptr) -> Found {
+    let mut walk = Walk::new(buffer, dentry, mnt);
+    walk.place.root = shim_vfsmount_root_direct(mnt);
+    if shim_dentry_hashed_direct(dentry).is_null() && shim_dentry_parent_direct(dentry) != dentry {
+        walk.flags |= flags::DELETED;
     }
-    if walk.start >= END {
-        // The root itself has no name.
-        // SAFETY: END - 1 lies inside the buffer.
-        unsafe { (*buffer).bytes[END as usize - 1] = b'/' };
-        walk.start = END - 1;
+    // SAFETY: `climb` has the signature the helper calls, and `walk` outlives the call.
+    unsafe { bpf_loop(STEPS, climb as *mut c_void, (&raw mut walk).cast(), 0) };
+    if walk.done == 0 && !is_top(&mut walk) {
+        // SAFETY: as above.
+        unsafe { bpf_loop(STEPS, step as *mut c_void, (&raw mut walk).cast(), 0) };
     }
-    Found { start: walk.start, len: END - walk.start, flags: walk.flags }
+    walk.found()
+}
+
+#[inline(always)]
+fn entry(dentry: Ptr) -> Entry {
+    let mut entry = MaybeUninit::uninit();
+    // SAFETY: the accessor writes every field, whether it can read the dentry or not.
+    unsafe {
+        shim_dentry_entry(dentry, entry.as_mut_ptr());
+        entry.assume_init()
+    }
+}
+
+#[inline(always)]
+fn read_place(mount: Ptr, place: &mut Place) {
+    // SAFETY: the accessor writes to `place` only.
+    unsafe { shim_mount_place(mount, place) };
+}
+
+/// Whether the rest of the way is known without a walk: the mount is the top of the task's own mount tree, or stands
+/// on its root, as the root file system does. Reads the place of the mount if it must.
+#[inline(always)]
+fn is_top(walk: &mut Walk) -> bool {
+    // SAFETY: the helper has no preconditions.
+    let task = unsafe { bpf_get_current_task_btf() } as Ptr;
+    let top = shim_mnt_namespace_root_direct(shim_nsproxy_mnt_direct(shim_task_struct_nsproxy_direct(task)));
+    let mut is_top = walk.mount == top;
+    if !is_top {
+        read_place(walk.mount, &mut walk.place);
+        is_top = walk.place.parent == top && walk.place.mountpoint == shim_mount_root_direct(top);
+    }
+    if is_top && walk.at_root() {
+        walk.done = 1;
+    }
+    walk.done != 0
+}
+
+impl Walk {
+    #[inline(always)]
+    fn new(buffer: *mut Buffer, dentry: Ptr, mnt: Ptr) -> Self {
+        let mount = shim_vfsmount_mount(mnt);
+        // LLVM would make a call of memset out of three zeroes, a byte loop in BPF.
+        let nothing = core::hint::black_box(core::ptr::null_mut());
+        let place = Place { parent: nothing, mountpoint: nothing, root: nothing };
+        Self { buffer, dentry, mount, place, start: END, flags: 0, done: 0 }
+    }
+
+    #[inline(always)]
+    fn at_root(&self) -> bool {
+        self.dentry == self.place.root
+    }
+
+    /// Ends at the top of a file system that is not mounted where we came from: a pseudo file, or a detached tree.
+    #[inline(always)]
+    fn stray(&mut self) {
+        self.flags |= flags::UNRESOLVED;
+        self.done = 1;
+    }
+
+    #[inline(always)]
+    fn found(self) -> Found {
+        let mut walk = self;
+        if walk.done == 0 {
+            walk.flags |= flags::TRUNCATED;
+        }
+        if walk.start >= END {
+            // The root itself has no name.
+            // SAFETY: END - 1 lies inside the buffer.
+            unsafe { (*walk.buffer).bytes[END as usize - 1] = b'/' };
+            walk.start = END - 1;
+        }
+        Found { start: walk.start, len: END - walk.start, flags: walk.flags }
+    }
+
+    /// Puts a name before what is there. False if there is no room.
+    #[inline(always)]
+    fn prepend(&mut self, len: u32, name: *const c_void) -> bool {
+        let len = len & 0xff;
+        if self.start < len + 1 {
+            return false;
+        }
+        self.start -= len + 1;
+        let offset = (self.start & 0xfff) as usize;
+        // SAFETY: the masked offset plus a name of at most 255 bytes lies inside the buffer; the helper checks the
+        // source.
+        unsafe {
+            let to = (&raw mut (*self.buffer).bytes).cast::<u8>().add(offset);
+            *to = b'/';
+            if bpf_probe_read_kernel(to.add(1).cast(), len, name) != 0 {
+                self.flags |= flags::UNRESOLVED;
+            }
+        }
+        true
+    }
 }
 
 /// Whether a mount namespace holds a tree that has no place yet, or no more: from fsmount or open_tree.
@@ -86,57 +203,60 @@ fn is_anonymous(namespace: Ptr) -> bool {
     }
 }
 
+/// One name, through known pointers. Returns 1 to stop; what is left to do, `step` does.
+unsafe extern "C" fn climb(_index: u64, context: *mut c_void) -> i64 {
+    // SAFETY: the helper passes the `Walk` that `resolve_known` gave it.
+    let walk = unsafe { &mut *context.cast::<Walk>() };
+    let dentry = walk.dentry;
+    if walk.at_root() {
+        return 1;
+    }
+    let parent = shim_dentry_parent_direct(dentry);
+    if !walk.prepend(shim_dentry_name_len_direct(dentry), shim_dentry_name_direct(dentry)) {
+        return 1;
+    }
+    if parent == dentry {
+        walk.stray();
+        return 1;
+    }
+    walk.dentry = parent;
+    0
+}
+
 /// One name or one mount. Returns 1 to stop.
 unsafe extern "C" fn step(_index: u64, context: *mut c_void) -> i64 {
     // SAFETY: the helper passes the `Walk` that `resolve` gave it.
     let walk = unsafe { &mut *context.cast::<Walk>() };
     let dentry = walk.dentry;
-    let parent = shim_dentry_parent(dentry);
-    if dentry == shim_vfsmount_root(walk.mnt) {
-        let mount = shim_vfsmount_mount(walk.mnt);
-        let above = shim_mount_parent(mount);
-        if above.is_null() || above == mount {
+    if walk.at_root() {
+        let above = walk.place.parent;
+        if above.is_null() || above == walk.mount {
             walk.done = 1;
             // The end, if a task's namespace holds this mount; otherwise it is detached (null), the kernel's own (an
             // error pointer) or of an anonymous namespace, and the path says less than it seems to.
-            let namespace = shim_mount_ns(mount);
+            let namespace = shim_mount_ns(walk.mount);
             if namespace.is_null() || namespace as u64 >= ERROR_POINTERS || is_anonymous(namespace) {
                 walk.flags |= flags::UNRESOLVED;
             }
             return 1;
         }
-        walk.dentry = shim_mount_mountpoint(mount);
-        walk.mnt = shim_mount_vfsmount(above);
+        walk.dentry = walk.place.mountpoint;
+        walk.mount = above;
+        read_place(above, &mut walk.place);
         return 0;
     }
-    if parent.is_null() {
-        walk.flags |= flags::UNRESOLVED;
-        walk.done = 1;
+    let entry = entry(dentry);
+    if entry.parent.is_null() {
+        walk.stray();
         return 1;
     }
-    let root = parent == dentry;
-    let len = shim_dentry_name_len(dentry) & 0xff;
-    let mut start = walk.start;
-    if start < len + 1 {
+    if !walk.prepend(entry.len, entry.name) {
         return 1;
     }
-    start -= len + 1;
-    let offset = (start & 0xfff) as usize;
-    // SAFETY: the masked offset plus a name of at most 255 bytes lies inside the buffer; the helper checks the source.
-    unsafe {
-        let to = (&raw mut (*walk.buffer).bytes).cast::<u8>().add(offset);
-        *to = b'/';
-        if bpf_probe_read_kernel(to.add(1).cast(), len, shim_dentry_name(dentry)) != 0 {
-            walk.flags |= flags::UNRESOLVED;
-        }
-    }
-    walk.start = start;
-    if root {
-        // The top of a file system that is not mounted where we came from: a pseudo file, or a detached tree.
-        walk.flags |= flags::UNRESOLVED;
-        walk.done = 1;
+    if entry.parent == dentry {
+        walk.stray();
         return 1;
     }
-    walk.dentry = parent;
+    walk.dentry = entry.parent;
     0
 }

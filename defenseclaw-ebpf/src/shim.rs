@@ -9,6 +9,23 @@ use core::ffi::c_void;
 /// A kernel pointer. Never dereferenced in Rust.
 pub type Ptr = *mut c_void;
 
+/// What a path takes from a dentry.
+#[repr(C)]
+pub struct Entry {
+    pub parent: Ptr,
+    hash: u32,
+    pub len: u32,
+    pub name: Ptr,
+}
+
+/// What a path takes from a mount.
+#[repr(C)]
+pub struct Place {
+    pub parent: Ptr,
+    pub mountpoint: Ptr,
+    pub root: Ptr,
+}
+
 macro_rules! accessors {
     ($($name:ident -> $type:ty;)*) => {
         unsafe extern "C" { $(pub(crate) safe fn $name(pointer: Ptr) -> $type;)* }
@@ -17,17 +34,23 @@ macro_rules! accessors {
 
 accessors! {
     shim_cred_egid -> u32;
+    shim_cred_egid_direct -> u32;
     shim_cred_euid -> u32;
+    shim_cred_euid_direct -> u32;
     shim_cred_gid -> u32;
+    shim_cred_gid_direct -> u32;
     shim_cred_sgid -> u32;
     shim_cred_suid -> u32;
     shim_cred_uid -> u32;
-    shim_cred_user_ns -> Ptr;
+    shim_cred_uid_direct -> u32;
+    shim_cred_user_ns_direct -> Ptr;
     shim_dentry_hashed -> Ptr;
+    shim_dentry_hashed_direct -> Ptr;
     shim_dentry_inode -> Ptr;
-    shim_dentry_name -> Ptr;
-    shim_dentry_name_len -> u32;
-    shim_dentry_parent -> Ptr;
+    shim_dentry_inode_direct -> Ptr;
+    shim_dentry_name_direct -> Ptr;
+    shim_dentry_name_len_direct -> u32;
+    shim_dentry_parent_direct -> Ptr;
     shim_fdtable_fd -> Ptr;
     shim_fdtable_max_fds -> u32;
     shim_file_dentry_direct -> Ptr;
@@ -42,40 +65,44 @@ accessors! {
     shim_file_private_data -> Ptr;
     shim_files_struct_fdt -> Ptr;
     shim_fs_struct_pwd -> Ptr;
+    shim_fs_struct_pwd_dentry_direct -> Ptr;
+    shim_fs_struct_pwd_mnt_direct -> Ptr;
     shim_inode_ino -> u64;
     shim_inode_ino_direct -> u64;
     shim_inode_mode -> u16;
     shim_inode_mode_direct -> u16;
     shim_inode_sb -> Ptr;
     shim_inode_sb_direct -> Ptr;
-    shim_linux_binprm_filename -> Ptr;
-    shim_linux_binprm_interp -> Ptr;
-    shim_mm_struct_arg_end -> u64;
-    shim_mm_struct_arg_start -> u64;
-    shim_mm_struct_env_end -> u64;
-    shim_mm_struct_env_start -> u64;
-    shim_mm_struct_exe_file -> Ptr;
+    shim_linux_binprm_filename_direct -> Ptr;
+    shim_linux_binprm_interp_direct -> Ptr;
+    shim_mm_struct_arg_end_direct -> u64;
+    shim_mm_struct_arg_start_direct -> u64;
+    shim_mm_struct_env_end_direct -> u64;
+    shim_mm_struct_env_start_direct -> u64;
+    shim_mm_struct_exe_file_direct -> Ptr;
     shim_mnt_namespace_id -> u64;
     shim_mnt_namespace_id_exists -> bool;
+    shim_mnt_namespace_root_direct -> Ptr;
     shim_mnt_namespace_seq -> u64;
     shim_mnt_namespace_seq_exists -> bool;
-    shim_mount_mountpoint -> Ptr;
     shim_mount_ns -> Ptr;
-    shim_mount_parent -> Ptr;
-    shim_mount_vfsmount -> Ptr;
-    shim_msghdr_name -> Ptr;
-    shim_msghdr_namelen -> i32;
+    shim_mount_root_direct -> Ptr;
+    shim_msghdr_name_direct -> Ptr;
+    shim_msghdr_namelen_direct -> i32;
     shim_nsproxy_cgroup -> Ptr;
     shim_nsproxy_ipc -> Ptr;
     shim_nsproxy_mnt -> Ptr;
+    shim_nsproxy_mnt_direct -> Ptr;
     shim_nsproxy_net -> Ptr;
     shim_nsproxy_pid -> Ptr;
     shim_nsproxy_time -> Ptr;
     shim_nsproxy_time_for_children -> Ptr;
     shim_nsproxy_uts -> Ptr;
     shim_path_dentry -> Ptr;
+    shim_path_dentry_direct -> Ptr;
     shim_path_mnt -> Ptr;
     shim_pid_level -> u32;
+    shim_path_mnt_direct -> Ptr;
     shim_pt_regs_arg0_direct -> u64;
     shim_pt_regs_arg1_direct -> u64;
     shim_pt_regs_arg2_direct -> u64;
@@ -83,24 +110,36 @@ accessors! {
     shim_pt_regs_arg4_direct -> u64;
     shim_pt_regs_arg5_direct -> u64;
     shim_pt_regs_nr_direct -> u64;
-    shim_signal_struct_flags -> u32;
-    shim_signal_struct_group_exit_code -> i32;
-    shim_signal_struct_live -> i32;
+    shim_signal_struct_flags_direct -> u32;
+    shim_signal_struct_group_exit_code_direct -> i32;
+    shim_signal_struct_live_direct -> i32;
     shim_sock_protocol -> u16;
+    shim_sock_protocol_direct -> u16;
     shim_sock_type -> u16;
+    shim_sock_type_direct -> u16;
     shim_socket_sk -> Ptr;
+    shim_socket_sk_direct -> Ptr;
     shim_super_block_dev -> u32;
     shim_super_block_dev_direct -> u32;
+    shim_sockaddr_rest_direct -> u64;
+    shim_sockaddr_family_direct -> u16;
     shim_task_struct_cred -> Ptr;
-    shim_task_struct_exit_code -> i32;
+    shim_task_struct_cred_direct -> Ptr;
+    shim_task_struct_exit_code_direct -> i32;
     shim_task_struct_files -> Ptr;
     shim_task_struct_fs -> Ptr;
+    shim_task_struct_fs_direct -> Ptr;
     shim_task_struct_group_leader -> Ptr;
-    shim_task_struct_mm -> Ptr;
+    shim_task_struct_group_leader_direct -> Ptr;
+    shim_task_struct_mm_direct -> Ptr;
     shim_task_struct_nsproxy -> Ptr;
+    shim_task_struct_nsproxy_direct -> Ptr;
+    shim_task_struct_pid_direct -> u32;
     shim_task_struct_real_parent -> Ptr;
-    shim_task_struct_signal -> Ptr;
+    shim_task_struct_real_parent_direct -> Ptr;
+    shim_task_struct_signal_direct -> Ptr;
     shim_task_struct_start_boottime -> u64;
+    shim_task_struct_start_boottime_direct -> u64;
     shim_task_struct_tgid -> u32;
     shim_task_struct_tgid_direct -> u32;
     shim_task_struct_thread_pid -> Ptr;
@@ -113,9 +152,16 @@ accessors! {
     shim_unix_sock_peer -> Ptr;
     shim_vfsmount_mount -> Ptr;
     shim_vfsmount_root -> Ptr;
+    shim_vfsmount_root_direct -> Ptr;
 }
 
 unsafe extern "C" {
+    /// Whether hooks get addresses as a type of which the verifier knows the first 16 bytes.
+    pub(crate) safe fn shim_sockaddr_is_known() -> bool;
+    /// Reads the fields of `to` from a dentry; all zero on failure.
+    pub(crate) fn shim_dentry_entry(dentry: Ptr, to: *mut Entry);
+    /// Reads the fields of `to` from a `struct mount`; all zero on failure.
+    pub(crate) fn shim_mount_place(mount: Ptr, to: *mut Place);
     /// Adds 1 to a word of a map.
     pub(crate) fn shim_atomic_increment(cell: *mut u64);
     /// Stores `value` into a word of a map and returns what was there.

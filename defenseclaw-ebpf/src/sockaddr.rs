@@ -25,14 +25,16 @@ impl Address {
     /// Bytes to read for any address we know: `sizeof(struct sockaddr_in6)`.
     pub const SIZE: u32 = 28;
 
-    /// Address and port into a record, of the families that have them.
+    /// Arguments of a record: socket, port, address, scope, bytes.
     #[inline(always)]
-    pub fn put(&self, record: &mut Record) {
+    pub fn args(&self, socket: u64, bytes: u64) -> [u64; 6] {
         let port = u64::from(u16::from_be(self.port_be));
         if self.family == AF_INET {
-            record.arg::<1>(port).arg::<2>(u64::from(self.word));
+            [socket, port, u64::from(self.word), 0, 0, bytes]
         } else if self.family == AF_INET6 {
-            record.arg::<1>(port).arg::<2>(self.v6[0]).arg::<3>(self.v6[1]).arg::<4>(u64::from(self.scope));
+            [socket, port, self.v6[0], self.v6[1], u64::from(self.scope), bytes]
+        } else {
+            [socket, 0, 0, 0, 0, bytes]
         }
     }
 }
@@ -42,6 +44,14 @@ impl Address {
 pub fn socket_word(sk: Ptr, family: u16) -> u64 {
     let kind = u64::from(shim_sock_type(sk));
     let protocol = u64::from(shim_sock_protocol(sk));
+    (protocol << 16 | kind) << 32 | u64::from(family)
+}
+
+/// The same, of a socket that the verifier knows.
+#[inline(always)]
+pub fn socket_word_direct(sk: Ptr, family: u16) -> u64 {
+    let kind = u64::from(shim_sock_type_direct(sk));
+    let protocol = u64::from(shim_sock_protocol_direct(sk));
     (protocol << 16 | kind) << 32 | u64::from(family)
 }
 

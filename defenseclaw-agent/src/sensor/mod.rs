@@ -102,7 +102,8 @@ pub struct Sensor {
     object: Ebpf,
     /// Held, not used: see `load::attach_syscalls`.
     _syscalls: Option<ProgramArray<MapData>>,
-    scope: HashMap<MapData, u32, LabelPod>,
+    /// By thread group id, which the kernel's half has widened to its word.
+    scope: HashMap<MapData, u64, LabelPod>,
     rings: ring::Rings,
     counters: counters::Counting,
     protection: Protection,
@@ -145,12 +146,12 @@ impl Sensor {
 
     /// Watches a process, all its threads and everything it will ever start.
     pub fn enrol(&mut self, tgid: u32, session: SessionId) -> Result<(), SensorError> {
-        self.scope.insert(tgid, LabelPod::of(session), 0).map_err(map_error("enrol the process"))
+        self.scope.insert(u64::from(tgid), LabelPod::of(session), 0).map_err(map_error("enrol the process"))
     }
 
     /// Stops watching one process; its children stay watched.
     pub fn release(&mut self, tgid: u32) -> Result<(), SensorError> {
-        match self.scope.remove(&tgid) {
+        match self.scope.remove(&u64::from(tgid)) {
             Ok(()) | Err(MapError::KeyNotFound) => Ok(()),
             Err(error) => Err(map_error("release the process")(error)),
         }
@@ -158,7 +159,7 @@ impl Sensor {
 
     /// Thread groups that are watched now.
     pub fn enrolled(&self) -> Vec<u32> {
-        self.scope.keys().filter_map(Result::ok).collect()
+        self.scope.keys().filter_map(Result::ok).filter_map(|tgid| u32::try_from(tgid).ok()).collect()
     }
 
     /// Reads name server answers of the sockets in a cgroup. What could not be attached is in [`Sensor::protection`].

@@ -39,14 +39,14 @@ pub fn access_of(mode: u32, flags: u32) -> u64 {
     bits
 }
 
-/// Device and inode of a dentry, if it has one.
+/// Device and inode of a dentry that the verifier knows, if it has one.
 #[inline(always)]
 fn identity(record: &mut Record, dentry: Ptr) {
-    let inode = shim_dentry_inode(dentry);
+    let inode = shim_dentry_inode_direct(dentry);
     if !inode.is_null() {
         record
-            .arg::<1>(u64::from(shim_super_block_dev(shim_inode_sb(inode))))
-            .arg::<2>(shim_inode_ino(inode));
+            .arg::<1>(u64::from(shim_super_block_dev_direct(shim_inode_sb_direct(inode))))
+            .arg::<2>(shim_inode_ino_direct(inode));
     }
 }
 
@@ -62,9 +62,8 @@ pub fn file_open(ctx: LsmContext) -> i32 {
         .arg::<1>(u64::from(shim_super_block_dev_direct(shim_inode_sb_direct(inode))))
         .arg::<2>(shim_inode_ino_direct(inode))
         .arg::<3>(u64::from(flags))
-        .arg::<4>(u64::from(shim_inode_mode_direct(inode)))
-        .path(shim_file_dentry_direct(file), shim_file_mnt_direct(file));
-    record.submit(Ring::Bulk);
+        .arg::<4>(u64::from(shim_inode_mode_direct(inode)));
+    record.submit_path_known(shim_file_dentry_direct(file), shim_file_mnt_direct(file), Ring::Bulk);
     0
 }
 
@@ -83,15 +82,14 @@ pub fn mmap_file(ctx: LsmContext) -> i32 {
     if file.is_null() {
         return 0;
     }
-    let Some(mut record) = Record::begin(Kind::FileOpen, &actor) else { return 0 };
-    opened(&mut record, file, access::MAP_EXECUTE);
-    record.submit(Ring::Bulk);
+    let Some(record) = Record::begin(Kind::FileOpen, &actor) else { return 0 };
+    submit_opened(record, file, access::MAP_EXECUTE);
     0
 }
 
-/// Fields of an open file that the verifier does not know.
+/// Fills in the fields of an open file that the verifier does not know, and hands the record over.
 #[inline(always)]
-pub fn opened(record: &mut Record, file: Ptr, access: u64) {
+pub fn submit_opened(mut record: Record, file: Ptr, access: u64) {
     let inode = shim_file_inode(file);
     let path = shim_file_path(file);
     record
@@ -99,8 +97,8 @@ pub fn opened(record: &mut Record, file: Ptr, access: u64) {
         .arg::<1>(u64::from(shim_super_block_dev(shim_inode_sb(inode))))
         .arg::<2>(shim_inode_ino(inode))
         .arg::<3>(u64::from(shim_file_flags(file)))
-        .arg::<4>(u64::from(shim_inode_mode(inode)))
-        .path(shim_path_dentry(path), shim_path_mnt(path));
+        .arg::<4>(u64::from(shim_inode_mode(inode)));
+    record.submit_path(shim_path_dentry(path), shim_path_mnt(path), Ring::Bulk);
 }
 
 /// A change of the entry `dentry` in the directory `directory`.
@@ -110,8 +108,7 @@ fn entry(kind: Kind, directory: Ptr, dentry: Ptr, detail: u64) {
     let Some(mut record) = Record::begin(kind, &actor) else { return };
     record.arg::<0>(detail);
     identity(&mut record, dentry);
-    record.path(dentry, shim_path_mnt(directory));
-    record.submit(Ring::Bulk);
+    record.submit_path_known(dentry, shim_path_mnt_direct(directory), Ring::Bulk);
 }
 
 /// A change of the file at `path`.
@@ -119,11 +116,10 @@ fn entry(kind: Kind, directory: Ptr, dentry: Ptr, detail: u64) {
 fn file(kind: Kind, path: Ptr, detail: u64) {
     let Some(actor) = scope::current() else { return };
     let Some(mut record) = Record::begin(kind, &actor) else { return };
-    let dentry = shim_path_dentry(path);
+    let dentry = shim_path_dentry_direct(path);
     record.arg::<0>(detail);
     identity(&mut record, dentry);
-    record.path(dentry, shim_path_mnt(path));
-    record.submit(Ring::Bulk);
+    record.submit_path_known(dentry, shim_path_mnt_direct(path), Ring::Bulk);
 }
 
 #[lsm(hook = "path_unlink")]
@@ -156,7 +152,7 @@ pub fn path_mknod(ctx: LsmContext) -> i32 {
     record
         .arg::<0>(mode)
         .arg::<3>(ctx.arg::<u64>(3) & 0xffff_ffff)
-        .path(ctx.arg(1), shim_path_mnt(ctx.arg(0)));
+        .path_known(ctx.arg(1), shim_path_mnt_direct(ctx.arg(0)));
     record.submit(Ring::Bulk);
     0
 }
@@ -168,7 +164,9 @@ pub fn path_rename(ctx: LsmContext) -> i32 {
     let old: Ptr = ctx.arg(1);
     record.arg::<0>(ctx.arg::<u64>(4) & 0xffff_ffff);
     identity(&mut record, old);
-    record.path(old, shim_path_mnt(ctx.arg(0))).path(ctx.arg(3), shim_path_mnt(ctx.arg(2)));
+    record
+        .path_known(old, shim_path_mnt_direct(ctx.arg(0)))
+        .path_known(ctx.arg(3), shim_path_mnt_direct(ctx.arg(2)));
     record.submit(Ring::Bulk);
     0
 }
@@ -179,9 +177,9 @@ pub fn path_link(ctx: LsmContext) -> i32 {
     let Some(mut record) = Record::begin(Kind::FileLink, &actor) else { return 0 };
     let existing: Ptr = ctx.arg(0);
     // link(2) has already refused names on different mounts.
-    let mnt = shim_path_mnt(ctx.arg(1));
+    let mnt = shim_path_mnt_direct(ctx.arg(1));
     identity(&mut record, existing);
-    record.path(existing, mnt).path(ctx.arg(2), mnt);
+    record.path_known(existing, mnt).path_known(ctx.arg(2), mnt);
     record.submit(Ring::Bulk);
     0
 }
@@ -190,7 +188,7 @@ pub fn path_link(ctx: LsmContext) -> i32 {
 pub fn path_symlink(ctx: LsmContext) -> i32 {
     let Some(actor) = scope::current() else { return 0 };
     let Some(mut record) = Record::begin(Kind::FileSymlink, &actor) else { return 0 };
-    record.path(ctx.arg(1), shim_path_mnt(ctx.arg(0))).kernel_str(ctx.arg(2));
+    record.path_known(ctx.arg(1), shim_path_mnt_direct(ctx.arg(0))).kernel_str(ctx.arg(2));
     record.submit(Ring::Bulk);
     0
 }

@@ -63,7 +63,7 @@ fn answer(ctx: &SkBuffContext) -> Option<()> {
     }
     let label = label?;
     let payload = ctx.len().checked_sub(udp + 8)?;
-    let mut record = Record::blank(Kind::DnsAnswer)?;
+    let mut record = Record::nobody(Kind::DnsAnswer)?;
     record.session(label.session, cgroup);
     record
         .arg::<0>((u64::from(IPPROTO_UDP) << 16 | SOCK_DGRAM) << 32 | u64::from(family))

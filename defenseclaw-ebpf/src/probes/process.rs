@@ -10,7 +10,7 @@ use aya_ebpf::{
 use defenseclaw_ebpf::{Count, ENV_MAX, Kind, Label, flags};
 
 use crate::{
-    emit::{Record, Ring, count},
+    emit::{Record, Ring, count, short},
     lsm::namespaces_that_differ,
     scope::{self, SCOPE},
     shim::*,
@@ -34,23 +34,22 @@ pub fn process_fork(ctx: BtfTracePointContext) -> i32 {
         // A thread: enrolled with its group.
         return 0;
     }
-    let start = shim_task_struct_start_boottime(child);
+    let start = shim_task_struct_start_boottime_direct(child);
     let label = Label { start_ns: start, ..actor.label };
-    if SCOPE.insert(&tgid, &label, 0).is_err() {
+    if SCOPE.insert(u64::from(tgid), &label, 0).is_err() {
         // The child is not watched: that is the alarm, and user space refuses to be quiet about it.
         count(Kind::ProcessFork, Count::Seen);
         count(Kind::ProcessFork, Count::MapFull);
         return 0;
     }
-    let Some(mut record) = Record::begin(Kind::ProcessFork, &actor) else { return 0 };
-    let (ours, theirs) = (shim_task_struct_nsproxy(ctx.arg(0)), shim_task_struct_nsproxy(child));
+    let (ours, theirs) =
+        (shim_task_struct_nsproxy_direct(ctx.arg(0)), shim_task_struct_nsproxy_direct(child));
     let mut changed = if ours == theirs { 0 } else { namespaces_that_differ(ours, theirs) };
-    let (ours, theirs) = (shim_task_struct_cred(ctx.arg(0)), shim_task_struct_cred(child));
-    if ours != theirs && shim_cred_user_ns(ours) != shim_cred_user_ns(theirs) {
+    let (ours, theirs) = (shim_task_struct_cred_direct(ctx.arg(0)), shim_task_struct_cred_direct(child));
+    if ours != theirs && shim_cred_user_ns_direct(ours) != shim_cred_user_ns_direct(theirs) {
         changed |= CLONE_NEWUSER;
     }
-    record.arg::<0>(u64::from(tgid)).arg::<1>(start).arg::<2>(changed);
-    record.submit(Ring::Priority);
+    short(Kind::ProcessFork, Ring::Priority, &actor, None, || [u64::from(tgid), start, changed, 0, 0, 0]);
     0
 }
 
@@ -60,25 +59,26 @@ pub fn process_exec(ctx: BtfTracePointContext) -> i32 {
     let Some(mut record) = Record::begin(Kind::ProcessExec, &actor) else { return 0 };
     let task: Ptr = ctx.arg(0);
     let program: Ptr = ctx.arg(2);
-    let credentials = shim_task_struct_cred(task);
-    let parent = shim_task_struct_real_parent(task);
-    let memory = shim_task_struct_mm(task);
-    let exe = shim_mm_struct_exe_file(memory);
-    let inode = shim_file_inode(exe);
-    let exe_path = shim_file_path(exe);
-    let cwd = shim_fs_struct_pwd(shim_task_struct_fs(task));
-    let (arguments, arguments_end) = (shim_mm_struct_arg_start(memory), shim_mm_struct_arg_end(memory));
+    let credentials = shim_task_struct_cred_direct(task);
+    let parent = shim_task_struct_real_parent_direct(task);
+    let memory = shim_task_struct_mm_direct(task);
+    let exe = shim_mm_struct_exe_file_direct(memory);
+    let inode = shim_file_inode_direct(exe);
+    let directory = shim_task_struct_fs_direct(task);
+    let (arguments, arguments_end) =
+        (shim_mm_struct_arg_start_direct(memory), shim_mm_struct_arg_end_direct(memory));
     let argv_len = arguments_end.wrapping_sub(arguments);
     record
-        .arg::<0>(pair(shim_cred_euid(credentials), shim_cred_egid(credentials)))
-        .arg::<1>(u64::from(shim_super_block_dev(shim_inode_sb(inode))))
-        .arg::<2>(shim_inode_ino(inode))
-        .arg::<3>(pair(shim_cred_gid(credentials), shim_task_struct_tgid(parent)))
-        .arg::<4>(scope::start_ns(parent))
+        .arg::<0>(pair(shim_cred_euid_direct(credentials), shim_cred_egid_direct(credentials)))
+        .arg::<1>(u64::from(shim_super_block_dev_direct(shim_inode_sb_direct(inode))))
+        .arg::<2>(shim_inode_ino_direct(inode))
+        .arg::<3>(pair(shim_cred_gid_direct(credentials), shim_task_struct_tgid_direct(parent)))
+        .arg::<4>(scope::start_ns_direct(parent))
         .arg::<5>(argv_len)
-        .path(shim_path_dentry(exe_path), shim_path_mnt(exe_path))
-        .path(shim_path_dentry(cwd), shim_path_mnt(cwd));
-    let (filename, interpreter) = (shim_linux_binprm_filename(program), shim_linux_binprm_interp(program));
+        .path_known(shim_file_dentry_direct(exe), shim_file_mnt_direct(exe))
+        .path_known(shim_fs_struct_pwd_dentry_direct(directory), shim_fs_struct_pwd_mnt_direct(directory));
+    let filename = shim_linux_binprm_filename_direct(program);
+    let interpreter = shim_linux_binprm_interp_direct(program);
     record.kernel_str(filename.cast());
     if filename == interpreter {
         record.none();
@@ -86,7 +86,7 @@ pub fn process_exec(ctx: BtfTracePointContext) -> i32 {
         record.kernel_str(interpreter.cast());
     }
     record.user_bytes(arguments as *const u8, argv_len);
-    let (start, end) = (shim_mm_struct_env_start(memory), shim_mm_struct_env_end(memory));
+    let (start, end) = (shim_mm_struct_env_start_direct(memory), shim_mm_struct_env_end_direct(memory));
     let mut truncated = 0;
     record.filled(
         |to| {
@@ -170,22 +170,20 @@ unsafe extern "C" fn variable(_index: u64, context: *mut c_void) -> i64 {
 pub fn process_exit(ctx: BtfTracePointContext) -> i32 {
     let Some(actor) = scope::current() else { return 0 };
     let task: Ptr = ctx.arg(0);
-    let group = shim_task_struct_signal(task);
-    if shim_signal_struct_live(group) != 0 {
+    let group = shim_task_struct_signal_direct(task);
+    if shim_signal_struct_live_direct(group) != 0 {
         return 0;
     }
     // The last two threads can both see no other one alive: who removes the label reports the exit.
-    if SCOPE.remove(&actor.tgid).is_err() {
+    if SCOPE.remove(u64::from(actor.tgid)).is_err() {
         return 0;
     }
-    let Some(mut record) = Record::begin(Kind::ProcessExit, &actor) else { return 0 };
-    let status = if shim_signal_struct_flags(group) & SIGNAL_GROUP_EXIT != 0 {
-        shim_signal_struct_group_exit_code(group)
+    let status = if shim_signal_struct_flags_direct(group) & SIGNAL_GROUP_EXIT != 0 {
+        shim_signal_struct_group_exit_code_direct(group)
     } else {
         // What wait(2) reports then is the leader's, even if it ended before.
-        shim_task_struct_exit_code(shim_task_struct_group_leader(task))
+        shim_task_struct_exit_code_direct(shim_task_struct_group_leader_direct(task))
     };
-    record.arg::<0>(status as u32 as u64);
-    record.submit(Ring::Priority);
+    short(Kind::ProcessExit, Ring::Priority, &actor, None, || [status as u32 as u64, 0, 0, 0, 0, 0]);
     0
 }

@@ -6,7 +6,7 @@ use defenseclaw_ebpf::{Kind, access};
 use super::{AT_FDCWD, base, call, file_of};
 use crate::{
     emit::{Record, Ring},
-    lsm::file::{access_of, opened},
+    lsm::file::{access_of, submit_opened},
     scope,
     shim::*,
 };
@@ -49,9 +49,8 @@ fn open(ctx: BtfTracePointContext, flags: fn(&[u64; 6]) -> u64) -> i32 {
     if flags(&call.args) & O_TRUNC != 0 {
         bits |= access::TRUNCATE;
     }
-    opened(&mut record, file, bits);
     record.result(call.result);
-    record.submit(Ring::Bulk);
+    submit_opened(record, file, bits);
     0
 }
 
@@ -101,9 +100,8 @@ pub fn sys_mmap(ctx: BtfTracePointContext) -> i32 {
         record.give_up();
         return 0;
     }
-    opened(&mut record, file, access::MAP_EXECUTE);
     record.result(0);
-    record.submit(Ring::Bulk);
+    submit_opened(record, file, access::MAP_EXECUTE);
     0
 }
 
@@ -130,9 +128,8 @@ fn one_file(ctx: BtfTracePointContext, kind: Kind, detail: fn(&[u64; 6]) -> u64)
         record.give_up();
         return 0;
     }
-    opened(&mut record, file, detail(&call.args));
     record.result(call.result);
-    record.submit(Ring::Bulk);
+    submit_opened(record, file, detail(&call.args));
     0
 }
 
@@ -230,14 +227,14 @@ pub fn sys_fchownat(ctx: BtfTracePointContext) -> i32 {
     let detail = a[2] << 32 | a[3] & 0xffff_ffff;
     let Some(mut record) = Record::begin(Kind::FileChown, &actor) else { return 0 };
     let file = if a[4] & AT_EMPTY_PATH != 0 { file_of(a[0] as i32) } else { core::ptr::null_mut() };
+    record.result(call.result);
     if file.is_null() {
         record.arg::<0>(detail).user_str(a[1] as *const u8).none();
         base(&mut record, a[0] as i32, a[1] as *const u8);
+        record.submit(Ring::Bulk);
     } else {
-        opened(&mut record, file, detail);
+        submit_opened(record, file, detail);
     }
-    record.result(call.result);
-    record.submit(Ring::Bulk);
     0
 }
 

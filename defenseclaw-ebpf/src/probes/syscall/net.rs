@@ -12,7 +12,7 @@ use defenseclaw_ebpf::{Kind, flags};
 
 use super::{AT_FDCWD, Call, base, call, file_of, lost};
 use crate::{
-    emit::{Record, Ring},
+    emit::{Record, Ring, short},
     scope::{self, Actor},
     shim::*,
     sockaddr::{AF_INET, AF_INET6, AF_UNIX, Address, socket_word, unix_name},
@@ -77,11 +77,8 @@ fn endpoint(kind: Kind, actor: &Actor, call: &Call, from: u64, len: u64, bytes: 
     if !inet && kind != Kind::NetConnect {
         return;
     }
-    let Some(mut record) = Record::begin(kind, actor) else { return };
-    record.arg::<0>(socket_word(sk, address.family)).arg::<5>(bytes);
-    address.put(&mut record);
-    record.result(call.result);
-    record.submit(Ring::Bulk);
+    let args = address.args(socket_word(sk, address.family), bytes);
+    short(kind, Ring::Bulk, actor, Some(call.result), || args);
 }
 
 #[inline(always)]

@@ -96,7 +96,8 @@ pub fn sys_tkill(ctx: BtfTracePointContext) -> i32 {
     let Some(actor) = scope::current() else { return 0 };
     let call = call(&ctx);
     let (thread, signal) = (call.args[0] as u32, call.args[1] & 0xffff_ffff);
-    let inside = initial_pids() && (thread == actor.tid || scope::contains(thread));
+    let inside =
+        initial_pids() && (thread == shim_task_struct_pid_direct(actor.task) || scope::contains(thread));
     if signal == 0 || inside {
         return 0;
     }
