@@ -91,10 +91,12 @@ pub(crate) fn run(arguments: &Stages) -> Result<ExitCode> {
         bail!("{events} events, but {} rows", stats.rows);
     }
     let (cpu, peak) = usage();
+    #[expect(clippy::cast_precision_loss, reason = "a rate, read by people")]
+    let events_per_second = events as f64 / seconds;
     let found = Found {
         events,
         seconds,
-        events_per_second: events as f64 / seconds,
+        events_per_second,
         cpu_seconds: cpu.as_secs_f64(),
         live_processes,
         known_processes,
