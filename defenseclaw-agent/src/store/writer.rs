@@ -50,9 +50,9 @@ pub struct WriterOptions {
 }
 
 impl WriterOptions {
-    /// A queue of 64 batches and ten seconds of patience.
+    /// A queue of four batches and ten seconds of patience.
     pub fn new(boot: BootTime, wall: WallTime, boot_id: String) -> Self {
-        Self { create_parent: false, queue: 64, patience: Duration::from_secs(10), boot, wall, boot_id }
+        Self { create_parent: false, queue: 4, patience: Duration::from_secs(10), boot, wall, boot_id }
     }
 }
 
