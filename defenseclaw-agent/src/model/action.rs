@@ -171,12 +171,13 @@ pub enum Action {
         name: UnixName,
         datagram: bool,
     },
+    /// `target.start_ns` is 0 where the vantage point cannot know it (system call exit): no process has it.
     Ptrace {
         operation: PtraceOp,
         target: ProcessKey,
         mode: u64,
     },
-    /// `target` is none for a process group or a process that could not be identified.
+    /// `target` is none for a process group or a process that could not be identified; `start_ns` as for `Ptrace`.
     Signal {
         signal: u32,
         #[serde(default)]
@@ -505,7 +506,7 @@ pub enum ModuleOp {
 pub struct CredChange {
     /// Group ids rather than user ids.
     pub group: bool,
-    /// Real, effective and saved id before.
+    /// Real, effective and saved id before; `u32::MAX` where the vantage point cannot know them (system call exit).
     pub old: [u32; 3],
     /// Real, effective and saved id after.
     pub new: [u32; 3],

@@ -168,7 +168,7 @@ pub fn run(options: &RunOptions) -> Result<RunOutcome, RunError> {
                 } else {
                     0
                 };
-            watch.not_started(errno);
+            watch.not_started(errno)?;
             watch.finish()?;
             return Err(error.into());
         }

@@ -124,7 +124,7 @@ impl Watch {
     fn main_exited(&mut self, status: ExitStatus) -> Result<(), RunError> {
         // It may have ended before its first record was read; the pipeline must know the session before its end.
         self.drain()?;
-        self.begin(None);
+        self.begin(None)?;
         // From here on it must not be overlooked that the last process has ended.
         self.ends_in_doubt = true;
         self.step(Input::MainExited { session: self.session, status });
@@ -132,15 +132,16 @@ impl Watch {
     }
 
     /// The command was never executed.
-    pub(super) fn not_started(&mut self, errno: i32) {
-        self.begin(None);
+    pub(super) fn not_started(&mut self, errno: i32) -> Result<(), RunError> {
+        self.begin(None)?;
         self.step(Input::NotStarted { session: self.session, errno });
+        Ok(())
     }
 
     /// Takes what is left, closes the session and the audit, and detaches everything.
     pub(super) fn finish(mut self) -> Result<(SensorStats, WriterStats), RunError> {
         self.drain()?;
-        self.begin(None);
+        self.begin(None)?;
         self.losses()?;
         self.step(Input::Stop);
         self.carry_out()?;
@@ -154,7 +155,7 @@ impl Watch {
         let mut events = std::mem::take(&mut self.events);
         let taken = self.sensor.read(&mut events, BATCH);
         if let (true, Some(first)) = (self.start.is_some(), events.first()) {
-            self.begin(Some(first.process.start_ns).filter(|start| *start != 0));
+            self.begin(Some(first.process.start_ns).filter(|start| *start != 0))?;
         }
         for event in events.drain(..) {
             self.step(Input::Event(Box::new(event)));
@@ -170,11 +171,15 @@ impl Watch {
     }
 
     /// The first row. `start_ns` is the exact start of the root process; without it `/proc` knows clock ticks.
-    fn begin(&mut self, start_ns: Option<u64>) {
+    /// Committed at once: if we are killed, the audit at least says what was being watched.
+    fn begin(&mut self, start_ns: Option<u64>) -> Result<(), RunError> {
         if let Some(mut start) = self.start.take() {
             start.root.start_ns = start_ns.unwrap_or(start.root.start_ns);
             self.step(Input::Started(start));
+            self.carry_out()?;
+            self.writer.flush()?;
         }
+        Ok(())
     }
 
     fn losses(&mut self) -> Result<(), RunError> {
