@@ -15,7 +15,7 @@ use clap::ValueEnum;
 
 use crate::setup::{self, Purpose};
 use crate::vm::{self, Kernel, Profile, Stream, Vm};
-use crate::{process, run, workspace};
+use crate::{build_ebpf, process, run, workspace};
 use tally::{Counts, Tally};
 
 /// A guest that has not finished its suite by then never will.
@@ -84,7 +84,7 @@ impl Suite {
     fn about(self) -> &'static str {
         match self {
             Self::Unit => "tests inside the packages; need nothing",
-            Self::Cli => "the binary's commands and output; need nothing",
+            Self::Cli => "the binary's commands and output; what loads programs needs root",
             Self::VmHost => "kernel behaviour at level tracepoint, on this host; needs root",
             Self::Vm61 => "kernel behaviour at level lsm, in a guest with Linux 6.1",
             Self::Vm612 => "kernel behaviour at level lsm, in a guest with Linux 6.12",
@@ -108,14 +108,18 @@ impl Suite {
     fn attempt(self, tally: &mut Tally) -> Result<()> {
         match self {
             Self::Unit => {
+                // First of all: what is built before its BPF object is built again after it.
+                build_object()?;
                 let packages = ["--package=defenseclaw", "--package=defenseclaw-ebpf", "--package=xtask"];
                 let mut command = process::cargo(&["test", "--no-fail-fast", "--lib", "--bins"]);
                 count(command.args(packages), tally)
             }
-            Self::Cli => count(
-                &mut process::cargo(&["test", "--no-fail-fast", "--package=defenseclaw", "--test=*"]),
-                tally,
-            ),
+            Self::Cli => {
+                build_object()?;
+                let mut command =
+                    process::cargo(&["test", "--no-fail-fast", "--package=defenseclaw", "--test=*"]);
+                count(command.env(EXPECT, "bpf_object"), tally)
+            }
             Self::VmHost => {
                 build("suite-vm")?;
                 let mut command = on_host("suite-vm", "root,tools")?;
@@ -134,6 +138,11 @@ impl Suite {
 }
 
 /// Builds a suite's binary and the `defenseclaw` it tests.
+fn build_object() -> Result<()> {
+    setup::ensure(&[Purpose::Build])?;
+    build_ebpf::build(None).map(drop)
+}
+
 fn build(package: &str) -> Result<()> {
     setup::ensure(&[Purpose::Build])?;
     run::build_binary()?;
