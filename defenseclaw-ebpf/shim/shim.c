@@ -45,7 +45,11 @@ struct nsproxy {
 struct cred { struct dc_id uid, gid, suid, sgid, euid, egid; void *user_ns; } AI;
 struct thread_info { u32 status; } AI;
 struct pid { u32 level; } AI;
+struct kernfs_node { u64 id; } AI;
+struct cgroup { struct kernfs_node *kn; } AI;
+struct css_set { struct cgroup *dfl_cgrp; } AI;
 struct task_struct {
+	struct css_set *cgroups;
 	struct thread_info thread_info;
 	int pid, tgid, exit_code;
 	u32 flags;
@@ -208,6 +212,7 @@ GET(u32, pid, level, level)
 GET(u32, task_struct, thread_status, thread_info.status)
 EXISTS(task_struct, thread_status, thread_info.status)
 LOAD(u32, task_struct, tgid, tgid)
+LOAD(u64, task_struct, cgroup, cgroups->dfl_cgrp->kn->id)
 LOAD(u32, task_struct, pid, pid)
 LOAD(int, task_struct, exit_code, exit_code)
 LOAD(void *, task_struct, real_parent, real_parent)
@@ -256,6 +261,9 @@ LOAD(u64, pt_regs, arg2, dx)
 LOAD(u64, pt_regs, arg3, r10)
 LOAD(u64, pt_regs, arg4, r8)
 LOAD(u64, pt_regs, arg5, r9)
+
+/* Unaligned, which this target allows and Rust does not assume. */
+INLINE u64 shim_word(const u8 *at) { return *(const volatile u64 *)at; }
 
 /* Atomics, which Rust's BPF target does not offer. */
 INLINE void shim_atomic_increment(u64 *cell) { __sync_fetch_and_add(cell, 1); }

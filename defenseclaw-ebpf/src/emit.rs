@@ -7,12 +7,9 @@ use core::mem::offset_of;
 
 use aya_ebpf::{
     bindings::BPF_RB_NO_WAKEUP,
-    helpers::{
-        bpf_get_current_cgroup_id,
-        generated::{
-            bpf_ktime_get_boot_ns, bpf_probe_read_kernel, bpf_probe_read_kernel_str, bpf_probe_read_user,
-            bpf_probe_read_user_str, bpf_ringbuf_reserve, bpf_ringbuf_submit,
-        },
+    helpers::generated::{
+        bpf_ktime_get_boot_ns, bpf_probe_read_kernel, bpf_probe_read_kernel_str, bpf_probe_read_user,
+        bpf_probe_read_user_str, bpf_ringbuf_reserve, bpf_ringbuf_submit,
     },
     macros::map,
     maps::{PerCpuArray, RingBuf},
@@ -23,10 +20,11 @@ use defenseclaw_ebpf::{
 
 use crate::{
     path,
+    probes::environment::Progress,
     scope::{self, Actor, SCOPE},
     shim::{
-        Ptr, shim_atomic_exchange, shim_atomic_increment, shim_cred_uid_direct, shim_task_struct_cred_direct,
-        shim_task_struct_pid_direct,
+        Ptr, shim_atomic_exchange, shim_atomic_increment, shim_cred_uid_direct,
+        shim_task_struct_cgroup_direct, shim_task_struct_cred_direct, shim_task_struct_pid_direct,
     },
 };
 
@@ -52,7 +50,8 @@ const STRING_MASK: u32 = 0xfff;
 #[repr(C)]
 pub struct Scratch {
     busy: u64,
-    pub walk: path::Buffer,
+    progress: Progress,
+    walk: path::Buffer,
     header: Header,
     body: Body,
     rest: [u8; RECORD_MAX + 8],
@@ -102,7 +101,7 @@ unsafe fn name_actor(header: *mut Header, actor: &Actor) {
         (*header).tgid = actor.tgid;
         // Numbers as in the initial user namespace, like those of the helper, at a fifth of its cost.
         (*header).uid = shim_cred_uid_direct(shim_task_struct_cred_direct(task));
-        (*header).cgroup = bpf_get_current_cgroup_id();
+        (*header).cgroup = shim_task_struct_cgroup_direct(task);
         (*header).session = actor.label.session;
         (*header).tool_call = actor.label.tool_call;
     }
@@ -432,6 +431,13 @@ impl Record {
             self.close(size as u32 & STRING_MASK, found)
         }
         self
+    }
+
+    /// The buffer that paths are built in, which is free between two paths, and room for the state of a search.
+    #[inline(always)]
+    pub fn spare(&mut self) -> (*mut path::Buffer, *mut Progress) {
+        // SAFETY: `scratch` points into the scratch map and is ours.
+        unsafe { (&raw mut (*self.scratch).walk, &raw mut (*self.scratch).progress) }
     }
 
     /// Adds flags to the string that was put last.

@@ -123,6 +123,7 @@ accessors! {
     shim_super_block_dev_direct -> u32;
     shim_sockaddr_rest_direct -> u64;
     shim_sockaddr_family_direct -> u16;
+    shim_task_struct_cgroup_direct -> u64;
     shim_task_struct_cred -> Ptr;
     shim_task_struct_cred_direct -> Ptr;
     shim_task_struct_exit_code_direct -> i32;
@@ -162,6 +163,8 @@ unsafe extern "C" {
     pub(crate) fn shim_dentry_entry(dentry: Ptr, to: *mut Entry);
     /// Reads the fields of `to` from a `struct mount`; all zero on failure.
     pub(crate) fn shim_mount_place(mount: Ptr, to: *mut Place);
+    /// Eight bytes of a map, at any address. Rust would put them together byte by byte.
+    pub(crate) fn shim_word(at: *const u8) -> u64;
     /// Adds 1 to a word of a map.
     pub(crate) fn shim_atomic_increment(cell: *mut u64);
     /// Stores `value` into a word of a map and returns what was there.

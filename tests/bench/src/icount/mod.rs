@@ -9,7 +9,7 @@ mod operations;
 use std::{
     collections::BTreeMap,
     io::{BufRead as _, BufReader, Read as _, Write as _},
-    os::fd::AsFd as _,
+    os::{fd::AsFd as _, unix::process::CommandExt as _},
     process::{Child, ChildStdin, ChildStdout, Command, Stdio},
 };
 
@@ -68,12 +68,15 @@ pub(crate) fn measure() -> Result<()> {
         for operation in Operation::ALL {
             samples.entry((operation, State::Detached)).or_default().extend(worker.run(operation, None)?);
         }
+        hold("detached", &mut worker, None)?;
         let mut sensor = Sensor::load(&SensorOptions::default())?;
         for operation in Operation::ALL {
             samples.entry((operation, State::Attached)).or_default().extend(worker.run(operation, None)?);
         }
+        hold("attached", &mut worker, None)?;
         require(sensor.stats()?.kernel.is_empty(), "a task that is not enrolled was recorded")?;
         sensor.enrol(worker.child.id(), SESSION)?;
+        hold("enrolled", &mut worker, Some(&mut sensor))?;
         for operation in Operation::ALL {
             let found = worker.run(operation, Some(&mut sensor))?;
             samples.entry((operation, State::Enrolled)).or_default().extend(found);
@@ -134,14 +137,16 @@ struct Worker {
 
 impl Worker {
     fn start() -> Result<Self> {
-        let mut child = Command::new(std::env::current_exe()?)
+        let mut command = Command::new(std::env::current_exe()?);
+        command
             .arg("icount-worker")
             .env_clear()
             .envs(operations::environment())
             .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .context("cannot start the worker")?;
+            .stdout(Stdio::piped());
+        // SAFETY: one system call, which allocates nothing.
+        unsafe { command.pre_exec(operations::fix_layout) };
+        let mut child = command.spawn().context("cannot start the worker")?;
         let input = child.stdin.take().context("no pipe")?;
         let output = BufReader::new(child.stdout.take().context("no pipe")?);
         Ok(Self { child, input, output })
@@ -170,4 +175,22 @@ impl Worker {
         let status = self.child.wait()?;
         if status.success() { Ok(()) } else { bail!("the worker ended with {status}") }
     }
+}
+
+fn hold(state: &str, worker: &mut Worker, mut sensor: Option<&mut Sensor>) -> Result<()> {
+    if let Ok(hold) = std::env::var("BENCH_HOLD") {
+        let Some((name, op)) = hold.split_once(':') else { return Ok(()) };
+        if name != state {
+            return Ok(());
+        }
+        print!("{}", std::fs::read_to_string("/proc/kallsyms")?);
+        let operation = Operation::ALL.into_iter().find(|operation| operation.name() == op).context("?")?;
+        for i in 0.. {
+            worker.run(operation, sensor.as_deref_mut())?;
+            if i == 0 {
+                eprintln!("holding");
+            }
+        }
+    }
+    Ok(())
 }
