@@ -8,6 +8,7 @@ pub mod config;
 pub mod launcher;
 pub mod model;
 pub mod pipeline;
+pub mod policy;
 pub mod report;
 pub mod runtime;
 pub mod sensor;

@@ -84,7 +84,7 @@ fn record(kind: Kind, strings: [&[u8]; STRINGS]) -> Vec<u8> {
         args: [u64::MAX; 6],
         result: 0,
         string_len: strings.map(|string| u16::try_from(string.len()).unwrap()),
-        reserved: 0,
+        verdict: 0,
     };
     let header = Header {
         abi: ABI_VERSION,

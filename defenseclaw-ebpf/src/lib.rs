@@ -7,8 +7,10 @@
 //! [`Body::string_len`]. What the arguments and strings mean depends on the kind; see [`Kind`].
 #![no_std]
 
+pub mod image;
+
 /// Changes with every incompatible change of a record or map. The loader writes it, the programs echo it.
-pub const ABI_VERSION: u16 = 1;
+pub const ABI_VERSION: u16 = 2;
 
 /// Slots for byte strings in a record.
 pub const STRINGS: usize = 6;
@@ -319,8 +321,8 @@ pub struct Body {
     pub result: i64,
     /// Lengths of the strings, in bytes.
     pub string_len: [u16; STRINGS],
-    /// Zero.
-    pub reserved: u32,
+    /// What policy said: [`image::VerdictWord`].
+    pub verdict: u32,
 }
 
 /// Value of the scope map: what an enrolled process carries. Inherited at fork.
@@ -333,10 +335,14 @@ pub struct Label {
     pub tool_call: u64,
     /// Start of the process, nanoseconds of `CLOCK_BOOTTIME`; 0: the first program that needs it fills it in.
     pub start_ns: u64,
-    /// Policy profile.
+    /// Which policy image judges it.
     pub profile: u32,
     /// Zero.
     pub reserved: u32,
+    /// Sets of executables that its program belongs to.
+    pub owner: u64,
+    /// Those of the program that its parent ran when it was made.
+    pub parent_owner: u64,
 }
 
 /// One row of the counter map, per CPU.
@@ -349,7 +355,7 @@ pub struct Counters {
 
 const _: () = assert!(size_of::<Header>() == 64);
 const _: () = assert!(size_of::<Body>() == 72);
-const _: () = assert!(size_of::<Label>() == 32);
+const _: () = assert!(size_of::<Label>() == 48);
 const _: () = assert!(size_of::<Counters>() == 64);
 const _: () = assert!(COUNTS <= 8 && STRINGS * flags::PER_STRING as usize <= 30);
 // A per-CPU map value, which the scratch buffer around a record is, may not exceed 32 KiB.

@@ -5,6 +5,7 @@ mod capability;
 mod event;
 mod ids;
 mod loss;
+mod policy;
 mod record;
 mod text;
 
@@ -16,5 +17,6 @@ pub use capability::{Capability, CapabilityState, Level, Protection};
 pub use event::{Event, Vantage};
 pub use ids::{BootTime, ParseSessionIdError, ProcessKey, SessionId, ToolCallId, WallTime};
 pub use loss::{Loss, LossReason};
+pub use policy::{Decision, Effect, Effects, Mechanism, Mode, PolicyAction, Privilege, Severity, Verdict};
 pub use record::{AuditRecord, MainExit, SessionEnd, SessionStart};
 pub use text::{KernelPath, Text};

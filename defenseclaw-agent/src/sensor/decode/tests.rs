@@ -42,7 +42,7 @@ impl Raw {
             session: 0x0197_0000_0000_0001,
             tool_call: 0,
         };
-        let body = Body { args: [0; 6], result: 0, string_len: [0; STRINGS], reserved: 0 };
+        let body = Body { args: [0; 6], result: 0, string_len: [0; STRINGS], verdict: 0 };
         Self { header, body, strings: Default::default() }
     }
 
