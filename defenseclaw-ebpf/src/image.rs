@@ -193,8 +193,18 @@ pub mod has {
     pub const POLICY: u64 = 1 << 63;
 }
 
-/// Which image is in force for a profile: `slot` of [`Image`], or [`NO_POLICY`].
-pub const NO_POLICY: u32 = u32::MAX;
+/// Which image is in force for a profile: its slot plus 1; 0: nothing is judged. Map `CURRENT` holds one for each.
+pub type Current = u32;
+
+/// Rules whose verdicts are counted one by one; numbers above share the last row.
+pub const COUNTED_RULES: usize = 8192;
+
+/// Row of map `VERDICTS`, per CPU, by number of the rule: exact even if no record gets through. Indexed by [`action`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct VerdictCounts {
+    pub counts: [u64; 8],
+}
 
 /// Key of what a resolved name permits.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
