@@ -13,10 +13,12 @@ pub use action::{
     Access, Action, CredChange, EventKind, Exec, ExitStatus, FileRef, ModuleOp, MountOp, NamespaceOp,
     Namespaces, NetEndpoint, PtraceOp, SocketKind, Transport, UnixName,
 };
-pub use capability::{Capability, CapabilityState, Level, Protection};
-pub use event::{Event, Vantage};
+pub use capability::{Capability, CapabilityState, Level, Posture, Protection, Unproven};
+pub use event::{Event, KernelVerdict, Vantage};
 pub use ids::{BootTime, ParseSessionIdError, ProcessKey, SessionId, ToolCallId, WallTime};
 pub use loss::{Loss, LossReason};
 pub use policy::{Decision, Effect, Effects, Mechanism, Mode, PolicyAction, Privilege, Severity, Verdict};
-pub use record::{AuditRecord, MainExit, SessionEnd, SessionStart};
+pub use record::{
+    AuditRecord, LoadedRule, MainExit, PolicyLoaded, PolicyRefused, PostureChange, SessionEnd, SessionStart,
+};
 pub use text::{KernelPath, Text};

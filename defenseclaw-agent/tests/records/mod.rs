@@ -83,6 +83,8 @@ pub(crate) fn event(session: SessionId, number: u64, action: Action) -> AuditRec
         tool_call: None,
         result: None,
         vantage: Vantage::Kernel,
+        verdict: None,
+        decision: None,
         action,
     }))
 }

@@ -179,12 +179,14 @@ fn fill(writer: &Writer, events: u64) {
 /// Events the audit says could not be stored.
 fn said_lost(db: &Path) -> u64 {
     let filter = Filter { session: Some(SESSION), records: vec!["loss"], ..Filter::default() };
-    let count = |record: &AuditRecord| match record {
-        AuditRecord::Loss(loss) if loss.reason == LossReason::StoreError => loss.count,
-        AuditRecord::Loss(_)
-        | AuditRecord::SessionStart(_)
-        | AuditRecord::Event(_)
-        | AuditRecord::SessionEnd(_) => 0,
+    let count = |record: &AuditRecord| {
+        if let AuditRecord::Loss(loss) = record
+            && loss.reason == LossReason::StoreError
+        {
+            loss.count
+        } else {
+            0
+        }
     };
     read(db, &filter).iter().map(|stored| count(&stored.record)).sum()
 }

@@ -9,19 +9,31 @@ pub(super) struct Room {
 }
 
 /// Every room.
-pub(super) const ROOMS: [Room; 11] = [
+pub(super) const ROOMS: [Room; 13] = [
     Room { name: "model", imports: &[], pure: true },
     Room { name: "tree", imports: &["model"], pure: true },
-    Room { name: "pipeline", imports: &["model", "tree"], pure: true },
+    Room { name: "policy", imports: &["model"], pure: true },
+    Room { name: "pipeline", imports: &["model", "tree", "policy"], pure: true },
     Room { name: "report", imports: &["model", "tree"], pure: true },
     Room { name: "sensor", imports: &["model"], pure: false },
-    Room { name: "launcher", imports: &["model"], pure: false },
+    Room { name: "enforce", imports: &["model", "policy"], pure: false },
+    Room { name: "launcher", imports: &["model", "policy"], pure: false },
     Room { name: "store", imports: &["model"], pure: false },
     Room { name: "telemetry", imports: &["model"], pure: false },
     Room { name: "config", imports: &["model"], pure: false },
     Room {
         name: "cli",
-        imports: &["model", "tree", "pipeline", "report", "store", "telemetry", "config", "runtime"],
+        imports: &[
+            "model",
+            "tree",
+            "policy",
+            "pipeline",
+            "report",
+            "store",
+            "telemetry",
+            "config",
+            "runtime",
+        ],
         pure: false,
     },
     Room {
@@ -29,9 +41,11 @@ pub(super) const ROOMS: [Room; 11] = [
         imports: &[
             "model",
             "tree",
+            "policy",
             "pipeline",
             "report",
             "sensor",
+            "enforce",
             "launcher",
             "store",
             "telemetry",
@@ -41,8 +55,8 @@ pub(super) const ROOMS: [Room; 11] = [
     },
 ];
 
-/// The one room that speaks the kernel ABI.
-pub(super) const ABI_ROOM: &str = "sensor";
+/// The rooms that speak the kernel ABI.
+pub(super) const ABI_ROOMS: [&str; 2] = ["sensor", "enforce"];
 
 /// What a pure room may not name.
 pub(super) const IMPURE: [&str; 10] = [
