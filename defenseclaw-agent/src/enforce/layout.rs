@@ -115,7 +115,7 @@ pub(super) fn note(image: &mut abi::Image, hash: u64, class: u32) {
 /// In the order in which the kernel takes the first that fits: exact before subtree. Within one reach the policy's own
 /// order stands. What moves a protected file away along with its directory counts beside what is said of the directory
 /// itself, and the stricter holds.
-fn ordered(mut entries: Vec<(Reach, Ports, Entry)>) -> Vec<(Reach, Ports, Entry)> {
+pub(super) fn ordered(mut entries: Vec<(Reach, Ports, Entry)>) -> Vec<(Reach, Ports, Entry)> {
     let (exact, subtree): (Vec<_>, Vec<_>) = entries
         .iter()
         .filter(|(reach, ..)| matches!(reach, Reach::Exact | Reach::Subtree))

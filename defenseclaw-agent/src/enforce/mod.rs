@@ -2,6 +2,7 @@
 //! that rules spare, finds protected files by inode, counts verdicts, and says what proves that blocking works. ABI types
 //! stay inside this room. It compiles no policy, loads no program, and starts no process.
 
+mod alias;
 mod canary;
 mod counters;
 mod error;
@@ -18,6 +19,7 @@ mod sample;
 mod swap;
 mod words;
 
+pub use alias::PathEntries;
 pub use canary::{Attempts, Trap, posture};
 pub use counters::VerdictTotals;
 pub use error::EnforceError;

@@ -11,11 +11,15 @@ mod proc;
 mod refusal;
 mod ring;
 
-use std::{fmt, io, os::fd::BorrowedFd, path::Path};
+use std::{
+    fmt, io,
+    os::fd::{AsFd, BorrowedFd},
+    path::Path,
+};
 
 use aya::{
     Ebpf,
-    maps::{HashMap, MapData, MapError, ProgramArray},
+    maps::{HashMap, IterableMap, Map, MapData, MapError, ProgramArray},
     programs::{CgroupAttachMode, CgroupSkbAttachType},
 };
 pub use counters::SensorStats;
@@ -147,6 +151,26 @@ impl Sensor {
     /// Watches a process, all its threads and everything it will ever start.
     pub fn enrol(&mut self, tgid: u32, session: SessionId) -> Result<(), SensorError> {
         self.scope.insert(u64::from(tgid), LabelPod::of(session), 0).map_err(map_error("enrol the process"))
+    }
+
+    /// Likewise, to be judged by this profile's policy; [`Sensor::enrol`] takes profile 0.
+    pub fn enrol_as(&mut self, tgid: u32, session: SessionId, profile: u32) -> Result<(), SensorError> {
+        let LabelPod(label) = LabelPod::of(session);
+        let label = LabelPod(Label { profile, ..label });
+        self.scope.insert(u64::from(tgid), label, 0).map_err(map_error("enrol the process"))
+    }
+
+    /// Another handle of one of the programs' maps, for who writes it; none if they have no such map.
+    pub fn map(&self, name: &str) -> Option<MapData> {
+        let held = if name == "SCOPE" {
+            self.scope.map()
+        } else {
+            let (Map::Array(map) | Map::HashMap(map) | Map::PerCpuArray(map)) = self.object.map(name)? else {
+                return None;
+            };
+            map
+        };
+        MapData::from_fd(held.fd().as_fd().try_clone_to_owned().ok()?).ok()
     }
 
     /// Stops watching one process; its children stay watched.
