@@ -2,40 +2,29 @@
 
 use std::collections::HashMap;
 
-use super::layout::ordered;
+use super::cells::{self, Said};
 use crate::{
     model::{Effects, PolicyAction},
-    policy::image::{Entry, Image, PathKey, Ports, Reach},
+    policy::image::{Entry, Image, PathKey, Reach},
 };
 
 /// The path rows of an image, by what is looked up.
 #[derive(Debug)]
-pub struct PathEntries<'a>(HashMap<&'a PathKey, Vec<(Reach, Ports, Entry)>>);
+pub struct PathEntries<'a>(HashMap<&'a PathKey, Said>);
 
 impl<'a> PathEntries<'a> {
     /// Of this image.
     pub fn new(image: &'a Image) -> Self {
-        let mut rows: HashMap<&PathKey, Vec<_>> = HashMap::new();
-        for row in &image.paths {
-            let entries = row.entries.iter().map(|entry| (row.pattern.reach, Ports::ANY, *entry));
-            rows.entry(&row.pattern.key).or_default().extend(entries);
-        }
-        for entries in rows.values_mut() {
-            *entries = ordered(std::mem::take(entries));
-        }
-        Self(rows)
+        Self(cells::own(image))
     }
 
-    /// Entries that say something of a path, the decisive first, without what never comes to bear.
-    pub fn of(&self, path: &[u8]) -> Vec<Entry> {
-        let parts: Vec<Vec<u8>> =
-            path.split(|byte| *byte == b'/').filter(|part| !part.is_empty()).map(<[u8]>::to_vec).collect();
+    /// Entries that say something of a path, given by its components, the decisive first, without what never comes to bear.
+    pub fn of(&self, parts: &[Vec<u8>]) -> Vec<Entry> {
         let mut said = Vec::new();
         // As the kernel asks, from the last answer that counts to the first.
         for depth in (0..=parts.len()).rev() {
             let last = depth == parts.len();
-            let here: &[Reach] =
-                if last { &[Reach::Exact, Reach::Ancestor, Reach::Subtree] } else { &[Reach::Subtree] };
+            let here: &[Reach] = if last { &[Reach::Exact, Reach::Subtree] } else { &[Reach::Subtree] };
             let prefix = parts.get(..depth).unwrap_or_default();
             self.take(&mut said, &PathKey::Anchored(prefix.to_vec()), here);
             if let [.., directory, name] = prefix {
@@ -58,8 +47,13 @@ impl<'a> PathEntries<'a> {
     fn take(&self, said: &mut Vec<Entry>, key: &PathKey, reaches: &[Reach]) {
         let Self(rows) = self;
         let found = rows.get(key).into_iter().flatten();
-        said.extend(found.filter(|(reach, ..)| reaches.contains(reach)).map(|(.., entry)| *entry));
+        said.extend(found.filter(|(reach, _)| reaches.contains(reach)).map(|(_, entry)| *entry));
     }
+}
+
+/// Components of a path.
+pub fn components(path: &[u8]) -> Vec<Vec<u8>> {
+    path.split(|byte| *byte == b'/').filter(|part| !part.is_empty()).map(<[u8]>::to_vec).collect()
 }
 
 /// Leaves out what an entry before it that spares nobody has already answered, and permissions at the end.
@@ -92,7 +86,7 @@ mod tests {
 
     fn said(rows: Vec<PathRow>, path: &str) -> Vec<u16> {
         let image = Image { paths: rows, ..Image::default() };
-        PathEntries::new(&image).of(path.as_bytes()).iter().map(|entry| entry.rule).collect()
+        PathEntries::new(&image).of(&components(path.as_bytes())).iter().map(|entry| entry.rule).collect()
     }
 
     fn floating(key: PathKey, reach: Reach, rule: u16) -> PathRow {
@@ -132,7 +126,7 @@ mod tests {
             sample::row("/a", Reach::Subtree, vec![sample::entry(1), write, allow]),
         ];
         let image = Image { paths: rows, ..Image::default() };
-        let left = PathEntries::new(&image).of(b"/a/b");
+        let left = PathEntries::new(&image).of(&components(b"/a/b"));
         let left: Vec<_> = left.iter().map(|entry| (entry.rule, entry.effects)).collect();
         assert_eq!(left, [(0, Effects::FILE_READ), (2, Effects::FILE_WRITE)]);
     }

@@ -9,11 +9,8 @@ use defenseclaw_ebpf::image::{
     self as abi, BLOOM_BITS, Cell, ENTRIES, Key, LENGTHS_MAX, PRIVILEGES, class, has,
 };
 
-use super::{EnforceError, hashes, identity::Identity, owners::Numbers, words};
-use crate::{
-    model::PolicyAction,
-    policy::image::{Entry, Image, Ports, Reach},
-};
+use super::{EnforceError, cells, hashes, identity::Identity, owners::Numbers, words};
+use crate::policy::image::{Entry, Image, Ports, Reach};
 
 /// Where an image goes.
 #[derive(Clone, Copy, Debug)]
@@ -33,7 +30,7 @@ pub(super) struct Layout {
     pub(super) rows: Vec<(Key, Cell, u16)>,
 }
 
-/// Entries of one key, before they are ordered.
+/// Entries of one key, in the order in which the kernel takes the first that fits.
 #[derive(Debug, Default)]
 struct Entries(Vec<(Reach, Ports, Entry)>);
 
@@ -47,9 +44,9 @@ pub(super) fn lay_out(
     let mut add = |(hash, class): (u64, u32), reach, ports, entry: &Entry| {
         cells.entry((class, hash)).or_default().0.push((reach, ports, *entry));
     };
-    for row in &image.paths {
-        let key = hashes::path(place.seed, &row.pattern.key);
-        row.entries.iter().for_each(|entry| add(key, row.pattern.reach, Ports::ANY, entry));
+    for (key, said) in cells::all(image) {
+        let key = hashes::path(place.seed, key);
+        said.iter().for_each(|(reach, entry)| add(key, *reach, Ports::ANY, entry));
     }
     for row in &image.addresses {
         let key = (hashes::network(place.seed, row), class::ADDRESS);
@@ -67,7 +64,6 @@ pub(super) fn lay_out(
     let mut laid = empty(place);
     let mut rows = Vec::with_capacity(cells.len());
     for ((class, hash), Entries(entries)) in cells {
-        let entries = ordered(entries);
         let Some((.., first)) = entries.first() else { continue };
         let cell = cell(image, &entries, place.numbers)?;
         note(&mut laid, hash, class);
@@ -110,32 +106,6 @@ pub(super) fn note(image: &mut abi::Image, hash: u64, class: u32) {
         class::ABSTRACT => has::ABSTRACT,
         _ => 0,
     };
-}
-
-/// In the order in which the kernel takes the first that fits: exact before subtree. Within one reach the policy's own
-/// order stands. What moves a protected file away along with its directory counts beside what is said of the directory
-/// itself, and the stricter holds.
-pub(super) fn ordered(mut entries: Vec<(Reach, Ports, Entry)>) -> Vec<(Reach, Ports, Entry)> {
-    let (exact, subtree): (Vec<_>, Vec<_>) = entries
-        .iter()
-        .filter(|(reach, ..)| matches!(reach, Reach::Exact | Reach::Subtree))
-        .map(|(reach, _, entry)| (*reach, *entry))
-        .partition(|(reach, _)| *reach == Reach::Exact);
-    let about = |of: &[(Reach, Entry)], entry: &Entry| -> Option<PolicyAction> {
-        of.iter().find(|(_, other)| other.effects.intersects(entry.effects)).map(|(_, other)| other.action)
-    };
-    entries.sort_by_key(|(reach, _, entry)| match reach {
-        Reach::Exact => 1,
-        Reach::Ancestor => match (about(&exact, entry), about(&subtree, entry)) {
-            (Some(exact), _) if exact > entry.action => 2,
-            (None, Some(subtree)) if subtree > entry.action => 4,
-            _ => 0,
-        },
-        Reach::Subtree => 3,
-        // Never asked for together with the others.
-        Reach::Children => 5,
-    });
-    entries
 }
 
 fn cell(image: &Image, entries: &[(Reach, Ports, Entry)], numbers: &Numbers) -> Result<Cell, EnforceError> {

@@ -4,6 +4,7 @@
 
 mod alias;
 mod canary;
+mod cells;
 mod counters;
 mod error;
 mod grace;
@@ -19,7 +20,7 @@ mod sample;
 mod swap;
 mod words;
 
-pub use alias::PathEntries;
+pub use alias::{PathEntries, components};
 pub use canary::{Attempts, Trap, posture};
 pub use counters::VerdictTotals;
 pub use error::EnforceError;
