@@ -4,6 +4,7 @@
 use std::{ffi::OsString, fs::File, path::PathBuf, process::ExitCode};
 
 use anyhow::Context;
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 
 use super::{
     output::{self, Out},
@@ -11,7 +12,10 @@ use super::{
 };
 use crate::{
     config::Settings,
-    runtime::{self, RunError, RunOptions, RunOutcome, SensorOptions, UserChoice},
+    model::{Mode, PolicyAction},
+    runtime::{
+        self, PolicyOptions, PolicySource, RunError, RunOptions, RunOutcome, SensorOptions, UserChoice,
+    },
     store::Reader,
 };
 
@@ -40,6 +44,22 @@ pub struct Args {
     /// Under sudo, run the command as root
     #[arg(long)]
     as_root: bool,
+    /// Judge what the command does by this policy: a preset (observe, default, strict) or a file. Without it nothing is
+    /// judged. The file is read again when it changes, and on SIGHUP
+    #[arg(long, value_name = "PRESET|FILE")]
+    policy: Option<PathBuf>,
+    /// What follows from the severity of a rule [default: what the policy says, else observe]
+    #[arg(long, value_parser = mode(), requires = "policy")]
+    mode: Option<Mode>,
+    /// Profile of the policy
+    #[arg(long, value_name = "NAME", default_value = "default", requires = "policy")]
+    profile: String,
+    /// What happens to objects that cannot be resolved [default: what the policy says]
+    #[arg(long, value_name = "ACTION", value_parser = unresolved(), requires = "policy")]
+    unresolved: Option<PolicyAction>,
+    /// Run although this kernel cannot hold every rule that blocks, or blocking is not proven
+    #[arg(long, requires = "policy")]
+    allow_degraded: bool,
     /// Size of each ring between kernel and watcher, in bytes: a power of two, at least 4096
     #[arg(long, value_name = "BYTES", value_parser = ring_size)]
     ring_bytes: Option<u32>,
@@ -49,6 +69,19 @@ pub struct Args {
     /// The command and its arguments
     #[arg(last = true, required = true, value_name = "COMMAND")]
     command: Vec<OsString>,
+}
+
+fn mode() -> impl TypedValueParser<Value = Mode> {
+    // The parser lets these words through only, so the fallback is never taken.
+    PossibleValuesParser::new(Mode::ALL.iter().map(|mode| mode.as_str()))
+        .map(|name| Mode::from_name(&name).unwrap_or(Mode::Observe))
+}
+
+fn unresolved() -> impl TypedValueParser<Value = PolicyAction> {
+    // Nobody can be asked about what has no name.
+    let words = [PolicyAction::Allow, PolicyAction::Alert, PolicyAction::Block];
+    PossibleValuesParser::new(words.map(PolicyAction::as_str))
+        .map(|name| PolicyAction::from_name(&name).unwrap_or(PolicyAction::Block))
 }
 
 fn ring_size(text: &str) -> Result<u32, String> {
@@ -117,12 +150,20 @@ fn options(args: &Args, settings: &Settings) -> Result<RunOptions, RunError> {
     if let Some(size) = args.ring_bytes {
         (sensor.bulk_ring, sensor.priority_ring) = (size, size);
     }
+    let policy = args.policy.as_deref().map(|name| PolicyOptions {
+        source: PolicySource::named(name),
+        mode: args.mode,
+        profile: args.profile.clone(),
+        unresolved: args.unresolved,
+        allow_degraded: args.allow_degraded,
+    });
     Ok(RunOptions {
         command: args.command.clone(),
         user,
         database: settings.database.clone(),
         default_database: settings.default_place,
         detach_after_main: args.detach_after_main,
+        policy,
         sensor,
     })
 }

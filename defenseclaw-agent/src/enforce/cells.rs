@@ -8,7 +8,10 @@ use std::{
 use super::alias::PathEntries;
 use crate::{
     model::Effects,
-    policy::image::{Entry, Image, PathKey, Reach},
+    policy::{
+        self,
+        image::{Entry, Image, PathKey, Reach},
+    },
 };
 
 /// Entries of one key.
@@ -16,20 +19,11 @@ pub(super) type Said = Vec<(Reach, Entry)>;
 
 /// Entries by key, without those of directories above protected files.
 pub(super) fn own(image: &Image) -> HashMap<&PathKey, Said> {
-    let mut cells: HashMap<&PathKey, Said> = HashMap::new();
-    for row in image.paths.iter().filter(|row| row.pattern.reach != Reach::Ancestor) {
-        let entries = row.entries.iter().map(|entry| (row.pattern.reach, *entry));
-        cells.entry(&row.pattern.key).or_default().extend(entries);
-    }
-    for (key, cell) in &mut cells {
-        // From the root, exact stands before what is below. What floats has one rank, whatever it reaches.
-        let anchored = matches!(key, PathKey::Anchored(_));
-        cell.sort_by_key(|(reach, entry)| {
-            let severity = image.rules.get(usize::from(entry.rule)).map(|rule| rule.severity);
-            let rank = (anchored || *reach == Reach::Children).then_some(*reach);
-            (rank, Reverse((entry.raw_action, severity)), entry.rule)
-        });
-    }
+    let mut cells: HashMap<&PathKey, Said> = policy::lookup::cells(image).into_iter().collect();
+    cells.retain(|_, said| {
+        said.retain(|(reach, _)| *reach != Reach::Ancestor);
+        !said.is_empty()
+    });
     cells
 }
 

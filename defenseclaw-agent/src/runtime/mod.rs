@@ -1,12 +1,17 @@
 //! Start-up order, the loop, shutdown: the only room that knows every other one.
 
+mod changes;
 pub mod clock;
 mod diagnose;
+mod guard;
 mod host;
+mod policy;
 mod run;
 mod watch;
 
 pub use diagnose::{Check, Diagnosis, diagnose};
+pub use guard::RuleVerdicts;
+pub use policy::{PolicyOptions, PolicyRejected, PolicySource};
 pub use run::{RunError, RunOptions, RunOutcome, RunStats, run};
 
 pub use crate::{

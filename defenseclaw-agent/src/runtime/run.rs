@@ -6,12 +6,19 @@ use std::{ffi::OsString, io, os::unix::ffi::OsStrExt, path::PathBuf};
 
 use serde::Serialize;
 
-use super::{clock, host, watch::Watch};
+use super::{
+    clock,
+    guard::{Guard, RuleVerdicts},
+    host,
+    policy::{self, Directories, PolicyOptions, PolicyRejected, PolicySource},
+    watch::{Begin, Policy, Watch},
+};
 use crate::{
+    enforce::EnforceError,
     launcher::{self, LaunchError, LaunchOptions, RunAs, Signals},
-    model::{ExitStatus, SessionId, SessionStart, Text},
+    model::{ExitStatus, Mode, SessionId, SessionStart, Text, Unproven},
     sensor::{Sensor, SensorError, SensorOptions, SensorStats},
-    store::{StoreError, Writer, WriterOptions, WriterStats},
+    store::{StoreError, Writer, WriterOptions},
 };
 
 /// What to run, and how.
@@ -27,6 +34,8 @@ pub struct RunOptions {
     pub default_database: bool,
     /// Stop watching when the command itself has ended, whatever its children do.
     pub detach_after_main: bool,
+    /// Judge by this policy; without it nothing is judged.
+    pub policy: Option<PolicyOptions>,
     /// Sizes of the kernel's half.
     pub sensor: SensorOptions,
 }
@@ -54,6 +63,17 @@ pub struct RunStats {
     pub stored: u64,
     /// Events that could not be stored.
     pub store_error: u64,
+    /// Records of the check of enforcement, which are not stored.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub filtered: u64,
+    /// Verdicts of the policy's rules as the kernel counts them, whether or not a record got through.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub verdicts: Vec<RuleVerdicts>,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it with a reference")]
+fn is_zero(count: &u64) -> bool {
+    *count == 0
 }
 
 /// Why it could not be run, or not to its end.
@@ -68,6 +88,32 @@ pub enum RunError {
     /// The audit.
     #[error("the audit cannot be kept")]
     Store(#[from] StoreError),
+    /// The policy's text.
+    #[error(transparent)]
+    Policy(#[from] PolicyRejected),
+    /// Putting the policy in force.
+    #[error("the policy cannot be enforced")]
+    Enforce(#[from] EnforceError),
+    /// Rules that would block, and that nothing here can hold.
+    #[error(
+        "policy {policy} in mode {mode} has rules that block, and this kernel cannot hold {} of them: {}",
+        rules.len(),
+        rules.join(", ")
+    )]
+    Unheld {
+        /// Its name.
+        policy: String,
+        /// Its mode.
+        mode: Mode,
+        /// Their ids.
+        rules: Vec<String>,
+    },
+    /// The check of enforcement was not refused what is forbidden to it.
+    #[error("enforcement does not work here: {}", unproven(which))]
+    Unproven {
+        /// What was not refused.
+        which: Vec<Unproven>,
+    },
     /// Pids here are not the kernel's.
     #[error("this is not the initial pid namespace, so processes cannot be told apart")]
     PidNamespace,
@@ -94,7 +140,14 @@ impl RunError {
             Self::PidNamespace => {
                 Some("in a container, share the host's pid namespace (`--pid=host`, `hostPID: true`)")
             }
-            Self::Launch(_) | Self::System { .. } => None,
+            Self::Unheld { .. } => Some(
+                "boot with `bpf` in the list of active LSMs (lsm=…,bpf) to hold them, or go on without with \
+                 --allow-degraded; `--mode observe` records what would be blocked",
+            ),
+            Self::Unproven { .. } => {
+                Some("see `defenseclaw doctor`; --allow-degraded goes on although blocking is not proven")
+            }
+            Self::Policy(_) | Self::Enforce(_) | Self::Launch(_) | Self::System { .. } => None,
         }
     }
 
@@ -104,11 +157,26 @@ impl RunError {
     }
 }
 
+/// An error with all its causes in one line.
+pub(super) fn causes(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(Some(error), |error| error.source());
+    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
+}
+
+fn unproven(which: &[Unproven]) -> String {
+    let which = which.iter().map(|unproven| format!("{}: {}", unproven.operation, unproven.reason));
+    which.collect::<Vec<_>>().join("; ")
+}
+
 /// Runs and watches. To be called before other threads are started: it blocks signals for all of them.
 pub fn run(options: &RunOptions) -> Result<RunOutcome, RunError> {
     if !host::in_initial_pid_namespace() {
         return Err(RunError::PidNamespace);
     }
+    let project = host::project();
+    // First of all: what is wrong with it needs no kernel to be said.
+    let directories = Directories::new(&home(options).0, &project.0);
+    let compiled = options.policy.as_ref().map(|policy| policy::compile(policy, &directories)).transpose()?;
     let signals = Signals::block()?;
     let boot_id = clock::boot_id().map_err(RunError::system("read the boot id"))?;
     let (wall, boot) = (clock::wall_now(), clock::boot_now());
@@ -133,6 +201,20 @@ pub fn run(options: &RunOptions) -> Result<RunOutcome, RunError> {
             warnings.push(format!("no cgroup of its own: {reason}"));
         }
     }
+    let mut policy = None;
+    if let (Some(compiled), Some(options)) = (compiled, &options.policy) {
+        for skipped in &compiled.identities.skipped {
+            warnings.push(format!("not protected by inode: {skipped}"));
+        }
+        let cgroup = prepared.placement().cgroup();
+        let (mut guard, loaded) = Guard::install(&sensor, session, options, directories, compiled, cgroup)?;
+        let posture = guard.prove(&mut sensor, cgroup)?;
+        let file = match &options.source {
+            PolicySource::File(file) => Some(file.clone()),
+            PolicySource::Preset(_) => None,
+        };
+        policy = Some(Policy { guard, file, begin: Some(Begin { loaded, posture }) });
+    }
     sensor.enrol(root, session)?;
 
     // The session starts here: loading programs is our time, not the command's.
@@ -145,14 +227,14 @@ pub fn run(options: &RunOptions) -> Result<RunOutcome, RunError> {
         boot_id,
         root: crate::model::ProcessKey { tgid: root, start_ns: prepared.start_ticks() * 10_000_000 },
         command: options.command.iter().cloned().map(host::text).collect(),
-        project: host::project(),
+        project,
         home: home(options),
         host: host.name,
         kernel: host.kernel,
         version: env!("CARGO_PKG_VERSION").to_owned(),
         protection: sensor.protection().clone(),
     };
-    let mut watch = Watch::new(sensor, writer, start);
+    let mut watch = Watch::new(sensor, writer, start, policy);
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_io()
         .enable_time()
@@ -174,29 +256,14 @@ pub fn run(options: &RunOptions) -> Result<RunOutcome, RunError> {
         }
     };
     let status = runtime.block_on(watch.until_the_end(&mut running, &signals, options.detach_after_main))?;
-    let (sensor, written) = watch.finish()?;
+    let (stats, last_error) = watch.finish()?;
     if let launcher::CgroupEnd::Left(path) = running.finish() {
         warnings.push(format!("processes are still in {}", path.display()));
     }
-    Ok(outcome(session, status, sensor, &written, warnings))
-}
-
-fn outcome(
-    session: SessionId,
-    status: Option<ExitStatus>,
-    sensor: SensorStats,
-    written: &WriterStats,
-    mut warnings: Vec<String>,
-) -> RunOutcome {
-    if let (1.., Some(error)) = (written.lost, &written.last_error) {
-        warnings.push(format!("{} events could not be stored: {error}", written.lost));
+    if let (1.., Some(error)) = (stats.store_error, last_error) {
+        warnings.push(format!("{} events could not be stored: {error}", stats.store_error));
     }
-    RunOutcome {
-        session,
-        status,
-        stats: RunStats { sensor, stored: written.rows, store_error: written.lost },
-        warnings,
-    }
+    Ok(RunOutcome { session, status, stats, warnings })
 }
 
 fn home(options: &RunOptions) -> Text {

@@ -103,12 +103,17 @@ fn an_entry_keeps_everything_it_says() {
                     effects: Effects::FILE_READ | Effects::FILE_WRITE,
                     rule: 300,
                     action: PolicyAction::Alert,
-                    raw_action: PolicyAction::Confirm,
+                    raw_action: PolicyAction::Block,
                     would_block: true,
                     kill: false,
                     unless: Some(Unless::Executable(1)),
                 },
-                Entry { kill: true, unless: Some(Unless::Parent(0)), ..sample::entry(301) },
+                Entry {
+                    kill: true,
+                    raw_action: PolicyAction::Alert,
+                    unless: Some(Unless::Parent(0)),
+                    ..sample::entry(301)
+                },
             ],
         )],
         ..Image::default()
@@ -118,7 +123,7 @@ fn an_entry_keeps_everything_it_says() {
         effects: effect::READ | effect::WRITE,
         rule: 300,
         action: action::ALERT,
-        raw_and_reach: action::CONFIRM | reach::SUBTREE << 4,
+        raw_and_reach: action::BLOCK | reach::SUBTREE << 4,
         unless: 2,
         flags: abi::entry_flags::WOULD_BLOCK,
     };
