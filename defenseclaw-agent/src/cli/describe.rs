@@ -49,10 +49,13 @@ pub fn event(event: &Event) -> String {
 fn decision(decision: &Decision) -> String {
     let rules =
         decision.verdict.rule_ids.iter().map(|id| escape(id.as_bytes())).collect::<Vec<_>>().join(", ");
-    match decision.action {
-        PolicyAction::Allow => String::new(),
-        action if decision.would_block => format!(" [{action} by {rules}, would be blocked in another mode]"),
-        action => format!(" [{action} by {rules}]"),
+    let action = decision.action;
+    if action == PolicyAction::Allow {
+        String::new()
+    } else if decision.would_block {
+        format!(" [{action} by {rules}, would be blocked in another mode]")
+    } else {
+        format!(" [{action} by {rules}]")
     }
 }
 

@@ -20,6 +20,7 @@ use crate::{
 };
 
 /// Arguments.
+#[expect(clippy::struct_excessive_bools, reason = "each is a flag of its own")]
 #[derive(Debug, clap::Args)]
 #[command(
     after_help = "The exit code is that of the command; 125: it could not be watched, 126: it could not be \

@@ -67,7 +67,8 @@ mod tests {
     #[test]
     fn a_directory_that_holds_protected_files_is_judged_for_their_sake_too() {
         use Reach::{Ancestor, Children, Exact, Subtree};
-        let cases: [(&[(&str, Reach, PolicyAction)], PolicyAction); 9] = [
+        type Row = (&'static str, Reach, PolicyAction);
+        let cases: [(&[Row], PolicyAction); 9] = [
             (&[("/d", Subtree, Allow), ("/d", Ancestor, Block)], Block),
             (&[("/d", Subtree, Block), ("/d", Ancestor, Alert)], Block),
             (&[("/d", Exact, Allow), ("/d", Subtree, Block), ("/d", Ancestor, Alert)], Alert),

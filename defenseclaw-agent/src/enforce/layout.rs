@@ -46,19 +46,27 @@ pub(super) fn lay_out(
     };
     for (key, said) in cells::all(image) {
         let key = hashes::path(place.seed, key);
-        said.iter().for_each(|(reach, entry)| add(key, *reach, Ports::ANY, entry));
+        for (reach, entry) in &said {
+            add(key, *reach, Ports::ANY, entry);
+        }
     }
     for row in &image.addresses {
         let key = (hashes::network(place.seed, row), class::ADDRESS);
-        row.entries.iter().for_each(|(ports, entry)| add(key, Reach::Exact, *ports, entry));
+        for (ports, entry) in &row.entries {
+            add(key, Reach::Exact, *ports, entry);
+        }
     }
     for row in &image.abstract_names {
         let key = (abi::component(place.seed, &row.name), class::ABSTRACT);
-        row.entries.iter().for_each(|entry| add(key, Reach::Exact, Ports::ANY, entry));
+        for entry in &row.entries {
+            add(key, Reach::Exact, Ports::ANY, entry);
+        }
     }
     for file in identities {
         let key = (abi::inode(place.seed, file.dev, file.ino), class::INODE);
-        file.entries.iter().for_each(|entry| add(key, Reach::Exact, Ports::ANY, entry));
+        for entry in &file.entries {
+            add(key, Reach::Exact, Ports::ANY, entry);
+        }
     }
 
     let mut laid = empty(place);
@@ -74,6 +82,7 @@ pub(super) fn lay_out(
     Ok(Layout { image: laid, rows })
 }
 
+#[expect(clippy::large_stack_arrays, reason = "32 KiB, moved to the heap at once")]
 fn empty(place: &Place<'_>) -> Box<abi::Image> {
     Box::new(abi::Image {
         seed: place.seed,

@@ -75,13 +75,12 @@ fn shape(map: &'static str) -> impl Fn(MapError) -> EnforceError {
 
 /// For `map_err`: what was tried with which map.
 pub(super) fn failed(operation: &'static str, map: &'static str) -> impl Fn(MapError) -> EnforceError {
-    move |error| {
-        let reason = match &error {
-            MapError::SyscallError(error) => error.io_error.to_string(),
-            other => other.to_string(),
-        };
-        EnforceError::Map { operation, map, reason }
-    }
+    move |error| EnforceError::Map { operation, map, reason: said(&error) }
+}
+
+/// What the kernel said.
+pub(super) fn said(error: &MapError) -> String {
+    if let MapError::SyscallError(error) = error { error.io_error.to_string() } else { error.to_string() }
 }
 
 /// The kernel has no room for another row.

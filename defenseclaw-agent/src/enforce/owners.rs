@@ -11,6 +11,11 @@ use crate::policy::image::{Entry, Image, PathKey, PathPattern, Reach};
 /// Sets at most: [`abi::Entry::unless`] has seven bits, and a label one bit for each set.
 pub(super) const SETS_MAX: usize = 63;
 
+/// Hash and class of an owner cell.
+pub(super) type OwnerKey = (u64, u32);
+/// One word each for exact, children and subtree, with a bit for each set.
+pub(super) type Masks = [u64; 3];
+
 /// Every set that any policy has named so far.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Registry {
@@ -80,8 +85,8 @@ impl Registry {
     }
 
     /// Masks of sets by key, one word each for exact, children and subtree.
-    pub(super) fn rows(&self, seed: u64) -> BTreeMap<(u64, u32), [u64; 3]> {
-        let mut rows: BTreeMap<(u64, u32), [u64; 3]> = BTreeMap::new();
+    pub(super) fn rows(&self, seed: u64) -> BTreeMap<OwnerKey, Masks> {
+        let mut rows: BTreeMap<OwnerKey, Masks> = BTreeMap::new();
         for (number, patterns) in self.sets.iter().enumerate() {
             for pattern in patterns {
                 let (hash, class) = hashes::path(seed, &pattern.key);
@@ -145,7 +150,7 @@ fn matches(pattern: &PathPattern, path: &[&[u8]]) -> bool {
 }
 
 /// A row of the map.
-pub(super) fn row((hash, class): (u64, u32), masks: [u64; 3]) -> (Key, Cell) {
+pub(super) fn row((hash, class): OwnerKey, masks: Masks) -> (Key, Cell) {
     let mut cell = Cell::default();
     for (entry, mask) in cell.entries.iter_mut().zip(masks) {
         *entry = from_word(mask);

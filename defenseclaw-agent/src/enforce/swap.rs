@@ -14,8 +14,8 @@ use defenseclaw_ebpf::image::{self as abi, Cell, Key, PROFILES, class};
 use super::{
     EnforceError, Identity, Maps, grace,
     layout::{self, Layout},
-    maps::{CURRENT, CellPod, IMAGES, ImagePod, KeyPod, RULES, failed, is_full},
-    owners::{self, Numbers, Registry},
+    maps::{CURRENT, CellPod, IMAGES, ImagePod, KeyPod, RULES, failed, is_full, said},
+    owners::{self, Masks, Numbers, OwnerKey, Registry},
     running, words,
 };
 use crate::policy::image::Image;
@@ -30,7 +30,7 @@ pub struct Enforcer {
     seed: u64,
     registry: Registry,
     /// What stands in the map.
-    owner_rows: BTreeMap<(u64, u32), [u64; 3]>,
+    owner_rows: BTreeMap<OwnerKey, Masks>,
     profiles: BTreeMap<u32, Profile>,
 }
 
@@ -70,7 +70,8 @@ pub struct Swapped {
 #[derive(Debug, Default)]
 struct Undo {
     keys: Vec<Key>,
-    owners: Vec<((u64, u32), Option<[u64; 3]>)>,
+    /// With what stood there before.
+    owners: Vec<(OwnerKey, Option<Masks>)>,
 }
 
 impl fmt::Debug for Enforcer {
@@ -287,16 +288,11 @@ fn sparing_rule(policy: &Image) -> u16 {
 }
 
 fn row_error(policy: &Image, error: &MapError, rule: u16) -> EnforceError {
+    let rule = words::rule_id(policy, rule);
     if is_full(error) {
-        return EnforceError::Full { map: RULES, rule: words::rule_id(policy, rule) };
-    }
-    let reason = match error {
-        MapError::SyscallError(error) => error.io_error.to_string(),
-        other => other.to_string(),
-    };
-    EnforceError::Rule {
-        rule: words::rule_id(policy, rule),
-        reason: format!("its row was refused: {reason}"),
+        EnforceError::Full { map: RULES, rule }
+    } else {
+        EnforceError::Rule { rule, reason: format!("its row was refused: {}", said(error)) }
     }
 }
 

@@ -99,7 +99,7 @@ impl Guard {
         proof.posture.clone_from(&posture);
         match &posture {
             Posture::Degraded { which } => {
-                warn!(?which, "enforcement is degraded: what is forbidden was not refused")
+                warn!(?which, "enforcement is degraded: what is forbidden was not refused");
             }
             Posture::Enforced | Posture::Off => info!("enforcement is proven again"),
         }
@@ -235,15 +235,14 @@ impl Proof {
     }
 
     fn attempt(&mut self, sensor: &mut Sensor, cgroup: Option<&Cgroup>) -> Result<[i32; 3], RunError> {
-        let canary = match &mut self.canary {
-            Some(canary) => canary,
-            None => {
-                let Trap { file, program, address, .. } = &self.trap;
-                let canary = Canary::start(cgroup, &Forbidden { file, program, address: *address })?;
-                let tgid = u32::try_from(canary.pid()).unwrap_or(0);
-                sensor.enrol_as(tgid, CANARY_SESSION, CANARY_PROFILE)?;
-                self.canary.insert(canary)
-            }
+        let canary = if let Some(canary) = &mut self.canary {
+            canary
+        } else {
+            let Trap { file, program, address, .. } = &self.trap;
+            let canary = Canary::start(cgroup, &Forbidden { file, program, address: *address })?;
+            let tgid = u32::try_from(canary.pid()).unwrap_or(0);
+            sensor.enrol_as(tgid, CANARY_SESSION, CANARY_PROFILE)?;
+            self.canary.insert(canary)
         };
         Ok(canary.attempt()?)
     }

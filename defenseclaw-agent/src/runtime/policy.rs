@@ -55,9 +55,13 @@ impl PolicySource {
     fn text(&self) -> Result<String, String> {
         match self {
             Self::Preset(name) => policy::preset(name).map(str::to_owned).ok_or_else(|| self.unknown()),
-            Self::File(path) => read(path).map_err(|error| match error.kind() {
-                io::ErrorKind::NotFound if !path.as_os_str().as_bytes().contains(&b'/') => self.unknown(),
-                _ => format!("cannot read {}: {error}", path.display()),
+            Self::File(path) => read(path).map_err(|error| {
+                let is_name = !path.as_os_str().as_bytes().contains(&b'/');
+                if is_name && error.kind() == io::ErrorKind::NotFound {
+                    self.unknown()
+                } else {
+                    format!("cannot read {}: {error}", path.display())
+                }
             }),
         }
     }

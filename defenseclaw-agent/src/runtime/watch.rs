@@ -62,7 +62,7 @@ pub(super) struct Begin {
 
 /// What takes too long for the loop, and is done beside it.
 enum Done {
-    Compiled(Result<Compiled, PolicyRejected>),
+    Compiled(Box<Result<Compiled, PolicyRejected>>),
     Files(Identities),
 }
 
@@ -244,7 +244,7 @@ impl Watch {
         }
         let (Some(reload), Some(policy)) = (self.reload.take(), &self.policy) else { return };
         if let Some(compile) = policy.guard.reload(reload == Reload::Asked) {
-            self.job = Some(tokio::task::spawn_blocking(|| Done::Compiled(compile())));
+            self.job = Some(tokio::task::spawn_blocking(|| Done::Compiled(Box::new(compile()))));
         }
     }
 
@@ -254,7 +254,7 @@ impl Watch {
             Ok(Done::Files(found)) => policy.guard.protect(&found),
             Ok(Done::Compiled(compiled)) => {
                 // Nothing is read between the swap and this: the pipeline knows the policy before its first verdict.
-                let input = match policy.guard.replace(compiled) {
+                let input = match policy.guard.replace(*compiled) {
                     Ok(loaded) => Input::PolicyLoaded(Box::new(loaded)),
                     Err(refused) => Input::PolicyRefused(refused),
                 };

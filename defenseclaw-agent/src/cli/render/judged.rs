@@ -86,8 +86,8 @@ fn in_force(judged: &Judged, options: &RenderOptions) -> Vec<Line> {
             words::count(len(&last.rules), "rule")
         );
         if judged.policies.len() > 1 {
-            words
-                .push_str(&format!(", the last of {} in this session", words::number(len(&judged.policies))));
+            let all = words::number(len(&judged.policies));
+            words.extend([", the last of ", &all, " in this session"]);
         }
         words.push('.');
         lines.extend(paragraph(&words, Role::Dim, options));

@@ -183,7 +183,7 @@ fn addresses_are_found_by_their_prefix_lengths() {
         });
         let cell = cell.unwrap_or_else(|| panic!("{address}"));
         assert_eq!(cell.entries[0].rule, expected, "{address}");
-        assert_eq!(cell.ports[..3], [443 << 16 | 80, 0xffff_0000, 0]);
+        assert_eq!(cell.ports[..3], [0x01bb_0050, 0xffff_0000, 0]);
     }
 }
 
