@@ -251,6 +251,9 @@ LOAD(u64, pt_regs, arg3, r10)
 LOAD(u64, pt_regs, arg4, r8)
 LOAD(u64, pt_regs, arg5, r9)
 
+/* Unaligned, which this target allows and Rust does not assume. */
+INLINE u64 shim_word(const u8 *at) { return *(const volatile u64 *)at; }
+
 /* Atomics, which Rust's BPF target does not offer. */
 INLINE void shim_atomic_increment(u64 *cell) { __sync_fetch_and_add(cell, 1); }
 INLINE u64 shim_atomic_exchange(u64 *cell, u64 value) { return __atomic_exchange_n(cell, value, __ATOMIC_RELAXED); }

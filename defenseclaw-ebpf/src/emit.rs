@@ -23,6 +23,7 @@ use defenseclaw_ebpf::{
 
 use crate::{
     path,
+    probes::environment::Progress,
     scope::{self, Actor, SCOPE},
     shim::{
         Ptr, shim_atomic_exchange, shim_atomic_increment, shim_cred_uid_direct, shim_task_struct_cred_direct,
@@ -52,7 +53,8 @@ const STRING_MASK: u32 = 0xfff;
 #[repr(C)]
 pub struct Scratch {
     busy: u64,
-    pub walk: path::Buffer,
+    progress: Progress,
+    walk: path::Buffer,
     header: Header,
     body: Body,
     rest: [u8; RECORD_MAX + 8],
@@ -432,6 +434,13 @@ impl Record {
             self.close(size as u32 & STRING_MASK, found)
         }
         self
+    }
+
+    /// The buffer that paths are built in, which is free between two paths, and room for the state of a search.
+    #[inline(always)]
+    pub fn spare(&mut self) -> (*mut path::Buffer, *mut Progress) {
+        // SAFETY: `scratch` points into the scratch map and is ours.
+        unsafe { (&raw mut (*self.scratch).walk, &raw mut (*self.scratch).progress) }
     }
 
     /// Adds flags to the string that was put last.

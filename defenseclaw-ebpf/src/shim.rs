@@ -158,6 +158,8 @@ unsafe extern "C" {
     pub(crate) fn shim_dentry_entry(dentry: Ptr, to: *mut Entry);
     /// Reads the fields of `to` from a `struct mount`; all zero on failure.
     pub(crate) fn shim_mount_place(mount: Ptr, to: *mut Place);
+    /// Eight bytes of a map, at any address. Rust would put them together byte by byte.
+    pub(crate) fn shim_word(at: *const u8) -> u64;
     /// Adds 1 to a word of a map.
     pub(crate) fn shim_atomic_increment(cell: *mut u64);
     /// Stores `value` into a word of a map and returns what was there.

@@ -1,6 +1,6 @@
 //! Files: open, code mappings, and every change of the name space. Reads and writes through an open file are not hooked.
 
-use aya_ebpf::{EbpfContext, helpers::generated::bpf_probe_read_kernel, macros::lsm, programs::LsmContext};
+use aya_ebpf::{macros::lsm, programs::LsmContext};
 use defenseclaw_ebpf::{Kind, access};
 
 use crate::{
@@ -19,6 +19,7 @@ const FMODE_CREATED: u32 = 1 << 20;
 const S_IFMT: u64 = 0o170_000;
 const S_IFREG: u64 = 0o100_000;
 const PROT_EXEC: u64 = 4;
+const PAGE: u64 = 4096;
 
 /// Access bits of an open file; the numbers of `FMODE_READ` and `FMODE_WRITE` are ours.
 #[inline(always)]
@@ -53,38 +54,42 @@ fn identity(record: &mut Record, dentry: Ptr) {
 #[lsm(hook = "file_open")]
 pub fn file_open(ctx: LsmContext) -> i32 {
     let Some(actor) = scope::current() else { return 0 };
-    let Some(mut record) = Record::begin(Kind::FileOpen, &actor) else { return 0 };
+    let Some(record) = Record::begin(Kind::FileOpen, &actor) else { return 0 };
     let file: Ptr = ctx.arg(0);
-    let inode = shim_file_inode_direct(file);
-    let flags = shim_file_flags_direct(file);
-    record
-        .arg::<0>(access_of(shim_file_mode_direct(file), flags))
-        .arg::<1>(u64::from(shim_super_block_dev_direct(shim_inode_sb_direct(inode))))
-        .arg::<2>(shim_inode_ino_direct(inode))
-        .arg::<3>(u64::from(flags))
-        .arg::<4>(u64::from(shim_inode_mode_direct(inode)));
-    record.submit_path_known(shim_file_dentry_direct(file), shim_file_mnt_direct(file), Ring::Bulk);
+    submit_known(record, file, access_of(shim_file_mode_direct(file), shim_file_flags_direct(file)));
     0
 }
 
 #[lsm(hook = "mmap_file")]
 pub fn mmap_file(ctx: LsmContext) -> i32 {
-    let Some(actor) = scope::current() else { return 0 };
+    // Before the question that all programs begin with: most mappings are of data.
     let protection: u64 = ctx.arg(2);
     if protection & PROT_EXEC == 0 {
         return 0;
     }
-    // Null for an anonymous mapping, which kernels before 6.14 hide from the verifier: taken as a typed argument, the
-    // check below would be removed as always true. So it is read as a number.
-    let mut file: Ptr = core::ptr::null_mut();
-    // SAFETY: the context is an array of arguments, the first of which is the file.
-    unsafe { bpf_probe_read_kernel((&raw mut file).cast(), 8, ctx.as_ptr()) };
-    if file.is_null() {
+    let Some(actor) = scope::current() else { return 0 };
+    // Null for an anonymous mapping. Kernels before 6.14 take the argument for a valid pointer and remove the comparison
+    // with null; they do not follow one of numbers. Later ones insist on the comparison with null.
+    let file: Ptr = ctx.arg(0);
+    if (core::hint::black_box(file) as u64) < PAGE || file.is_null() {
         return 0;
     }
     let Some(record) = Record::begin(Kind::FileOpen, &actor) else { return 0 };
-    submit_opened(record, file, access::MAP_EXECUTE);
+    submit_known(record, file, access::MAP_EXECUTE);
     0
+}
+
+/// Fills in the fields of an open file that the verifier knows, and hands the record over.
+#[inline(always)]
+fn submit_known(mut record: Record, file: Ptr, access: u64) {
+    let inode = shim_file_inode_direct(file);
+    record
+        .arg::<0>(access)
+        .arg::<1>(u64::from(shim_super_block_dev_direct(shim_inode_sb_direct(inode))))
+        .arg::<2>(shim_inode_ino_direct(inode))
+        .arg::<3>(u64::from(shim_file_flags_direct(file)))
+        .arg::<4>(u64::from(shim_inode_mode_direct(inode)));
+    record.submit_path_known(shim_file_dentry_direct(file), shim_file_mnt_direct(file), Ring::Bulk);
 }
 
 /// Fills in the fields of an open file that the verifier does not know, and hands the record over.

@@ -2,6 +2,7 @@
 //! `tracepoint`.
 
 mod dns;
+pub mod environment;
 mod process;
 mod syscall;
 mod uring;

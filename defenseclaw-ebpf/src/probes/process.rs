@@ -1,14 +1,9 @@
 //! Processes: enrolment follows fork before the child runs, and ends at exit. Attached at every level.
 
-use core::ffi::c_void;
+use aya_ebpf::{macros::btf_tracepoint, programs::BtfTracePointContext};
+use defenseclaw_ebpf::{Count, Kind, Label};
 
-use aya_ebpf::{
-    helpers::generated::{bpf_loop, bpf_probe_read_user_str},
-    macros::btf_tracepoint,
-    programs::BtfTracePointContext,
-};
-use defenseclaw_ebpf::{Count, ENV_MAX, Kind, Label, flags};
-
+use super::environment;
 use crate::{
     emit::{Record, Ring, count, short},
     lsm::namespaces_that_differ,
@@ -86,82 +81,8 @@ pub fn process_exec(ctx: BtfTracePointContext) -> i32 {
     }
     record.user_bytes(arguments as *const u8, argv_len);
     let (start, end) = (shim_mm_struct_env_start_direct(memory), shim_mm_struct_env_end_direct(memory));
-    let mut truncated = 0;
-    record.filled(
-        |to| {
-            let mut search = Environment { at: start, end, to, used: 0, truncated: 0 };
-            // SAFETY: `variable` has the signature the helper calls, and `search` outlives the call.
-            unsafe { bpf_loop(VARIABLES, variable as *mut c_void, (&raw mut search).cast(), 0) };
-            if search.truncated != 0 || search.at < end {
-                truncated = flags::TRUNCATED;
-            }
-            i64::from(search.used)
-        },
-        0,
-    );
-    record.flag_last(truncated);
+    environment::put(&mut record, start, end);
     record.submit(Ring::Priority);
-    0
-}
-
-/// Environment strings that are looked at.
-const VARIABLES: u32 = 512;
-/// Longest string that is kept.
-const VARIABLE_MAX: u32 = 256;
-/// Longest string that is skipped over in one step.
-const SKIP_MAX: u32 = 4096;
-
-/// First eight bytes of the names that may carry an agent's session or call id. User space keeps exact names only; this
-/// is to leave everything else, secrets first of all, in the process.
-const PREFIXES: [[u8; 8]; 6] =
-    [*b"CLAUDE_C", *b"CODEX_TH", *b"CODEX_TO", *b"CODEX_SE", *b"GEMINI_S", *b"DEFENSEC"];
-
-struct Environment {
-    at: u64,
-    end: u64,
-    to: *mut u8,
-    used: u32,
-    truncated: u32,
-}
-
-/// One environment string. Returns 1 to stop.
-unsafe extern "C" fn variable(_index: u64, context: *mut c_void) -> i64 {
-    // SAFETY: the helper passes the `Environment` that `process_exec` gave it.
-    let search = unsafe { &mut *context.cast::<Environment>() };
-    if search.at >= search.end {
-        return 1;
-    }
-    let used = search.used & (ENV_MAX as u32 - 1);
-    // SAFETY: the caller left STRING_MAX bytes behind `to`; `used` is below ENV_MAX and at most SKIP_MAX - ENV_MAX
-    // bytes are written behind it.
-    let to = unsafe { search.to.add(used as usize) };
-    // The string goes where it would be kept; the next one overwrites it unless it is.
-    // SAFETY: as above; the helper checks the source.
-    let size = unsafe {
-        bpf_probe_read_user_str(to.cast(), SKIP_MAX - ENV_MAX as u32 - 1, search.at as *const c_void)
-    };
-    if size <= 0 {
-        search.truncated = 1;
-        return 1;
-    }
-    search.at += size as u64;
-    if size <= 8 {
-        return 0;
-    }
-    // SAFETY: nine bytes at least were just written there.
-    let start = unsafe { to.cast::<u64>().read_unaligned() };
-    let mut wanted = false;
-    for prefix in PREFIXES {
-        wanted |= start == u64::from_ne_bytes(prefix);
-    }
-    if !wanted {
-        return 0;
-    }
-    if size as u32 > VARIABLE_MAX || used + size as u32 >= ENV_MAX as u32 {
-        search.truncated = 1;
-        return 0;
-    }
-    search.used = used + size as u32;
     0
 }
 
