@@ -29,7 +29,8 @@ fn read_address(from: Ptr) -> Option<Address> {
 /// An operation on the address `from`, which is an argument of the hook and `len` bytes long, as `socket` is.
 #[inline(always)]
 fn operation(kind: Kind, actor: &Actor, socket: Ptr, from: Ptr, len: i32) {
-    if len < 2 {
+    // As unsigned it needs no extension of its sign, and the kernel accepts no negative length.
+    if (len as u32) < 2 {
         return;
     }
     // The hook has the plain address in reach for IPv4, and that is cheaper than a copy.
@@ -40,8 +41,9 @@ fn operation(kind: Kind, actor: &Actor, socket: Ptr, from: Ptr, len: i32) {
     if family != AF_INET6 && shim_sockaddr_is_known() {
         short(kind, Ring::Bulk, actor, None, || {
             let rest = shim_sockaddr_rest_direct(from);
-            let address = if family == AF_INET { rest >> 16 & 0xffff_ffff } else { 0 };
-            [word(socket, family), u64::from(u16::from_be(rest as u16)), address, 0, 0, 0]
+            // The address means nothing to other families than IPv4.
+            let (port, address) = (u64::from(u16::from_be(rest as u16)), rest >> 16 & 0xffff_ffff);
+            [word(socket, family), port, address, 0, 0, 0]
         });
     } else if let Some(address) = read_address(from) {
         record(kind, actor, socket, &address, 0);

@@ -17,14 +17,16 @@ const PREFIXES: [[u8; 8]; 6] =
 
 /// Longest string that is kept.
 const VARIABLE_MAX: u64 = 256;
-/// Bytes read at once. The buffer has room for a word behind them.
+/// Bytes read at once. The buffer has room for a group behind them.
 const CHUNK: u64 = 4096;
 const CHUNK_MASK: u64 = CHUNK - 1;
-/// Words that one call looks at, and calls: at least 4096 variables, or 256 KiB of long ones.
-const WORDS: u64 = 8;
+/// Bytes that are looked at together.
+const GROUP: u64 = 32;
+/// Groups that one call looks at, and calls: at least 4096 variables, or 512 KiB of long ones.
+const GROUPS: u64 = 4;
 const CALLS: u32 = 4096;
 
-const _: () = assert!(size_of::<Buffer>() >= CHUNK as usize + 8 && ENV_MAX + 512 <= defenseclaw_ebpf::STRING_MAX);
+const _: () = assert!(size_of::<Buffer>() >= (CHUNK + GROUP) as usize && ENV_MAX + 512 <= defenseclaw_ebpf::STRING_MAX);
 
 /// How far the search is. It lies in a map, of whose content the verifier assumes nothing: on the stack it would follow
 /// each number through every call and give up.
@@ -110,16 +112,26 @@ unsafe extern "C" fn look(_index: u64, context: *mut c_void) -> i64 {
     if at >= filled {
         return search.refill();
     }
-    let mut words = WORDS;
-    let mut ends = zero_bytes(search.word(at));
-    while ends == 0 {
-        at += 8;
-        words -= 1;
-        if words == 0 {
+    // Text is below 0x80, so this first look misses no end; the second one is exact.
+    let mut groups = GROUPS;
+    while search.group_may_end(at) == 0 {
+        at += GROUP;
+        groups -= 1;
+        if groups == 0 {
             set!(search, at, at);
             return 0;
         }
+    }
+    let mut ends = zero_bytes(search.word(at));
+    let mut words = GROUP / 8 - 1;
+    while ends == 0 && words > 0 {
+        at += 8;
         ends = zero_bytes(search.word(at));
+        words -= 1;
+    }
+    if ends == 0 {
+        set!(search, at, at + 8);
+        return 0;
     }
     let end = at + lowest(ends);
     if end >= filled {
@@ -134,10 +146,13 @@ unsafe extern "C" fn look(_index: u64, context: *mut c_void) -> i64 {
     0
 }
 
+const ONES: u64 = 0x0101_0101_0101_0101;
+const TOPS: u64 = 0x8080_8080_8080_8080;
+
 /// 0x80 in the lowest byte of the word that is zero; what is above it means nothing.
 #[inline(always)]
 fn zero_bytes(word: u64) -> u64 {
-    word.wrapping_sub(0x0101_0101_0101_0101) & !word & 0x8080_8080_8080_8080
+    word.wrapping_sub(ONES) & !word & TOPS
 }
 
 /// Index of the lowest byte that is 0x80, without a branch: its bit, as a factor, shifts the index to the top.
@@ -167,6 +182,19 @@ impl Search {
     fn word(&self, at: u64) -> u64 {
         // SAFETY: the masked offset and a word lie inside the buffer.
         unsafe { shim_word(self.chunk.add((at & CHUNK_MASK) as usize)) }
+    }
+
+    /// Not 0 if a byte of a group is 0, or above 0x80.
+    #[inline(always)]
+    fn group_may_end(&self, at: u64) -> u64 {
+        // SAFETY: the masked offset and a group lie inside the buffer.
+        unsafe {
+            let group = self.chunk.add((at & CHUNK_MASK) as usize);
+            let (one, two) = (shim_word(group), shim_word(group.add(8)));
+            let (three, four) = (shim_word(group.add(16)), shim_word(group.add(24)));
+            (one.wrapping_sub(ONES) | two.wrapping_sub(ONES) | three.wrapping_sub(ONES) | four.wrapping_sub(ONES))
+                & TOPS
+        }
     }
 
     /// Reads the next piece. It begins with the variable that goes on behind this one.

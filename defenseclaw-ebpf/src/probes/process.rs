@@ -7,7 +7,7 @@ use super::environment;
 use crate::{
     emit::{Record, Ring, count, short},
     lsm::namespaces_that_differ,
-    scope::{self, SCOPE},
+    scope::{self, Actor, SCOPE},
     shim::*,
 };
 
@@ -30,7 +30,8 @@ pub fn process_fork(ctx: BtfTracePointContext) -> i32 {
         return 0;
     }
     let start = shim_task_struct_start_boottime_direct(child);
-    let label = Label { start_ns: start, ..actor.label };
+    // SAFETY: the label is that of the current task, which stays enrolled while it forks.
+    let label = unsafe { Label { start_ns: start, ..*actor.label } };
     if SCOPE.insert(u64::from(tgid), &label, 0).is_err() {
         // The child is not watched: that is the alarm, and user space refuses to be quiet about it.
         count(Kind::ProcessFork, Count::Seen);
@@ -94,6 +95,8 @@ pub fn process_exit(ctx: BtfTracePointContext) -> i32 {
     if shim_signal_struct_live_direct(group) != 0 {
         return 0;
     }
+    // SAFETY: the label is that of the current task. Copied, because it is about to leave the map.
+    let label = unsafe { *actor.label };
     // The last two threads can both see no other one alive: who removes the label reports the exit.
     if SCOPE.remove(u64::from(actor.tgid)).is_err() {
         return 0;
@@ -104,6 +107,7 @@ pub fn process_exit(ctx: BtfTracePointContext) -> i32 {
         // What wait(2) reports then is the leader's, even if it ended before.
         shim_task_struct_exit_code_direct(shim_task_struct_group_leader_direct(task))
     };
+    let actor = Actor { label: &raw const label, ..actor };
     short(Kind::ProcessExit, Ring::Priority, &actor, None, || [status as u32 as u64, 0, 0, 0, 0, 0]);
     0
 }
