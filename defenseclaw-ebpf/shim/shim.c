@@ -23,7 +23,13 @@ struct super_block { u32 s_dev; } AI;
 struct inode { unsigned long i_ino; struct super_block *i_sb; u16 i_mode; } AI;
 struct qstr { u32 len; const u8 *name; } AI;
 struct hlist_bl_node { struct hlist_bl_node **pprev; } AI;
-struct dentry { struct hlist_bl_node d_hash; struct dentry *d_parent; struct qstr d_name; struct inode *d_inode; } AI;
+struct dentry {
+	struct hlist_bl_node d_hash;
+	struct dentry *d_parent;
+	struct qstr d_name;
+	struct inode *d_inode;
+	u8 d_iname[32];
+} AI;
 struct vfsmount { struct dentry *mnt_root; } AI;
 struct ns_common { u64 ns_id; } AI;
 struct mount;
@@ -124,6 +130,25 @@ INLINE void shim_dentry_entry(struct dentry *p, struct dc_entry *to)
 		bpf_probe_read_kernel(&to->len, 4, __builtin_preserve_access_index(&p->d_name.len));
 		bpf_probe_read_kernel(&to->name, 8, __builtin_preserve_access_index(&p->d_name.name));
 	}
+}
+/* Where a dentry keeps a short name; null if this kernel calls it otherwise. 32 bytes at least. */
+INLINE const void *shim_dentry_short_name(struct dentry *p)
+{
+	return __builtin_preserve_field_info(p->d_iname, 2) ? (void *)p + OFFSET(dentry, d_iname) : 0;
+}
+/* Its first 16 bytes. The offset goes through a register: as part of a load, whose width is not that of the field, the
+ * loader would refuse it. */
+INLINE u64 shim_dentry_short_first_direct(void *p)
+{
+	u64 offset = OFFSET(dentry, d_iname);
+	asm volatile("" : "+r"(offset));
+	return *(volatile u64 *)(p + offset);
+}
+INLINE u64 shim_dentry_short_second_direct(void *p)
+{
+	u64 offset = OFFSET(dentry, d_iname);
+	asm volatile("" : "+r"(offset));
+	return *(volatile u64 *)(p + offset + 8);
 }
 struct dc_place { void *parent, *mountpoint, *root; };
 INLINE void shim_mount_place(struct mount *p, struct dc_place *to)
@@ -253,6 +278,7 @@ LOAD(u64, pt_regs, arg5, r9)
 
 /* Unaligned, which this target allows and Rust does not assume. */
 INLINE u64 shim_word(const u8 *at) { return *(const volatile u64 *)at; }
+INLINE void shim_put_word(u8 *at, u64 word) { *(volatile u64 *)at = word; }
 
 /* Atomics, which Rust's BPF target does not offer. */
 INLINE void shim_atomic_increment(u64 *cell) { __sync_fetch_and_add(cell, 1); }

@@ -167,21 +167,56 @@ impl Walk {
     #[inline(always)]
     fn prepend(&mut self, len: u32, name: *const c_void) -> bool {
         let len = len & 0xff;
+        let Some(to) = self.slash(len) else { return false };
+        self.copy(to, len, name);
+        true
+    }
+
+    /// The same, with the name of a dentry that the verifier knows. A short name stands in the dentry: it is loaded as
+    /// two words, and what these overwrite behind it is put back.
+    #[inline(always)]
+    fn prepend_known(&mut self, dentry: Ptr) -> bool {
+        let len = shim_dentry_name_len_direct(dentry) & 0xff;
+        let Some(to) = self.slash(len) else { return false };
+        let name = shim_dentry_name_direct(dentry);
+        if len > 16 || name != shim_dentry_short_name(dentry) {
+            self.copy(to, len, name);
+            return true;
+        }
+        // SAFETY: a name of at most 255 bytes and 16 more lie inside the buffer.
+        unsafe {
+            let behind = to.add(len as usize);
+            let (first, second) = (shim_word(behind), shim_word(behind.add(8)));
+            shim_put_word(to, shim_dentry_short_first_direct(dentry));
+            shim_put_word(to.add(8), shim_dentry_short_second_direct(dentry));
+            shim_put_word(behind, first);
+            shim_put_word(behind.add(8), second);
+        }
+        true
+    }
+
+    /// Makes room for a name and puts the slash; says where the name goes.
+    #[inline(always)]
+    fn slash(&mut self, len: u32) -> Option<*mut u8> {
         if self.start < len + 1 {
-            return false;
+            return None;
         }
         self.start -= len + 1;
         let offset = (self.start & 0xfff) as usize;
-        // SAFETY: the masked offset plus a name of at most 255 bytes lies inside the buffer; the helper checks the
-        // source.
+        // SAFETY: the masked offset plus a name of at most 255 bytes lies inside the buffer.
         unsafe {
             let to = (&raw mut (*self.buffer).bytes).cast::<u8>().add(offset);
             *to = b'/';
-            if bpf_probe_read_kernel(to.add(1).cast(), len, name) != 0 {
-                self.flags |= flags::UNRESOLVED;
-            }
+            Some(to.add(1))
         }
-        true
+    }
+
+    #[inline(always)]
+    fn copy(&mut self, to: *mut u8, len: u32, name: *const c_void) {
+        // SAFETY: `slash` made room for it; the helper checks the source.
+        if unsafe { bpf_probe_read_kernel(to.cast(), len, name) } != 0 {
+            self.flags |= flags::UNRESOLVED;
+        }
     }
 }
 
@@ -206,7 +241,7 @@ unsafe extern "C" fn climb(_index: u64, context: *mut c_void) -> i64 {
         return 1;
     }
     let parent = shim_dentry_parent_direct(dentry);
-    if !walk.prepend(shim_dentry_name_len_direct(dentry), shim_dentry_name_direct(dentry)) {
+    if !walk.prepend_known(dentry) {
         return 1;
     }
     if parent == dentry {

@@ -50,6 +50,9 @@ accessors! {
     shim_dentry_name_direct -> Ptr;
     shim_dentry_name_len_direct -> u32;
     shim_dentry_parent_direct -> Ptr;
+    shim_dentry_short_first_direct -> u64;
+    shim_dentry_short_name -> Ptr;
+    shim_dentry_short_second_direct -> u64;
     shim_fdtable_fd -> Ptr;
     shim_fdtable_max_fds -> u32;
     shim_file_dentry_direct -> Ptr;
@@ -160,6 +163,8 @@ unsafe extern "C" {
     pub(crate) fn shim_mount_place(mount: Ptr, to: *mut Place);
     /// Eight bytes of a map, at any address. Rust would put them together byte by byte.
     pub(crate) fn shim_word(at: *const u8) -> u64;
+    /// The same way back.
+    pub(crate) fn shim_put_word(at: *mut u8, word: u64);
     /// Adds 1 to a word of a map.
     pub(crate) fn shim_atomic_increment(cell: *mut u64);
     /// Stores `value` into a word of a map and returns what was there.

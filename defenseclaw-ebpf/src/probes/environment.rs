@@ -24,7 +24,7 @@ const CHUNK_MASK: u64 = CHUNK - 1;
 const GROUP: u64 = 32;
 /// Groups that one call looks at, and calls: at least 4096 variables, or 512 KiB of long ones.
 const GROUPS: u64 = 4;
-const CALLS: u32 = 4096;
+const CALLS: u32 = 2048;
 
 const _: () = assert!(size_of::<Buffer>() >= (CHUNK + GROUP) as usize && ENV_MAX + 512 <= defenseclaw_ebpf::STRING_MAX);
 
@@ -104,10 +104,15 @@ pub fn put(record: &mut Record, from: u64, end: u64) {
     record.flag_last(truncated);
 }
 
-/// Looks for the end of a variable in the next few words. Returns 1 to stop.
+/// Looks for the ends of two variables. Returns 1 to stop.
 unsafe extern "C" fn look(_index: u64, context: *mut c_void) -> i64 {
     // SAFETY: the helper passes the `Search` that `put` gave it.
     let search = unsafe { *context.cast::<Search>() };
+    if look_once(search) != 0 { 1 } else { look_once(search) }
+}
+
+#[inline(always)]
+fn look_once(search: Search) -> i64 {
     let (mut at, filled) = (get!(search, at), get!(search, filled));
     if at >= filled {
         return search.refill();
