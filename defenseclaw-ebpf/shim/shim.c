@@ -63,7 +63,7 @@ struct task_struct {
 	struct nsproxy *nsproxy;
 	const struct cred *cred;
 } AI;
-struct linux_binprm { const char *filename, *interp; } AI;
+struct linux_binprm { struct file *file; const char *filename, *interp; } AI;
 
 struct sock { u16 sk_protocol, sk_type; } AI;
 struct socket { struct sock *sk; } AI;
@@ -198,7 +198,6 @@ LOAD(u64, mm_struct, arg_start, arg_start)
 LOAD(u64, mm_struct, arg_end, arg_end)
 LOAD(u64, mm_struct, env_start, env_start)
 LOAD(u64, mm_struct, env_end, env_end)
-LOAD(void *, mm_struct, exe_file, exe_file)
 LOAD(int, signal_struct, live, live.counter)
 LOAD(int, signal_struct, group_exit_code, group_exit_code)
 LOAD(u32, signal_struct, flags, flags)
@@ -244,6 +243,7 @@ LOAD(u32, cred, egid, egid.val)
 LOAD(void *, cred, user_ns, user_ns)
 LOAD(void *, nsproxy, mnt, mnt_ns)
 LOAD(void *, mnt_namespace, root, root)
+LOAD(void *, linux_binprm, file, file)
 LOAD(void *, linux_binprm, filename, filename)
 LOAD(void *, linux_binprm, interp, interp)
 

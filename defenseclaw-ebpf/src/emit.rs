@@ -3,8 +3,6 @@
 //! For every observation exactly one of `Submitted`, `RingFull`, `Oversized`, `Unreadable`, `MapFull` is counted besides
 //! `Seen`; this is the only place in the kernel that drops anything.
 
-use core::mem::offset_of;
-
 use aya_ebpf::{
     bindings::BPF_RB_NO_WAKEUP,
     helpers::{
@@ -18,7 +16,7 @@ use aya_ebpf::{
     maps::{PerCpuArray, RingBuf},
 };
 use defenseclaw_ebpf::{
-    ABI_VERSION, Body, Count, Counters, Header, KINDS, Kind, RECORD_MAX, STRING_MAX, STRINGS, flags,
+    ABI_VERSION, Body, Count, Counters, Header, KINDS, Kind, RECORD_MAX, STRING_MAX, flags,
 };
 
 use crate::{
@@ -50,12 +48,14 @@ const HEAD: u32 = (size_of::<Header>() + size_of::<Body>()) as u32;
 const OFFSET_MASK: u32 = 0x3fff;
 const STRING_MASK: u32 = 0xfff;
 
+/// Where a record is made. Its head stands before the first string if that is a path, which is built backwards from its
+/// end, and the other strings behind that end: so neither is copied.
 #[repr(C)]
 pub struct Scratch {
     busy: u64,
     progress: Progress,
-    walk: path::Buffer,
-    head: Short,
+    spare: path::Buffer,
+    first: path::Buffer,
     rest: [u8; RECORD_MAX + 8],
 }
 
@@ -181,14 +181,17 @@ unsafe fn name_actor(header: *mut Header, actor: &Actor) {
 #[must_use]
 pub struct Record {
     scratch: *mut Scratch,
-    /// In the scratch buffer: at its place, or just before the path that is the only string.
+    /// In the scratch buffer.
     head: *mut Short,
     row: *mut Counters,
     kind: Kind,
     tid: u32,
-    at: u32,
+    /// Bytes of head and first path, and of the strings behind them.
+    first: u32,
+    rest: u32,
     flags: u32,
     string: u32,
+    paths: path::Known,
 }
 
 impl Record {
@@ -196,48 +199,53 @@ impl Record {
     #[inline(always)]
     pub fn begin(kind: Kind, actor: &Actor) -> Option<Self> {
         let mut record = Self::blank(kind)?;
-        record.tid = shim_task_struct_pid_direct(actor.task);
-        // SAFETY: the head lies in the scratch buffer, which this record owns.
-        unsafe {
-            zero((&raw mut (*record.head).body).cast(), size_of::<Body>() / 8);
-            name_actor(&raw mut (*record.head).header, actor);
-        }
+        record.name(actor);
         Some(record)
     }
 
-    /// A record about the current task whose only string is the path of a dentry. The path stays where it is built and
-    /// the head is made before it, which is cheaper than to copy one of them.
+    /// A record about the current task whose first string is the path of a dentry.
     #[inline(always)]
     pub fn about(kind: Kind, actor: &Actor, dentry: Ptr, mnt: Ptr) -> Option<Self> {
-        let record = Self::blank(kind)?;
-        let found = path::resolve(record.paths(), dentry, mnt);
-        Some(record.before(&found, actor))
+        let mut record = Self::blank(kind)?;
+        let found = path::resolve(record.first(), dentry, mnt);
+        record.put_before(&found, actor);
+        Some(record)
     }
 
     /// The same, of pointers that the verifier knows: see [`path::resolve_known`].
     #[inline(always)]
     pub fn about_known(kind: Kind, actor: &Actor, dentry: Ptr, mnt: Ptr) -> Option<Self> {
-        let record = Self::blank(kind)?;
-        let found = path::resolve_known(record.paths(), dentry, mnt);
-        Some(record.before(&found, actor))
+        let mut record = Self::blank(kind)?;
+        let found = path::resolve_known(record.first(), dentry, mnt, actor.task, &mut record.paths);
+        record.put_before(&found, actor);
+        Some(record)
     }
 
     #[inline(always)]
-    fn before(mut self, found: &path::Found, actor: &Actor) -> Self {
-        self.head = path::head(self.paths(), found.start).cast();
-        self.tid = shim_task_struct_pid_direct(actor.task);
+    fn put_before(&mut self, found: &path::Found, actor: &Actor) {
+        self.head = path::head(self.first(), found.start).cast();
+        self.name(actor);
+        self.close_first(found);
+    }
+
+    #[inline(always)]
+    fn close_first(&mut self, found: &path::Found) {
         let len = found.len & STRING_MASK;
+        // SAFETY: the head lies in the scratch buffer, which this record owns.
+        unsafe { (*self.head).body.string_len[0] = len as u16 };
+        self.first += len;
+        self.flags |= found.flags;
+        self.string = 1;
+    }
+
+    #[inline(always)]
+    fn name(&mut self, actor: &Actor) {
+        self.tid = shim_task_struct_pid_direct(actor.task);
         // SAFETY: the head lies in the scratch buffer, which this record owns.
         unsafe {
             zero((&raw mut (*self.head).body).cast(), size_of::<Body>() / 8);
-            (*self.head).body.string_len[0] = len as u16;
             name_actor(&raw mut (*self.head).header, actor);
         }
-        self.at += len;
-        self.flags |= found.flags;
-        // No other string may follow: what lies behind the path is not ours.
-        self.string = STRINGS as u32;
-        self
     }
 
     /// A record without a task; header fields about it are zero.
@@ -263,8 +271,9 @@ impl Record {
             // SAFETY: `scratch` points into the scratch map.
             if unsafe { shim_atomic_exchange(&raw mut (*scratch).busy, 1) } == 0 {
                 // SAFETY: as above; ours until `busy` is cleared.
-                let head = unsafe { &raw mut (*scratch).head };
-                return Some(Self { scratch, head, row, kind, tid: 0, at: HEAD, flags: 0, string: 0 });
+                let head = path::head(unsafe { &raw mut (*scratch).first }, path::END).cast();
+                let paths = path::Known::default();
+                return Some(Self { scratch, head, row, kind, tid: 0, first: HEAD, rest: 0, flags: 0, string: 0, paths });
             }
             slot += 1;
         }
@@ -273,9 +282,9 @@ impl Record {
     }
 
     #[inline(always)]
-    fn paths(&self) -> *mut path::Buffer {
+    fn first(&self) -> *mut path::Buffer {
         // SAFETY: `scratch` points into the scratch map and is ours.
-        unsafe { &raw mut (*self.scratch).walk }
+        unsafe { &raw mut (*self.scratch).first }
     }
 
     /// Session of a record that has no task.
@@ -309,12 +318,12 @@ impl Record {
     /// Where the next string goes, if there is room.
     #[inline(always)]
     fn room(&mut self) -> Option<*mut u8> {
-        if self.at > OFFSET_MASK {
+        if self.rest > OFFSET_MASK {
             return None;
         }
-        let offset = self.at & OFFSET_MASK;
-        // SAFETY: OFFSET_MASK + STRING_MAX lies inside head and rest together, which are contiguous.
-        Some(unsafe { self.scratch.cast::<u8>().add(offset_of!(Scratch, head)).add(offset as usize) })
+        let offset = self.rest & OFFSET_MASK;
+        // SAFETY: OFFSET_MASK + STRING_MAX bytes lie behind the end of the first path.
+        Some(unsafe { path::end(self.first()).add(offset as usize) })
     }
 
     /// Ends string `self.string`, which is `len` bytes, and goes on to the next.
@@ -326,7 +335,7 @@ impl Record {
             unsafe { *(&raw mut (*self.head).body.string_len).cast::<u16>().add(string as usize) = len as u16 };
         }
         self.flags |= string_flags << (flags::PER_STRING * string);
-        self.at += len;
+        self.rest += len;
         self.string += 1;
     }
 
@@ -340,13 +349,14 @@ impl Record {
     /// The path of a dentry below a mount.
     #[inline(always)]
     pub fn path(&mut self, dentry: Ptr, mnt: Ptr) -> &mut Self {
-        self.resolved(&path::resolve(self.paths(), dentry, mnt))
+        self.resolved(&path::resolve(self.spare().0, dentry, mnt))
     }
 
     /// The same, of pointers that the verifier knows: see [`path::resolve_known`].
     #[inline(always)]
-    pub fn path_known(&mut self, dentry: Ptr, mnt: Ptr) -> &mut Self {
-        self.resolved(&path::resolve_known(self.paths(), dentry, mnt))
+    pub fn path_known(&mut self, actor: &Actor, dentry: Ptr, mnt: Ptr) -> &mut Self {
+        let found = path::resolve_known(self.spare().0, dentry, mnt, actor.task, &mut self.paths);
+        self.resolved(&found)
     }
 
     #[inline(always)]
@@ -357,7 +367,7 @@ impl Record {
             return self;
         };
         // SAFETY: both ends lie inside the scratch buffer for every masked length; the helper checks the rest.
-        let copied = unsafe { bpf_probe_read_kernel(to.cast(), len, path::tail(self.paths(), found.start).cast()) };
+        let copied = unsafe { bpf_probe_read_kernel(to.cast(), len, path::tail(self.spare().0, found.start).cast()) };
         if copied == 0 {
             self.close(len, found.flags)
         } else {
@@ -462,11 +472,11 @@ impl Record {
         self
     }
 
-    /// The buffer that paths are built in, which is free between two paths, and room for the state of a search.
+    /// The buffer that all paths but the first are built in, free between two of them, and room for the state of a search.
     #[inline(always)]
-    pub fn spare(&mut self) -> (*mut path::Buffer, *mut Progress) {
+    pub fn spare(&self) -> (*mut path::Buffer, *mut Progress) {
         // SAFETY: `scratch` points into the scratch map and is ours.
-        (self.paths(), unsafe { &raw mut (*self.scratch).progress })
+        unsafe { (&raw mut (*self.scratch).spare, &raw mut (*self.scratch).progress) }
     }
 
     /// Adds flags to the string that was put last.
@@ -479,7 +489,7 @@ impl Record {
     #[inline(always)]
     pub fn submit(self, ring: Ring) {
         // The compiler can prove the bound below and would drop the check; the verifier cannot and needs it.
-        let len = core::hint::black_box(self.at);
+        let len = core::hint::black_box(self.first + self.rest);
         // SAFETY: the buffer is ours; the helper checks the length against the map value.
         unsafe {
             if len as usize > RECORD_MAX {

@@ -9,7 +9,7 @@
 
 use core::{ffi::c_void, mem::MaybeUninit};
 
-use aya_ebpf::helpers::generated::{bpf_get_current_task_btf, bpf_loop, bpf_probe_read_kernel};
+use aya_ebpf::helpers::generated::{bpf_loop, bpf_probe_read_kernel};
 use defenseclaw_ebpf::{Body, Header, STRING_MAX, flags};
 
 use crate::shim::*;
@@ -28,7 +28,8 @@ pub struct Buffer {
 const STEPS: u32 = 2048 + 64;
 /// `MAX_ERRNO` below the top of the address space: kernel pointers from here on are error numbers.
 const ERROR_POINTERS: u64 = -4095i64 as u64;
-const END: u32 = STRING_MAX as u32;
+/// Where every path ends in its buffer.
+pub const END: u32 = STRING_MAX as u32;
 
 /// Where in the buffer the path stands.
 pub struct Found {
@@ -54,6 +55,25 @@ pub fn tail(buffer: *mut Buffer, start: u32) -> *const u8 {
     unsafe { (&raw const (*buffer).bytes).cast::<u8>().add((start & 0xfff) as usize) }
 }
 
+/// Address behind the path.
+#[inline(always)]
+pub fn end(buffer: *mut Buffer) -> *mut u8 {
+    // SAFETY: END lies inside the buffer.
+    unsafe { (&raw mut (*buffer).bytes).cast::<u8>().add(END as usize) }
+}
+
+/// What the paths of one record have in common: the mount whose root is known to be the root of everything.
+#[derive(Clone, Copy)]
+pub struct Known {
+    top: Ptr,
+}
+
+impl Default for Known {
+    fn default() -> Self {
+        Self { top: core::ptr::null_mut() }
+    }
+}
+
 /// Address of the [`HEAD`] bytes before the path.
 #[inline(always)]
 pub fn head(buffer: *mut Buffer, start: u32) -> *mut u8 {
@@ -75,9 +95,10 @@ pub fn resolve(buffer: *mut Buffer, dentry: Ptr, mnt: Ptr) -> Found {
     walk.found()
 }
 
-/// As [`resolve`]. Both pointers must be known to the verifier: arguments of the program, or loaded through them.
+/// As [`resolve`]. All pointers must be known to the verifier: arguments of the program, or loaded through them. `task`
+/// is the current one.
 #[inline(always)]
-pub fn resolve_known(buffer: *mut Buffer, dentry: Ptr, mnt: Ptr) -> Found {
+pub fn resolve_known(buffer: *mut Buffer, dentry: Ptr, mnt: Ptr, task: Ptr, known: &mut Known) -> Found {
     let mut walk = Walk::new(buffer, dentry, mnt);
     walk.place.root = shim_vfsmount_root_direct(mnt);
     if shim_dentry_hashed_direct(dentry).is_null() && shim_dentry_parent_direct(dentry) != dentry {
@@ -85,7 +106,7 @@ pub fn resolve_known(buffer: *mut Buffer, dentry: Ptr, mnt: Ptr) -> Found {
     }
     // SAFETY: `climb` has the signature the helper calls, and `walk` outlives the call.
     unsafe { bpf_loop(STEPS, climb as *mut c_void, (&raw mut walk).cast(), 0) };
-    if walk.done == 0 && !is_top(&mut walk) {
+    if walk.done == 0 && !is_top(&mut walk, task, known) {
         // SAFETY: as above.
         unsafe { bpf_loop(STEPS, step as *mut c_void, (&raw mut walk).cast(), 0) };
     }
@@ -111,19 +132,26 @@ fn read_place(mount: Ptr, place: &mut Place) {
 /// Whether the rest of the way is known without a walk: the mount is the top of the task's own mount tree, or stands
 /// on its root, as the root file system does. Reads the place of the mount if it must.
 #[inline(always)]
-fn is_top(walk: &mut Walk) -> bool {
-    // SAFETY: the helper has no preconditions.
-    let task = unsafe { bpf_get_current_task_btf() } as Ptr;
+fn is_top(walk: &mut Walk, task: Ptr, known: &mut Known) -> bool {
+    if !walk.at_root() {
+        read_place(walk.mount, &mut walk.place);
+        return false;
+    }
+    if walk.mount == known.top {
+        walk.done = 1;
+        return true;
+    }
     let top = shim_mnt_namespace_root_direct(shim_nsproxy_mnt_direct(shim_task_struct_nsproxy_direct(task)));
     let mut is_top = walk.mount == top;
     if !is_top {
         read_place(walk.mount, &mut walk.place);
         is_top = walk.place.parent == top && walk.place.mountpoint == shim_mount_root_direct(top);
     }
-    if is_top && walk.at_root() {
+    if is_top {
+        known.top = walk.mount;
         walk.done = 1;
     }
-    walk.done != 0
+    is_top
 }
 
 impl Walk {

@@ -75,13 +75,13 @@ accessors! {
     shim_inode_mode_direct -> u16;
     shim_inode_sb -> Ptr;
     shim_inode_sb_direct -> Ptr;
+    shim_linux_binprm_file_direct -> Ptr;
     shim_linux_binprm_filename_direct -> Ptr;
     shim_linux_binprm_interp_direct -> Ptr;
     shim_mm_struct_arg_end_direct -> u64;
     shim_mm_struct_arg_start_direct -> u64;
     shim_mm_struct_env_end_direct -> u64;
     shim_mm_struct_env_start_direct -> u64;
-    shim_mm_struct_exe_file_direct -> Ptr;
     shim_mnt_namespace_id -> u64;
     shim_mnt_namespace_id_exists -> bool;
     shim_mnt_namespace_root_direct -> Ptr;

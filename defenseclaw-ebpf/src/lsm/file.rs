@@ -157,11 +157,9 @@ pub fn path_mknod(ctx: LsmContext) -> i32 {
         return 0;
     }
     let Some(actor) = scope::current() else { return 0 };
-    let Some(mut record) = Record::begin(Kind::FileMknod, &actor) else { return 0 };
-    record
-        .arg::<0>(mode)
-        .arg::<3>(ctx.arg::<u64>(3) & 0xffff_ffff)
-        .path_known(ctx.arg(1), shim_path_mnt_direct(ctx.arg(0)));
+    let mnt = shim_path_mnt_direct(ctx.arg(0));
+    let Some(mut record) = Record::about_known(Kind::FileMknod, &actor, ctx.arg(1), mnt) else { return 0 };
+    record.arg::<0>(mode).arg::<3>(ctx.arg::<u64>(3) & 0xffff_ffff);
     record.submit(Ring::Bulk);
     0
 }
@@ -169,11 +167,12 @@ pub fn path_mknod(ctx: LsmContext) -> i32 {
 #[lsm(hook = "path_rename")]
 pub fn path_rename(ctx: LsmContext) -> i32 {
     let Some(actor) = scope::current() else { return 0 };
-    let Some(mut record) = Record::begin(Kind::FileRename, &actor) else { return 0 };
     let old: Ptr = ctx.arg(1);
+    let mnt = shim_path_mnt_direct(ctx.arg(0));
+    let Some(mut record) = Record::about_known(Kind::FileRename, &actor, old, mnt) else { return 0 };
     record.arg::<0>(ctx.arg::<u64>(4) & 0xffff_ffff);
     identity(&mut record, old);
-    record.path_known(old, shim_path_mnt_direct(ctx.arg(0))).path_known(ctx.arg(3), shim_path_mnt_direct(ctx.arg(2)));
+    record.path_known(&actor, ctx.arg(3), shim_path_mnt_direct(ctx.arg(2)));
     record.submit(Ring::Bulk);
     0
 }
@@ -181,12 +180,12 @@ pub fn path_rename(ctx: LsmContext) -> i32 {
 #[lsm(hook = "path_link")]
 pub fn path_link(ctx: LsmContext) -> i32 {
     let Some(actor) = scope::current() else { return 0 };
-    let Some(mut record) = Record::begin(Kind::FileLink, &actor) else { return 0 };
     let existing: Ptr = ctx.arg(0);
     // link(2) has already refused names on different mounts.
     let mnt = shim_path_mnt_direct(ctx.arg(1));
+    let Some(mut record) = Record::about_known(Kind::FileLink, &actor, existing, mnt) else { return 0 };
     identity(&mut record, existing);
-    record.path_known(existing, mnt).path_known(ctx.arg(2), mnt);
+    record.path_known(&actor, ctx.arg(2), mnt);
     record.submit(Ring::Bulk);
     0
 }
@@ -194,8 +193,9 @@ pub fn path_link(ctx: LsmContext) -> i32 {
 #[lsm(hook = "path_symlink")]
 pub fn path_symlink(ctx: LsmContext) -> i32 {
     let Some(actor) = scope::current() else { return 0 };
-    let Some(mut record) = Record::begin(Kind::FileSymlink, &actor) else { return 0 };
-    record.path_known(ctx.arg(1), shim_path_mnt_direct(ctx.arg(0))).kernel_str(ctx.arg(2));
+    let mnt = shim_path_mnt_direct(ctx.arg(0));
+    let Some(mut record) = Record::about_known(Kind::FileSymlink, &actor, ctx.arg(1), mnt) else { return 0 };
+    record.kernel_str(ctx.arg(2));
     record.submit(Ring::Bulk);
     0
 }

@@ -51,18 +51,20 @@ pub fn process_fork(ctx: BtfTracePointContext) -> i32 {
 #[btf_tracepoint(function = "sched_process_exec")]
 pub fn process_exec(ctx: BtfTracePointContext) -> i32 {
     let Some(actor) = scope::current() else { return 0 };
-    let Some(mut record) = Record::begin(Kind::ProcessExec, &actor) else { return 0 };
     let task: Ptr = ctx.arg(0);
     let program: Ptr = ctx.arg(2);
     let credentials = shim_task_struct_cred_direct(task);
     let parent = shim_task_struct_real_parent_direct(task);
     let memory = shim_task_struct_mm_direct(task);
-    let exe = shim_mm_struct_exe_file_direct(memory);
+    // By now the same as the file of `memory`, and the verifier lets it be loaded from at less cost.
+    let exe = shim_linux_binprm_file_direct(program);
     let inode = shim_file_inode_direct(exe);
     let directory = shim_task_struct_fs_direct(task);
     let (arguments, arguments_end) =
         (shim_mm_struct_arg_start_direct(memory), shim_mm_struct_arg_end_direct(memory));
     let argv_len = arguments_end.wrapping_sub(arguments);
+    let (dentry, mnt) = (shim_file_dentry_direct(exe), shim_file_mnt_direct(exe));
+    let Some(mut record) = Record::about_known(Kind::ProcessExec, &actor, dentry, mnt) else { return 0 };
     record
         .arg::<0>(pair(shim_cred_euid_direct(credentials), shim_cred_egid_direct(credentials)))
         .arg::<1>(u64::from(shim_super_block_dev_direct(shim_inode_sb_direct(inode))))
@@ -70,8 +72,11 @@ pub fn process_exec(ctx: BtfTracePointContext) -> i32 {
         .arg::<3>(pair(shim_cred_gid_direct(credentials), shim_task_struct_tgid_direct(parent)))
         .arg::<4>(scope::start_ns_direct(parent))
         .arg::<5>(argv_len)
-        .path_known(shim_file_dentry_direct(exe), shim_file_mnt_direct(exe))
-        .path_known(shim_fs_struct_pwd_dentry_direct(directory), shim_fs_struct_pwd_mnt_direct(directory));
+        .path_known(
+            &actor,
+            shim_fs_struct_pwd_dentry_direct(directory),
+            shim_fs_struct_pwd_mnt_direct(directory),
+        );
     let filename = shim_linux_binprm_filename_direct(program);
     let interpreter = shim_linux_binprm_interp_direct(program);
     record.kernel_str(filename.cast());

@@ -97,6 +97,12 @@ pub(crate) fn environment() -> impl Iterator<Item = (String, String)> {
     (0..VARIABLES).map(|index| (format!("VARIABLE_{index:02}"), "a value of a common length".to_owned()))
 }
 
+/// Every program from here on at the same addresses: where it lies decides how many page tables an exec makes.
+pub(crate) fn fix_layout() -> io::Result<()> {
+    // SAFETY: takes a number.
+    check(unsafe { libc::personality(libc::ADDR_NO_RANDOMIZE as libc::c_ulong) }).map(drop)
+}
+
 fn now() -> u64 {
     let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: writes to `time` only, and this clock exists everywhere.
