@@ -3,8 +3,6 @@
 //! For every observation exactly one of `Submitted`, `RingFull`, `Oversized`, `Unreadable`, `MapFull` is counted besides
 //! `Seen`; this is the only place in the kernel that drops anything.
 
-use core::mem::offset_of;
-
 use aya_ebpf::{
     bindings::BPF_RB_NO_WAKEUP,
     helpers::generated::{
@@ -21,7 +19,7 @@ use defenseclaw_ebpf::{
 use crate::{
     path,
     probes::environment::Progress,
-    scope::{self, Actor, SCOPE},
+    scope::{self, Actor},
     shim::{
         Ptr, shim_atomic_exchange, shim_atomic_increment, shim_cred_uid_direct,
         shim_task_struct_cgroup_direct, shim_task_struct_cred_direct, shim_task_struct_pid_direct,
@@ -47,13 +45,14 @@ const HEAD: u32 = (size_of::<Header>() + size_of::<Body>()) as u32;
 const OFFSET_MASK: u32 = 0x3fff;
 const STRING_MASK: u32 = 0xfff;
 
+/// Where a record is made. Its head stands before the first string if that is a path, which is built backwards from its
+/// end, and the other strings behind that end: so neither is copied.
 #[repr(C)]
 pub struct Scratch {
     busy: u64,
     progress: Progress,
-    walk: path::Buffer,
-    header: Header,
-    body: Body,
+    spare: path::Buffer,
+    first: path::Buffer,
     rest: [u8; RECORD_MAX + 8],
 }
 
@@ -81,32 +80,6 @@ fn add(row: *mut Counters, what: Count) {
     unsafe { shim_atomic_increment(&raw mut (*row).counts[what as usize]) };
 }
 
-/// Fills in what the header says about the current task.
-#[inline(always)]
-unsafe fn name_actor(header: *mut Header, actor: &Actor) {
-    let task = actor.task;
-    let mut start = actor.label.start_ns;
-    if start == 0 {
-        // Enrolled from user space, which knows the start in clock ticks only.
-        start = scope::start_ns_direct(task);
-        if let Some(label) = SCOPE.get_ptr_mut(u64::from(actor.tgid)) {
-            // SAFETY: `label` points into the map; every writer stores the same value.
-            unsafe { (*label).start_ns = start };
-        }
-    }
-    // SAFETY: the caller owns the header; the helper has no preconditions.
-    unsafe {
-        (*header).tid = shim_task_struct_pid_direct(task);
-        (*header).start_ns = start;
-        (*header).tgid = actor.tgid;
-        // Numbers as in the initial user namespace, like those of the helper, at a fifth of its cost.
-        (*header).uid = shim_cred_uid_direct(shim_task_struct_cred_direct(task));
-        (*header).cgroup = shim_task_struct_cgroup_direct(task);
-        (*header).session = actor.label.session;
-        (*header).tool_call = actor.label.tool_call;
-    }
-}
-
 #[repr(C)]
 struct Short {
     header: Header,
@@ -118,7 +91,6 @@ struct Short {
 #[inline(always)]
 pub fn short(kind: Kind, ring: Ring, actor: &Actor, result: Option<i64>, fill: impl FnOnce() -> [u64; 6]) {
     let Some(row) = COUNTERS.get_ptr_mut(kind as u32) else { return };
-    add(row, Count::Seen);
     let ring = match ring {
         Ring::Priority => &PRIORITY,
         Ring::Bulk => &BULK,
@@ -128,17 +100,17 @@ pub fn short(kind: Kind, ring: Ring, actor: &Actor, result: Option<i64>, fill: i
         let ring = core::ptr::from_ref(ring).cast_mut().cast();
         let record: *mut Short = bpf_ringbuf_reserve(ring, size_of::<Short>() as u64, 0).cast();
         if record.is_null() {
+            add(row, Count::Seen);
             add(row, Count::RingFull);
             return;
         }
         let header = &raw mut (*record).header;
-        begin(header, kind);
-        name_actor(header, actor);
-        (*header).flags = match result {
+        let flags = match result {
             Some(_) => flags::HAS_RESULT | flags::AT_SYSCALL_EXIT,
             None => 0,
         };
-        (*header).len = HEAD;
+        begin(header, kind, flags, HEAD, shim_task_struct_pid_direct(actor.task));
+        name_actor(header, actor);
         let words = (&raw mut (*record).body).cast::<u64>();
         let args = fill();
         let mut word = 0;
@@ -151,6 +123,7 @@ pub fn short(kind: Kind, ring: Ring, actor: &Actor, result: Option<i64>, fill: i
         zero(words.add(word + 1), size_of::<Body>() / 8 - word - 1);
         bpf_ringbuf_submit(record.cast(), u64::from(BPF_RB_NO_WAKEUP));
     }
+    add(row, Count::Seen);
     add(row, Count::Submitted);
 }
 
@@ -165,51 +138,126 @@ unsafe fn zero(words: *mut u64, count: usize) {
     }
 }
 
-/// What every record begins with.
+/// First words of a header: [`ABI_VERSION`], kind and flags; length and thread.
 #[inline(always)]
-unsafe fn begin(header: *mut Header, kind: Kind) {
-    // SAFETY: the caller owns the header; the helper has no preconditions.
+unsafe fn begin(header: *mut Header, kind: Kind, flags: u32, len: u32, tid: u32) {
+    let words = header.cast::<u64>();
+    // SAFETY: the caller owns the header, which begins with two words of smaller fields; the ABI is little-endian.
     unsafe {
-        (*header).abi = ABI_VERSION;
-        (*header).kind = kind as u16;
-        (*header).time_ns = bpf_ktime_get_boot_ns();
+        words.write(u64::from(flags) << 32 | u64::from(kind as u16) << 16 | u64::from(ABI_VERSION));
+        words.add(1).write(u64::from(tid) << 32 | u64::from(len));
     }
 }
 
-/// A record being built. Ends in [`Record::submit`] or [`Record::give_up`]; a forgotten one leaks its buffer.
+/// What the header says about the current task, and when.
+#[inline(always)]
+unsafe fn name_actor(header: *mut Header, actor: &Actor) {
+    // SAFETY: the label stays in the map as long as its task, which is the current one, runs this program.
+    let label = unsafe { &*actor.label };
+    let mut start = label.start_ns;
+    if start == 0 {
+        // Enrolled from user space, which knows the start in clock ticks only.
+        start = scope::start_ns_direct(actor.task);
+        // SAFETY: as above; every writer stores the same value.
+        unsafe { (*actor.label.cast_mut()).start_ns = start };
+    }
+    // SAFETY: the caller owns the header; the helpers have no preconditions.
+    unsafe {
+        (*header).time_ns = bpf_ktime_get_boot_ns();
+        (*header).cgroup = shim_task_struct_cgroup_direct(actor.task);
+        (*header).start_ns = start;
+        (*header).tgid = actor.tgid;
+        // Numbers as in the initial user namespace, like those of the helper, at a fifth of its cost.
+        (*header).uid = shim_cred_uid_direct(shim_task_struct_cred_direct(actor.task));
+        (*header).session = label.session;
+        (*header).tool_call = label.tool_call;
+    }
+}
+
+/// A record being built. Ends in [`Record::submit`]; a forgotten one leaks its buffer.
 #[must_use]
 pub struct Record {
     scratch: *mut Scratch,
+    /// In the scratch buffer.
+    head: *mut Short,
     row: *mut Counters,
-    at: u32,
+    kind: Kind,
+    tid: u32,
+    /// Bytes of head and first path, and of the strings behind them.
+    first: u32,
+    rest: u32,
     flags: u32,
     string: u32,
+    paths: path::Known,
 }
 
 impl Record {
     /// A record about the current task.
     #[inline(always)]
     pub fn begin(kind: Kind, actor: &Actor) -> Option<Self> {
-        let record = Self::blank(kind)?;
-        // SAFETY: `header` points into the scratch buffer, which this record owns.
-        unsafe { name_actor(record.header(), actor) };
+        let mut record = Self::blank(kind)?;
+        record.name(actor);
         Some(record)
+    }
+
+    /// A record about the current task whose first string is the path of a dentry.
+    #[inline(always)]
+    pub fn about(kind: Kind, actor: &Actor, dentry: Ptr, mnt: Ptr) -> Option<Self> {
+        let mut record = Self::blank(kind)?;
+        let found = path::resolve(record.first(), dentry, mnt);
+        record.put_before(&found, actor);
+        Some(record)
+    }
+
+    /// The same, of pointers that the verifier knows: see [`path::resolve_known`].
+    #[inline(always)]
+    pub fn about_known(kind: Kind, actor: &Actor, dentry: Ptr, mnt: Ptr) -> Option<Self> {
+        let mut record = Self::blank(kind)?;
+        let found = path::resolve_known(record.first(), dentry, mnt, actor.task, &mut record.paths);
+        record.put_before(&found, actor);
+        Some(record)
+    }
+
+    #[inline(always)]
+    fn put_before(&mut self, found: &path::Found, actor: &Actor) {
+        self.head = path::head(self.first(), found.start).cast();
+        self.name(actor);
+        self.close_first(found);
+    }
+
+    #[inline(always)]
+    fn close_first(&mut self, found: &path::Found) {
+        let len = found.len & STRING_MASK;
+        // SAFETY: the head lies in the scratch buffer, which this record owns.
+        unsafe { (*self.head).body.string_len[0] = len as u16 };
+        self.first += len;
+        self.flags |= found.flags;
+        self.string = 1;
+    }
+
+    #[inline(always)]
+    fn name(&mut self, actor: &Actor) {
+        self.tid = shim_task_struct_pid_direct(actor.task);
+        // SAFETY: the head lies in the scratch buffer, which this record owns.
+        unsafe {
+            zero((&raw mut (*self.head).body).cast(), size_of::<Body>() / 8);
+            name_actor(&raw mut (*self.head).header, actor);
+        }
     }
 
     /// A record without a task; header fields about it are zero.
     #[inline(always)]
     pub fn nobody(kind: Kind) -> Option<Self> {
         let record = Self::blank(kind)?;
-        let header = record.header();
-        // SAFETY: the buffer is ours. `begin` and `submit` write the other fields of the first three words.
+        // SAFETY: the buffer is ours. `submit` writes the first two words.
         unsafe {
-            (*header).tid = 0;
-            zero(header.cast::<u64>().add(3), size_of::<Header>() / 8 - 3);
+            zero(record.head.cast::<u64>().add(2), HEAD as usize / 8 - 2);
+            (*record.head).header.time_ns = bpf_ktime_get_boot_ns();
         }
         Some(record)
     }
 
-    /// A record whose header says nothing about the task yet.
+    /// A record that says nothing yet.
     #[inline(always)]
     fn blank(kind: Kind) -> Option<Self> {
         let row = COUNTERS.get_ptr_mut(kind as u32)?;
@@ -219,13 +267,21 @@ impl Record {
             let scratch = SCRATCH.get_ptr_mut(slot)?;
             // SAFETY: `scratch` points into the scratch map.
             if unsafe { shim_atomic_exchange(&raw mut (*scratch).busy, 1) } == 0 {
-                let record = Self { scratch, row, at: HEAD, flags: 0, string: 0 };
-                // SAFETY: the buffer is ours until `busy` is cleared; the helper has no preconditions.
-                unsafe {
-                    zero((&raw mut (*scratch).body).cast(), size_of::<Body>() / 8);
-                    begin(&raw mut (*scratch).header, kind);
-                }
-                return Some(record);
+                // SAFETY: as above; ours until `busy` is cleared.
+                let head = path::head(unsafe { &raw mut (*scratch).first }, path::END).cast();
+                let paths = path::Known::default();
+                return Some(Self {
+                    scratch,
+                    head,
+                    row,
+                    kind,
+                    tid: 0,
+                    first: HEAD,
+                    rest: 0,
+                    flags: 0,
+                    string: 0,
+                    paths,
+                });
             }
             slot += 1;
         }
@@ -234,15 +290,9 @@ impl Record {
     }
 
     #[inline(always)]
-    fn header(&self) -> *mut Header {
-        // SAFETY: `scratch` points into the scratch map.
-        unsafe { &raw mut (*self.scratch).header }
-    }
-
-    #[inline(always)]
-    fn body(&self) -> *mut Body {
-        // SAFETY: as above.
-        unsafe { &raw mut (*self.scratch).body }
+    fn first(&self) -> *mut path::Buffer {
+        // SAFETY: `scratch` points into the scratch map and is ours.
+        unsafe { &raw mut (*self.scratch).first }
     }
 
     /// Session of a record that has no task.
@@ -250,8 +300,8 @@ impl Record {
     pub fn session(&mut self, session: u64, cgroup: u64) {
         // SAFETY: the buffer is ours.
         unsafe {
-            (*self.header()).session = session;
-            (*self.header()).cgroup = cgroup;
+            (*self.head).header.session = session;
+            (*self.head).header.cgroup = cgroup;
         }
     }
 
@@ -260,7 +310,7 @@ impl Record {
     pub fn arg<const N: usize>(&mut self, value: u64) -> &mut Self {
         const { assert!(N < 6) };
         // SAFETY: the buffer is ours and `N` is in bounds.
-        unsafe { (*self.body()).args[N] = value };
+        unsafe { (*self.head).body.args[N] = value };
         self
     }
 
@@ -268,7 +318,7 @@ impl Record {
     #[inline(always)]
     pub fn result(&mut self, value: i64) -> &mut Self {
         // SAFETY: the buffer is ours.
-        unsafe { (*self.body()).result = value };
+        unsafe { (*self.head).body.result = value };
         self.flags |= flags::HAS_RESULT | flags::AT_SYSCALL_EXIT;
         self
     }
@@ -276,12 +326,12 @@ impl Record {
     /// Where the next string goes, if there is room.
     #[inline(always)]
     fn room(&mut self) -> Option<*mut u8> {
-        if self.at > OFFSET_MASK {
+        if self.rest > OFFSET_MASK {
             return None;
         }
-        let offset = self.at & OFFSET_MASK;
-        // SAFETY: OFFSET_MASK + STRING_MAX lies inside header, body and rest together, which are contiguous.
-        Some(unsafe { self.scratch.cast::<u8>().add(offset_of!(Scratch, header)).add(offset as usize) })
+        let offset = self.rest & OFFSET_MASK;
+        // SAFETY: OFFSET_MASK + STRING_MAX bytes lie behind the end of the first path.
+        Some(unsafe { path::end(self.first()).add(offset as usize) })
     }
 
     /// Ends string `self.string`, which is `len` bytes, and goes on to the next.
@@ -290,10 +340,12 @@ impl Record {
         let string = self.string & 7;
         if string < 6 {
             // SAFETY: the buffer is ours and `string` is in bounds.
-            unsafe { *(&raw mut (*self.body()).string_len).cast::<u16>().add(string as usize) = len as u16 };
+            unsafe {
+                *(&raw mut (*self.head).body.string_len).cast::<u16>().add(string as usize) = len as u16
+            };
         }
         self.flags |= string_flags << (flags::PER_STRING * string);
-        self.at += len;
+        self.rest += len;
         self.string += 1;
     }
 
@@ -307,28 +359,26 @@ impl Record {
     /// The path of a dentry below a mount.
     #[inline(always)]
     pub fn path(&mut self, dentry: Ptr, mnt: Ptr) -> &mut Self {
-        // SAFETY: `scratch` points into the scratch map and is ours.
-        let buffer = unsafe { &raw mut (*self.scratch).walk };
-        self.resolved(buffer, path::resolve(buffer, dentry, mnt))
+        self.resolved(&path::resolve(self.spare().0, dentry, mnt))
     }
 
     /// The same, of pointers that the verifier knows: see [`path::resolve_known`].
     #[inline(always)]
-    pub fn path_known(&mut self, dentry: Ptr, mnt: Ptr) -> &mut Self {
-        // SAFETY: `scratch` points into the scratch map and is ours.
-        let buffer = unsafe { &raw mut (*self.scratch).walk };
-        self.resolved(buffer, path::resolve_known(buffer, dentry, mnt))
+    pub fn path_known(&mut self, actor: &Actor, dentry: Ptr, mnt: Ptr) -> &mut Self {
+        let found = path::resolve_known(self.spare().0, dentry, mnt, actor.task, &mut self.paths);
+        self.resolved(&found)
     }
 
     #[inline(always)]
-    fn resolved(&mut self, buffer: *mut path::Buffer, found: path::Found) -> &mut Self {
+    fn resolved(&mut self, found: &path::Found) -> &mut Self {
         let len = found.len & STRING_MASK;
         let Some(to) = self.room() else {
             self.close(0, flags::TRUNCATED);
             return self;
         };
         // SAFETY: both ends lie inside the scratch buffer for every masked length; the helper checks the rest.
-        let copied = unsafe { bpf_probe_read_kernel(to.cast(), len, path::tail(buffer, found.start).cast()) };
+        let copied =
+            unsafe { bpf_probe_read_kernel(to.cast(), len, path::tail(self.spare().0, found.start).cast()) };
         if copied == 0 {
             self.close(len, found.flags)
         } else {
@@ -433,11 +483,11 @@ impl Record {
         self
     }
 
-    /// The buffer that paths are built in, which is free between two paths, and room for the state of a search.
+    /// The buffer that all paths but the first are built in, free between two of them, and room for the state of a search.
     #[inline(always)]
-    pub fn spare(&mut self) -> (*mut path::Buffer, *mut Progress) {
+    pub fn spare(&self) -> (*mut path::Buffer, *mut Progress) {
         // SAFETY: `scratch` points into the scratch map and is ours.
-        unsafe { (&raw mut (*self.scratch).walk, &raw mut (*self.scratch).progress) }
+        unsafe { (&raw mut (*self.scratch).spare, &raw mut (*self.scratch).progress) }
     }
 
     /// Adds flags to the string that was put last.
@@ -450,78 +500,21 @@ impl Record {
     #[inline(always)]
     pub fn submit(self, ring: Ring) {
         // The compiler can prove the bound below and would drop the check; the verifier cannot and needs it.
-        let len = core::hint::black_box(self.at);
+        let len = core::hint::black_box(self.first + self.rest);
         // SAFETY: the buffer is ours; the helper checks the length against the map value.
         unsafe {
-            (*self.header()).len = len;
-            (*self.header()).flags = self.flags;
             if len as usize > RECORD_MAX {
                 add(self.row, Count::Oversized);
-                shim_atomic_exchange(&raw mut (*self.scratch).busy, 0);
             } else {
-                self.hand_over(ring, self.header().cast(), len);
+                begin(&raw mut (*self.head).header, self.kind, self.flags, len, self.tid);
+                let failed = match ring {
+                    Ring::Priority => output(&PRIORITY, self.head.cast(), len),
+                    Ring::Bulk => output(&BULK, self.head.cast(), len),
+                };
+                add(self.row, if failed { Count::RingFull } else { Count::Submitted });
             }
-        }
-    }
-
-    /// Adds the path of a dentry as the only string, and hands the record over. The path stays where it was built: the
-    /// head is put before it, which is cheaper than a copy of the path behind the head.
-    #[inline(always)]
-    pub fn submit_path(self, dentry: Ptr, mnt: Ptr, ring: Ring) {
-        // SAFETY: `scratch` points into the scratch map and is ours.
-        let found = path::resolve(unsafe { &raw mut (*self.scratch).walk }, dentry, mnt);
-        self.submit_found(found, ring);
-    }
-
-    /// The same, of pointers that the verifier knows: see [`path::resolve_known`].
-    #[inline(always)]
-    pub fn submit_path_known(self, dentry: Ptr, mnt: Ptr, ring: Ring) {
-        // SAFETY: `scratch` points into the scratch map and is ours.
-        let found = path::resolve_known(unsafe { &raw mut (*self.scratch).walk }, dentry, mnt);
-        self.submit_found(found, ring);
-    }
-
-    #[inline(always)]
-    fn submit_found(self, found: path::Found, ring: Ring) {
-        let len = found.len & STRING_MASK;
-        // SAFETY: the buffer is ours, and there is room for a head before every path; the helper checks the length
-        // against the map value.
-        unsafe {
-            let body = self.body();
-            (*body).string_len[0] = len as u16;
-            (*self.header()).len = HEAD + len;
-            (*self.header()).flags = self.flags | found.flags;
-            let from = self.header().cast::<u64>();
-            let to = path::head(&raw mut (*self.scratch).walk, found.start).cast::<u64>();
-            let mut word = 0;
-            while word < HEAD as usize / 8 {
-                to.add(word).write_volatile(from.add(word).read_volatile());
-                word += 1;
-            }
-            self.hand_over(ring, to.cast(), HEAD + len);
-        }
-    }
-
-    /// Copies `len` bytes at `data`, which lie in the buffer, to the ring, and lets go of the buffer.
-    #[inline(always)]
-    unsafe fn hand_over(&self, ring: Ring, data: *mut core::ffi::c_void, len: u32) {
-        // SAFETY: the caller's promise, and the buffer is ours until `busy` is cleared.
-        unsafe {
-            let failed = match ring {
-                Ring::Priority => output(&PRIORITY, data, len),
-                Ring::Bulk => output(&BULK, data, len),
-            };
-            add(self.row, if failed { Count::RingFull } else { Count::Submitted });
             shim_atomic_exchange(&raw mut (*self.scratch).busy, 0);
         }
-    }
-
-    /// Drops the record because a field it cannot do without was unreadable.
-    #[inline(always)]
-    pub fn give_up(self) {
-        add(self.row, Count::Unreadable);
-        // SAFETY: the buffer is ours until here.
-        unsafe { shim_atomic_exchange(&raw mut (*self.scratch).busy, 0) };
     }
 }
 

@@ -5,6 +5,12 @@
 //! ([`anchored`]), its last component alone ([`single`]) and its last two ([`pair`]). A bit of [`Image::bloom`] says
 //! whether a key can have a [`Cell`]; only then is it looked up. So the cost of a path does not depend on the number of
 //! rules. Hashes start from a secret seed: who writes paths cannot aim at one.
+#![allow(
+    clippy::inline_always,
+    clippy::cast_possible_truncation,
+    clippy::indexing_slicing,
+    reason = "also built for the kernel, where a call costs more than the function; words are cut on purpose"
+)]
 
 /// Images that can be in force at once; [`super::Label::profile`] chooses.
 pub const PROFILES: usize = 64;

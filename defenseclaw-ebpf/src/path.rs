@@ -9,7 +9,7 @@
 
 use core::{ffi::c_void, mem::MaybeUninit};
 
-use aya_ebpf::helpers::generated::{bpf_get_current_task_btf, bpf_loop, bpf_probe_read_kernel};
+use aya_ebpf::helpers::generated::{bpf_loop, bpf_probe_read_kernel};
 use defenseclaw_ebpf::{Body, Header, STRING_MAX, flags};
 
 use crate::shim::*;
@@ -28,7 +28,8 @@ pub struct Buffer {
 const STEPS: u32 = 2048 + 64;
 /// `MAX_ERRNO` below the top of the address space: kernel pointers from here on are error numbers.
 const ERROR_POINTERS: u64 = -4095i64 as u64;
-const END: u32 = STRING_MAX as u32;
+/// Where every path ends in its buffer.
+pub const END: u32 = STRING_MAX as u32;
 
 /// Where in the buffer the path stands.
 pub struct Found {
@@ -52,6 +53,25 @@ struct Walk {
 pub fn tail(buffer: *mut Buffer, start: u32) -> *const u8 {
     // SAFETY: the masked offset lies inside the buffer.
     unsafe { (&raw const (*buffer).bytes).cast::<u8>().add((start & 0xfff) as usize) }
+}
+
+/// Address behind the path.
+#[inline(always)]
+pub fn end(buffer: *mut Buffer) -> *mut u8 {
+    // SAFETY: END lies inside the buffer.
+    unsafe { (&raw mut (*buffer).bytes).cast::<u8>().add(END as usize) }
+}
+
+/// What the paths of one record have in common: the mount whose root is known to be the root of everything.
+#[derive(Clone, Copy)]
+pub struct Known {
+    top: Ptr,
+}
+
+impl Default for Known {
+    fn default() -> Self {
+        Self { top: core::ptr::null_mut() }
+    }
 }
 
 /// Address of the [`HEAD`] bytes before the path.
@@ -81,9 +101,10 @@ pub fn resolve(buffer: *mut Buffer, dentry: Ptr, mnt: Ptr) -> Found {
     walk.found()
 }
 
-/// As [`resolve`]. Both pointers must be known to the verifier: arguments of the program, or loaded through them.
+/// As [`resolve`]. All pointers must be known to the verifier: arguments of the program, or loaded through them. `task`
+/// is the current one.
 #[inline(always)]
-pub fn resolve_known(buffer: *mut Buffer, dentry: Ptr, mnt: Ptr) -> Found {
+pub fn resolve_known(buffer: *mut Buffer, dentry: Ptr, mnt: Ptr, task: Ptr, known: &mut Known) -> Found {
     let mut walk = Walk::new(buffer, dentry, mnt);
     walk.place.root = shim_vfsmount_root_direct(mnt);
     if shim_dentry_hashed_direct(dentry).is_null() && shim_dentry_parent_direct(dentry) != dentry {
@@ -91,7 +112,7 @@ pub fn resolve_known(buffer: *mut Buffer, dentry: Ptr, mnt: Ptr) -> Found {
     }
     // SAFETY: `climb` has the signature the helper calls, and `walk` outlives the call.
     unsafe { bpf_loop(STEPS, climb as *mut c_void, (&raw mut walk).cast(), 0) };
-    if walk.done == 0 && !is_top(&mut walk) {
+    if walk.done == 0 && !is_top(&mut walk, task, known) {
         // SAFETY: as above.
         unsafe { bpf_loop(STEPS, step as *mut c_void, (&raw mut walk).cast(), 0) };
     }
@@ -117,19 +138,26 @@ fn read_place(mount: Ptr, place: &mut Place) {
 /// Whether the rest of the way is known without a walk: the mount is the top of the task's own mount tree, or stands
 /// on its root, as the root file system does. Reads the place of the mount if it must.
 #[inline(always)]
-fn is_top(walk: &mut Walk) -> bool {
-    // SAFETY: the helper has no preconditions.
-    let task = unsafe { bpf_get_current_task_btf() } as Ptr;
+fn is_top(walk: &mut Walk, task: Ptr, known: &mut Known) -> bool {
+    if !walk.at_root() {
+        read_place(walk.mount, &mut walk.place);
+        return false;
+    }
+    if walk.mount == known.top {
+        walk.done = 1;
+        return true;
+    }
     let top = shim_mnt_namespace_root_direct(shim_nsproxy_mnt_direct(shim_task_struct_nsproxy_direct(task)));
     let mut is_top = walk.mount == top;
     if !is_top {
         read_place(walk.mount, &mut walk.place);
         is_top = walk.place.parent == top && walk.place.mountpoint == shim_mount_root_direct(top);
     }
-    if is_top && walk.at_root() {
+    if is_top {
+        known.top = walk.mount;
         walk.done = 1;
     }
-    walk.done != 0
+    is_top
 }
 
 impl Walk {
@@ -173,21 +201,56 @@ impl Walk {
     #[inline(always)]
     fn prepend(&mut self, len: u32, name: *const c_void) -> bool {
         let len = len & 0xff;
+        let Some(to) = self.slash(len) else { return false };
+        self.copy(to, len, name);
+        true
+    }
+
+    /// The same, with the name of a dentry that the verifier knows. A short name stands in the dentry: it is loaded as
+    /// two words, and what these overwrite behind it is put back.
+    #[inline(always)]
+    fn prepend_known(&mut self, dentry: Ptr) -> bool {
+        let len = shim_dentry_name_len_direct(dentry) & 0xff;
+        let Some(to) = self.slash(len) else { return false };
+        let name = shim_dentry_name_direct(dentry);
+        if !shim_dentry_short_exists() || len > 16 || name != shim_dentry_short_name(dentry) {
+            self.copy(to, len, name);
+            return true;
+        }
+        // SAFETY: a name of at most 255 bytes and 16 more lie inside the buffer.
+        unsafe {
+            let behind = to.add(len as usize);
+            let (first, second) = (shim_word(behind), shim_word(behind.add(8)));
+            shim_put_word(to, shim_dentry_short_first_direct(dentry));
+            shim_put_word(to.add(8), shim_dentry_short_second_direct(dentry));
+            shim_put_word(behind, first);
+            shim_put_word(behind.add(8), second);
+        }
+        true
+    }
+
+    /// Makes room for a name and puts the slash; says where the name goes.
+    #[inline(always)]
+    fn slash(&mut self, len: u32) -> Option<*mut u8> {
         if self.start < len + 1 {
-            return false;
+            return None;
         }
         self.start -= len + 1;
         let offset = (self.start & 0xfff) as usize;
-        // SAFETY: the masked offset plus a name of at most 255 bytes lies inside the buffer; the helper checks the
-        // source.
+        // SAFETY: the masked offset plus a name of at most 255 bytes lies inside the buffer.
         unsafe {
             let to = (&raw mut (*self.buffer).bytes).cast::<u8>().add(offset);
             *to = b'/';
-            if bpf_probe_read_kernel(to.add(1).cast(), len, name) != 0 {
-                self.flags |= flags::UNRESOLVED;
-            }
+            Some(to.add(1))
         }
-        true
+    }
+
+    #[inline(always)]
+    fn copy(&mut self, to: *mut u8, len: u32, name: *const c_void) {
+        // SAFETY: `slash` made room for it; the helper checks the source.
+        if unsafe { bpf_probe_read_kernel(to.cast(), len, name) } != 0 {
+            self.flags |= flags::UNRESOLVED;
+        }
     }
 }
 
@@ -212,7 +275,7 @@ unsafe extern "C" fn climb(_index: u64, context: *mut c_void) -> i64 {
         return 1;
     }
     let parent = shim_dentry_parent_direct(dentry);
-    if !walk.prepend(shim_dentry_name_len_direct(dentry), shim_dentry_name_direct(dentry)) {
+    if !walk.prepend_known(dentry) {
         return 1;
     }
     if parent == dentry {

@@ -5,6 +5,7 @@ pub mod clock;
 mod diagnose;
 mod guard;
 mod host;
+mod pace;
 mod policy;
 mod run;
 mod watch;

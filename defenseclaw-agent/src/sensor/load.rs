@@ -2,7 +2,7 @@
 
 use aya::{
     Btf, Ebpf, EbpfLoader,
-    maps::{HashMap, MapData, ProgramArray},
+    maps::{Array, HashMap, MapData, ProgramArray},
     programs::{BtfTracePoint, FEntry, Lsm, ProgramError},
 };
 use tracing::debug;
@@ -76,18 +76,27 @@ fn attach_syscalls(
 ) -> Result<ProgramArray<MapData>, SensorError> {
     let table = object.take_map("SYSCALLS").ok_or_else(|| refusal::no_map("SYSCALLS"))?;
     let mut table = ProgramArray::try_from(table).map_err(super::map_error("open the system call table"))?;
+    let mut hooked = [0_u64; 8];
     for (program, calls) in hooks::SYSCALLS {
         let loaded = load_syscall(object, btf, program);
         for (name, number) in *calls {
             let set = match &loaded {
-                Ok(fd) => u32::try_from(*number)
-                    .map_err(|error| error.to_string())
-                    .and_then(|index| table.set(index, fd, 0).map_err(|error| refusal::chain(&error))),
+                Ok(fd) => u32::try_from(*number).map_err(|error| error.to_string()).and_then(|index| {
+                    table.set(index, fd, 0).map_err(|error| refusal::chain(&error))?;
+                    if let Some(word) = hooked.get_mut(index as usize >> 6) {
+                        *word |= 1 << (index & 63);
+                    }
+                    Ok(())
+                }),
                 Err(error) => Err(error.clone()),
             };
             capabilities.push(refusal::capability(&format!("syscall/{name}"), set.err()));
         }
     }
+    let map = object.map_mut("HOOKED").ok_or_else(|| refusal::no_map("HOOKED"))?;
+    Array::<_, [u64; 8]>::try_from(map)
+        .and_then(|mut calls| calls.set(0, hooked, 0))
+        .map_err(super::map_error("say which system calls are hooked"))?;
     attach_into(object, btf, &hooks::SYSCALL_EXIT, capabilities)?;
     Ok(table)
 }

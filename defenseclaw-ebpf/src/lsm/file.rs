@@ -5,7 +5,7 @@ use defenseclaw_ebpf::{Kind, access};
 
 use crate::{
     emit::{Record, Ring},
-    scope,
+    scope::{self, Actor},
     shim::*,
 };
 
@@ -54,9 +54,8 @@ fn identity(record: &mut Record, dentry: Ptr) {
 #[lsm(hook = "file_open")]
 pub fn file_open(ctx: LsmContext) -> i32 {
     let Some(actor) = scope::current() else { return 0 };
-    let Some(record) = Record::begin(Kind::FileOpen, &actor) else { return 0 };
     let file: Ptr = ctx.arg(0);
-    submit_known(record, file, access_of(shim_file_mode_direct(file), shim_file_flags_direct(file)));
+    open(&actor, file, access_of(shim_file_mode_direct(file), shim_file_flags_direct(file)));
     0
 }
 
@@ -74,14 +73,16 @@ pub fn mmap_file(ctx: LsmContext) -> i32 {
     if (core::hint::black_box(file) as u64) < PAGE || file.is_null() {
         return 0;
     }
-    let Some(record) = Record::begin(Kind::FileOpen, &actor) else { return 0 };
-    submit_known(record, file, access::MAP_EXECUTE);
+    open(&actor, file, access::MAP_EXECUTE);
     0
 }
 
-/// Fills in the fields of an open file that the verifier knows, and hands the record over.
-#[inline(always)]
-fn submit_known(mut record: Record, file: Ptr, access: u64) {
+/// An open file that the verifier knows. Not inlined: for a task that is not enrolled the registers it needs would be
+/// saved for nothing.
+#[inline(never)]
+fn open(actor: &Actor, file: Ptr, access: u64) {
+    let (dentry, mnt) = (shim_file_dentry_direct(file), shim_file_mnt_direct(file));
+    let Some(mut record) = Record::about_known(Kind::FileOpen, actor, dentry, mnt) else { return };
     let inode = shim_file_inode_direct(file);
     record
         .arg::<0>(access)
@@ -89,42 +90,45 @@ fn submit_known(mut record: Record, file: Ptr, access: u64) {
         .arg::<2>(shim_inode_ino_direct(inode))
         .arg::<3>(u64::from(shim_file_flags_direct(file)))
         .arg::<4>(u64::from(shim_inode_mode_direct(inode)));
-    record.submit_path_known(shim_file_dentry_direct(file), shim_file_mnt_direct(file), Ring::Bulk);
+    record.submit(Ring::Bulk);
 }
 
-/// Fills in the fields of an open file that the verifier does not know, and hands the record over.
+/// A record of an open file that the verifier does not know.
 #[inline(always)]
-pub fn submit_opened(mut record: Record, file: Ptr, access: u64) {
-    let inode = shim_file_inode(file);
+pub fn opened(kind: Kind, actor: &Actor, file: Ptr, access: u64) -> Option<Record> {
     let path = shim_file_path(file);
+    let mut record = Record::about(kind, actor, shim_path_dentry(path), shim_path_mnt(path))?;
+    let inode = shim_file_inode(file);
     record
         .arg::<0>(access)
         .arg::<1>(u64::from(shim_super_block_dev(shim_inode_sb(inode))))
         .arg::<2>(shim_inode_ino(inode))
         .arg::<3>(u64::from(shim_file_flags(file)))
         .arg::<4>(u64::from(shim_inode_mode(inode)));
-    record.submit_path(shim_path_dentry(path), shim_path_mnt(path), Ring::Bulk);
+    Some(record)
 }
 
 /// A change of the entry `dentry` in the directory `directory`.
 #[inline(always)]
 fn entry(kind: Kind, directory: Ptr, dentry: Ptr, detail: u64) {
     let Some(actor) = scope::current() else { return };
-    let Some(mut record) = Record::begin(kind, &actor) else { return };
+    let mnt = shim_path_mnt_direct(directory);
+    let Some(mut record) = Record::about_known(kind, &actor, dentry, mnt) else { return };
     record.arg::<0>(detail);
     identity(&mut record, dentry);
-    record.submit_path_known(dentry, shim_path_mnt_direct(directory), Ring::Bulk);
+    record.submit(Ring::Bulk);
 }
 
 /// A change of the file at `path`.
 #[inline(always)]
 fn file(kind: Kind, path: Ptr, detail: u64) {
     let Some(actor) = scope::current() else { return };
-    let Some(mut record) = Record::begin(kind, &actor) else { return };
     let dentry = shim_path_dentry_direct(path);
+    let mnt = shim_path_mnt_direct(path);
+    let Some(mut record) = Record::about_known(kind, &actor, dentry, mnt) else { return };
     record.arg::<0>(detail);
     identity(&mut record, dentry);
-    record.submit_path_known(dentry, shim_path_mnt_direct(path), Ring::Bulk);
+    record.submit(Ring::Bulk);
 }
 
 #[lsm(hook = "path_unlink")]
@@ -153,11 +157,9 @@ pub fn path_mknod(ctx: LsmContext) -> i32 {
         return 0;
     }
     let Some(actor) = scope::current() else { return 0 };
-    let Some(mut record) = Record::begin(Kind::FileMknod, &actor) else { return 0 };
-    record
-        .arg::<0>(mode)
-        .arg::<3>(ctx.arg::<u64>(3) & 0xffff_ffff)
-        .path_known(ctx.arg(1), shim_path_mnt_direct(ctx.arg(0)));
+    let mnt = shim_path_mnt_direct(ctx.arg(0));
+    let Some(mut record) = Record::about_known(Kind::FileMknod, &actor, ctx.arg(1), mnt) else { return 0 };
+    record.arg::<0>(mode).arg::<3>(ctx.arg::<u64>(3) & 0xffff_ffff);
     record.submit(Ring::Bulk);
     0
 }
@@ -165,13 +167,12 @@ pub fn path_mknod(ctx: LsmContext) -> i32 {
 #[lsm(hook = "path_rename")]
 pub fn path_rename(ctx: LsmContext) -> i32 {
     let Some(actor) = scope::current() else { return 0 };
-    let Some(mut record) = Record::begin(Kind::FileRename, &actor) else { return 0 };
     let old: Ptr = ctx.arg(1);
+    let mnt = shim_path_mnt_direct(ctx.arg(0));
+    let Some(mut record) = Record::about_known(Kind::FileRename, &actor, old, mnt) else { return 0 };
     record.arg::<0>(ctx.arg::<u64>(4) & 0xffff_ffff);
     identity(&mut record, old);
-    record
-        .path_known(old, shim_path_mnt_direct(ctx.arg(0)))
-        .path_known(ctx.arg(3), shim_path_mnt_direct(ctx.arg(2)));
+    record.path_known(&actor, ctx.arg(3), shim_path_mnt_direct(ctx.arg(2)));
     record.submit(Ring::Bulk);
     0
 }
@@ -179,12 +180,12 @@ pub fn path_rename(ctx: LsmContext) -> i32 {
 #[lsm(hook = "path_link")]
 pub fn path_link(ctx: LsmContext) -> i32 {
     let Some(actor) = scope::current() else { return 0 };
-    let Some(mut record) = Record::begin(Kind::FileLink, &actor) else { return 0 };
     let existing: Ptr = ctx.arg(0);
     // link(2) has already refused names on different mounts.
     let mnt = shim_path_mnt_direct(ctx.arg(1));
+    let Some(mut record) = Record::about_known(Kind::FileLink, &actor, existing, mnt) else { return 0 };
     identity(&mut record, existing);
-    record.path_known(existing, mnt).path_known(ctx.arg(2), mnt);
+    record.path_known(&actor, ctx.arg(2), mnt);
     record.submit(Ring::Bulk);
     0
 }
@@ -192,8 +193,9 @@ pub fn path_link(ctx: LsmContext) -> i32 {
 #[lsm(hook = "path_symlink")]
 pub fn path_symlink(ctx: LsmContext) -> i32 {
     let Some(actor) = scope::current() else { return 0 };
-    let Some(mut record) = Record::begin(Kind::FileSymlink, &actor) else { return 0 };
-    record.path_known(ctx.arg(1), shim_path_mnt_direct(ctx.arg(0))).kernel_str(ctx.arg(2));
+    let mnt = shim_path_mnt_direct(ctx.arg(0));
+    let Some(mut record) = Record::about_known(Kind::FileSymlink, &actor, ctx.arg(1), mnt) else { return 0 };
+    record.kernel_str(ctx.arg(2));
     record.submit(Ring::Bulk);
     0
 }

@@ -26,7 +26,8 @@ fn read_address(from: Ptr, len: i32) -> Option<Address> {
 /// An operation on the address `from`, which is an argument of the hook and `len` bytes long, as `socket` is.
 #[inline(always)]
 fn operation(kind: Kind, actor: &Actor, socket: Ptr, from: Ptr, len: i32) {
-    if len < 2 {
+    // As unsigned it needs no extension of its sign, and the kernel accepts no negative length.
+    if (len as u32) < 2 {
         return;
     }
     // The hook has the plain address in reach for IPv4, and that is cheaper than a copy.
