@@ -12,11 +12,11 @@ use super::{
 };
 use crate::{
     enforce::{
-        Attempts, CANARY_PROFILE, EnforceError, Enforcer, Holds, Identities, Maps, SESSION_PROFILE, Trap,
-        posture, unheld,
+        Attempts, CANARY_PROFILE, EnforceError, Enforcer, Identities, Maps, SESSION_PROFILE, Trap, posture,
+        unheld,
     },
     launcher::{Canary, Cgroup, Forbidden},
-    model::{Level, Mode, PolicyLoaded, PolicyRefused, Posture, PostureChange, SessionId, Unproven},
+    model::{Mode, PolicyLoaded, PolicyRefused, Posture, PostureChange, Protection, SessionId, Unproven},
     sensor::Sensor,
 };
 
@@ -29,7 +29,7 @@ pub(super) struct Guard {
     session: SessionId,
     options: PolicyOptions,
     directories: Directories,
-    holds: Holds,
+    protection: Protection,
     in_force: Compiled,
     proof: Option<Proof>,
 }
@@ -50,10 +50,9 @@ impl Guard {
         options: &PolicyOptions,
         directories: Directories,
         compiled: Compiled,
-        cgroup: Option<&Cgroup>,
     ) -> Result<(Self, PolicyLoaded), RunError> {
-        let holds = Holds { lsm: sensor.protection().level == Level::Lsm, cgroup: cgroup.is_some() };
-        check_held(&compiled, options, holds)?;
+        let protection = sensor.protection();
+        check_held(&compiled, options, protection)?;
         let mut enforcer = Enforcer::new(Maps::open(|name| sensor.map(name))?)?;
         let loaded = put_in_force(&mut enforcer, session, &compiled)?;
         let guard = Self {
@@ -61,7 +60,7 @@ impl Guard {
             session,
             options: options.clone(),
             directories,
-            holds,
+            protection: protection.clone(),
             in_force: compiled,
             proof: None,
         };
@@ -127,7 +126,7 @@ impl Guard {
         compiled: Result<Compiled, PolicyRejected>,
     ) -> Result<PolicyLoaded, PolicyRefused> {
         let compiled = compiled.map_err(|rejected| self.refused(rejected.problems))?;
-        check_held(&compiled, &self.options, self.holds).map_err(|error| self.refused(one(&error)))?;
+        check_held(&compiled, &self.options, &self.protection).map_err(|error| self.refused(one(&error)))?;
         if compiled.mode != Mode::Observe && self.proof.is_none() {
             let problem = "the session began without proof of enforcement, so its mode stays observe";
             return Err(self.refused(vec![problem.to_owned()]));
@@ -212,8 +211,8 @@ fn put_in_force(
 }
 
 /// Nothing is promised that nothing here can hold.
-fn check_held(compiled: &Compiled, options: &PolicyOptions, holds: Holds) -> Result<(), RunError> {
-    let rules = unheld(&compiled.image, holds);
+fn check_held(compiled: &Compiled, options: &PolicyOptions, protection: &Protection) -> Result<(), RunError> {
+    let rules = unheld(&compiled.image, protection);
     if rules.is_empty() || options.allow_degraded {
         return Ok(());
     }

@@ -207,7 +207,7 @@ pub fn run(options: &RunOptions) -> Result<RunOutcome, RunError> {
             warnings.push(format!("not protected by inode: {skipped}"));
         }
         let cgroup = prepared.placement().cgroup();
-        let (mut guard, loaded) = Guard::install(&sensor, session, options, directories, compiled, cgroup)?;
+        let (mut guard, loaded) = Guard::install(&sensor, session, options, directories, compiled)?;
         let posture = guard.prove(&mut sensor, cgroup)?;
         let file = match &options.source {
             PolicySource::File(file) => Some(file.clone()),
