@@ -6,8 +6,10 @@
 
 mod cases;
 mod compile;
+mod diff;
 mod evaluate;
 pub mod image;
+mod layers;
 mod load;
 pub mod lookup;
 mod network;
@@ -21,7 +23,9 @@ mod yaml;
 
 pub use cases::{Outcome, Suite, suite};
 pub use compile::compile;
+pub use diff::{Difference, OperationChange, RuleChange, diff};
 pub use evaluate::{evaluate, stricter};
+pub use layers::{Held, Landlock, Layers, held};
 pub use load::load;
 pub use network::{HostPattern, Network, canonical, labels};
 pub use object::{Actor, Object};
