@@ -258,3 +258,6 @@ impl Session {
         found.into_iter().collect()
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -245,3 +245,6 @@ pub(super) fn spares(owners: &[Vec<PathPattern>], unless: Option<Unless>, actor:
     let patterns = owners.get(usize::from(set)).map(Vec::as_slice).unwrap_or_default();
     patterns.iter().any(|pattern| pattern::pin(pattern, &path).is_some())
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,7 +1,7 @@
 //! From YAML text to a [`Policy`], with every mistake at once. Files are the caller's business: it hands over texts.
 
 mod check;
-mod fields;
+pub(super) mod fields;
 mod rules;
 mod settings;
 
