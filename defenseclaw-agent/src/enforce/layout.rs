@@ -194,4 +194,6 @@ fn fill_fixed(image: &Image, laid: &mut abi::Image, numbers: &Numbers) -> Result
 }
 
 #[cfg(test)]
+mod agreement;
+#[cfg(test)]
 mod tests;
