@@ -25,7 +25,7 @@ use crate::{
         Ptr, shim_atomic_exchange, shim_atomic_increment, shim_cred_uid_direct,
         shim_task_struct_cgroup_direct, shim_task_struct_cred_direct, shim_task_struct_pid_direct,
     },
-    verdict::{self, Judged, NO_POLICY, Policy},
+    verdict::{self, Judged, Policy},
 };
 
 /// fork, exec, exit: never crowded out by file events.
@@ -437,8 +437,8 @@ impl Record {
     /// The same, of pointers that the verifier knows: see [`path::resolve_known`].
     #[inline(always)]
     pub fn path_known(&mut self, actor: &Actor, dentry: Ptr, mnt: Ptr) -> &mut Self {
-        self.path_judged(actor, dentry, mnt, &NO_POLICY, 0);
-        self
+        let found = path::resolve_known(self.spare().0, dentry, mnt, actor.task, &mut self.paths, 0);
+        self.resolved(&found)
     }
 
     /// The same, and what policy says about it.

@@ -26,8 +26,9 @@ use crate::{
 /// Which image is in force for a profile.
 #[map]
 pub static CURRENT: Array<Current> = Array::with_max_entries(PROFILES as u32, 0);
+/// The first one stays empty: it is that of profiles without a policy.
 #[map]
-pub static IMAGES: Array<Image> = Array::with_max_entries(SLOTS as u32, 0);
+pub static IMAGES: Array<Image> = Array::with_max_entries(SLOTS as u32 + 1, 0);
 /// Cells of all images.
 #[map]
 pub static RULES: HashMap<Key, Cell> = HashMap::with_max_entries(1 << 18, BPF_F_NO_PREALLOC);
@@ -147,8 +148,7 @@ impl Judged {
     }
 }
 
-/// The image in force for a task, if any. Not an `Option`: the fields of none would be left undefined, and the verifier takes
-/// a copy of what is undefined for a use of it.
+/// The image in force for a task; the empty one where nothing is judged.
 #[derive(Clone, Copy)]
 pub struct Policy {
     image: *const Image,
@@ -158,41 +158,32 @@ pub struct Policy {
     profile: u32,
 }
 
-pub const NO_POLICY: Policy =
-    Policy { image: core::ptr::null(), owner: 0, parent_owner: 0, slot: 0, profile: 0 };
-
+/// None only if the maps are not what they should be.
 #[inline(always)]
-pub fn policy(actor: &Actor) -> Policy {
+pub fn policy(actor: &Actor) -> Option<Policy> {
     // SAFETY: the label stays in the map as long as its task, which is the current one, runs this program.
     let label = unsafe { &*actor.label };
-    let Some(slot) = CURRENT.get(label.profile) else { return NO_POLICY };
-    let slot = *slot;
-    if slot == 0 {
-        return NO_POLICY;
-    }
-    let Some(image) = IMAGES.get_ptr(slot - 1) else { return NO_POLICY };
-    Policy {
+    let current = *CURRENT.get(label.profile)?;
+    let image = IMAGES.get_ptr(current)?;
+    Some(Policy {
         image,
         owner: label.owner,
         parent_owner: label.parent_owner,
-        slot: slot - 1,
+        slot: current.wrapping_sub(1),
         profile: label.profile,
-    }
+    })
 }
 
 impl Policy {
     /// Whether anything is judged.
     #[inline(always)]
     pub fn judges(&self) -> bool {
-        !self.image.is_null()
+        self.seed() != 0
     }
 
     /// Where hashes of paths start; 0 where nothing is judged.
     #[inline(always)]
     pub fn seed(&self) -> u64 {
-        if self.image.is_null() {
-            return 0;
-        }
         // SAFETY: the image lies in its map.
         unsafe { (*self.image).seed }
     }
@@ -222,7 +213,7 @@ impl Policy {
     /// An operation on an object that could not be looked at, for lack of a buffer.
     #[inline(always)]
     pub fn blind(&self, effects: u16) -> Judged {
-        if self.image.is_null() {
+        if !self.judges() {
             return Judged::NOTHING;
         }
         let entry = self.unresolved();
@@ -232,7 +223,7 @@ impl Policy {
     /// A privileged operation.
     #[inline(always)]
     pub fn privilege(&self, operation: usize) -> Judged {
-        if self.image.is_null() {
+        if !self.judges() {
             return Judged::NOTHING;
         }
         let mut at = 0;
@@ -251,7 +242,7 @@ impl Policy {
     /// An operation on an internet address: two words in the order of numbers, IPv4 as `::ffff:a.b.c.d`.
     #[inline(always)]
     pub fn address(&self, effect: u16, high: u64, low: u64, port: u16) -> Judged {
-        if self.image.is_null() {
+        if !self.judges() {
             return Judged::NOTHING;
         }
         let low = match (high, low) {
@@ -267,7 +258,7 @@ impl Policy {
     /// An operation on a path that `buffer` holds; `dev` and `ino` are 0 where there is no file yet.
     #[inline(always)]
     pub fn path(&self, effects: u16, buffer: *mut Buffer, found: &Found, dev: u64, ino: u64) -> Judged {
-        if self.image.is_null() || effects == 0 {
+        if !self.judges() || effects == 0 {
             return Judged::NOTHING;
         }
         self.judged(Entry(judge_path(
@@ -281,7 +272,7 @@ impl Policy {
     /// A unix socket by its abstract name, of which `name` holds `len` bytes and `path::hash_words` may read 256.
     #[inline(always)]
     pub fn abstract_name(&self, buffer: *mut Buffer, name: *const u8, len: u32) -> Judged {
-        if self.image.is_null() {
+        if !self.judges() {
             return Judged::NOTHING;
         }
         let mut way = Way {

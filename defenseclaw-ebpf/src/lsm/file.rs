@@ -118,7 +118,7 @@ fn open(actor: &Actor, file: Ptr, access: u64, effects: u32) -> i32 {
 /// The same, of an operation that is recorded elsewhere unless policy has something to say.
 #[inline(never)]
 fn judge_only(actor: &Actor, file: Ptr, access: u64, effects: u32) -> i32 {
-    if !verdict::policy(actor).judges() {
+    if !verdict::policy(actor).is_some_and(|policy| policy.judges()) {
         return 0;
     }
     match judged(actor, file, access, effects) {
@@ -133,7 +133,7 @@ fn judge_only(actor: &Actor, file: Ptr, access: u64, effects: u32) -> i32 {
 
 #[inline(always)]
 fn judged(actor: &Actor, file: Ptr, access: u64, effects: u32) -> Result<(Record, Judged), i32> {
-    let policy = verdict::policy(actor);
+    let Some(policy) = verdict::policy(actor) else { return Err(0) };
     let effects = effects as u16;
     let (dentry, mnt) = (shim_file_dentry_direct(file), shim_file_mnt_direct(file));
     let seed = policy.seed();
@@ -182,7 +182,7 @@ fn identity(dentry: Ptr) -> (u64, u64) {
 #[inline(always)]
 fn change(kind: Kind, dentry: Ptr, mnt: Ptr, detail: u64, effects: u16) -> i32 {
     let Some(actor) = scope::current() else { return 0 };
-    let policy = verdict::policy(&actor);
+    let Some(policy) = verdict::policy(&actor) else { return 0 };
     let Some(mut record) = Record::about_known(kind, &actor, dentry, mnt, policy.seed()) else {
         return policy.blind(effects).carry_out();
     };
@@ -225,7 +225,7 @@ pub fn path_mknod(ctx: LsmContext) -> i32 {
     let mode = ctx.arg::<u64>(2) & 0xffff;
     // A regular file: open(O_CREAT) comes here too and is recorded by `file_open`.
     let regular = mode & S_IFMT == S_IFREG || mode & S_IFMT == 0;
-    let policy = verdict::policy(&actor);
+    let Some(policy) = verdict::policy(&actor) else { return 0 };
     if regular && !policy.judges() {
         return 0;
     }
@@ -255,7 +255,7 @@ pub fn path_mknod(ctx: LsmContext) -> i32 {
 #[lsm(hook = "path_rename")]
 pub fn path_rename(ctx: LsmContext) -> i32 {
     let Some(actor) = scope::current() else { return 0 };
-    let policy = verdict::policy(&actor);
+    let Some(policy) = verdict::policy(&actor) else { return 0 };
     let (old, new): (Ptr, Ptr) = (ctx.arg(1), ctx.arg(3));
     let flags = ctx.arg::<u64>(4) & 0xffff_ffff;
     // What stands at the new name goes away, or with this flag to the old one.
@@ -284,7 +284,7 @@ pub fn path_rename(ctx: LsmContext) -> i32 {
 #[lsm(hook = "path_link")]
 pub fn path_link(ctx: LsmContext) -> i32 {
     let Some(actor) = scope::current() else { return 0 };
-    let policy = verdict::policy(&actor);
+    let Some(policy) = verdict::policy(&actor) else { return 0 };
     let existing: Ptr = ctx.arg(0);
     // link(2) has already refused names on different mounts.
     let mnt = shim_path_mnt_direct(ctx.arg(1));
@@ -303,7 +303,7 @@ pub fn path_link(ctx: LsmContext) -> i32 {
 #[lsm(hook = "path_symlink")]
 pub fn path_symlink(ctx: LsmContext) -> i32 {
     let Some(actor) = scope::current() else { return 0 };
-    let policy = verdict::policy(&actor);
+    let Some(policy) = verdict::policy(&actor) else { return 0 };
     let mnt = shim_path_mnt_direct(ctx.arg(0));
     let seed = policy.seed();
     let Some(mut record) = Record::about_known(Kind::FileSymlink, &actor, ctx.arg(1), mnt, seed) else {

@@ -49,7 +49,7 @@ fn operation(kind: Kind, effect: u16, actor: &Actor, socket: Ptr, from: Ptr, len
         let rest = if family == AF_INET { rest } else { 0 };
         let (port, address) = (u16::from_be(rest as u16), (rest >> 16) as u32);
         let judged = if family == AF_INET {
-            let policy = verdict::policy(actor);
+            let Some(policy) = verdict::policy(actor) else { return 0 };
             policy.address(effect, 0, mapped(address), port)
         } else {
             Judged::NOTHING
@@ -61,7 +61,7 @@ fn operation(kind: Kind, effect: u16, actor: &Actor, socket: Ptr, from: Ptr, len
     } else if let Some(address) = read_address(from, len) {
         record(kind, effect, actor, socket, &address, 0)
     } else {
-        let policy = verdict::policy(actor);
+        let Some(policy) = verdict::policy(actor) else { return 0 };
         policy.blind(effect).carry_out()
     }
 }
@@ -80,7 +80,7 @@ fn word(socket: Ptr, family: u16) -> u64 {
 
 #[inline(always)]
 fn record(kind: Kind, effect: u16, actor: &Actor, socket: Ptr, address: &Address, bytes: u64) -> i32 {
-    let policy = verdict::policy(actor);
+    let Some(policy) = verdict::policy(actor) else { return 0 };
     let judged = address.judge(&policy, effect);
     short(kind, ring(&judged), actor, None, &judged, || address.args(word(socket, address.family), bytes));
     judged.carry_out()
@@ -108,7 +108,7 @@ pub fn socket_sendmsg(ctx: LsmContext) -> i32 {
         return 0;
     }
     let Some(address) = read_address(name, shim_msghdr_namelen_direct(message)) else {
-        let policy = verdict::policy(&actor);
+        let Some(policy) = verdict::policy(&actor) else { return 0 };
         return policy.blind(effect::CONNECT).carry_out();
     };
     if address.family == AF_INET || address.family == AF_INET6 {
@@ -122,7 +122,7 @@ pub fn socket_sendmsg(ctx: LsmContext) -> i32 {
 #[lsm(hook = "socket_create")]
 pub fn socket_create(ctx: LsmContext) -> i32 {
     let Some(actor) = scope::current() else { return 0 };
-    let policy = verdict::policy(&actor);
+    let Some(policy) = verdict::policy(&actor) else { return 0 };
     let family = ctx.arg::<u64>(0) as u16;
     let kind = ctx.arg::<u64>(1) & 15;
     let by_kernel = ctx.arg::<u64>(3) as u32 != 0;

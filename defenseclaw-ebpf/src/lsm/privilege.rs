@@ -21,8 +21,10 @@ const MODULE: u64 = 2;
 /// What policy says about a privileged operation of the current task.
 #[inline(always)]
 fn judge(actor: &Actor, operation: usize) -> Judged {
-    let policy = verdict::policy(actor);
-    policy.privilege(operation)
+    match verdict::policy(actor) {
+        Some(policy) => policy.privilege(operation),
+        None => Judged::NOTHING,
+    }
 }
 
 #[inline(always)]

@@ -13,7 +13,7 @@ use crate::{
 #[inline(always)]
 fn connect(socket: Ptr, other: Ptr, datagram: u64) -> i32 {
     let Some(actor) = scope::current() else { return 0 };
-    let policy = verdict::policy(&actor);
+    let Some(policy) = verdict::policy(&actor) else { return 0 };
     let Some((mut record, judged)) = unix_record(&actor, other, &policy) else {
         return policy.blind(effect::UNIX).carry_out();
     };

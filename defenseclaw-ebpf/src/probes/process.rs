@@ -68,7 +68,7 @@ pub fn process_exec(ctx: BtfTracePointContext) -> i32 {
         (shim_mm_struct_arg_start_direct(memory), shim_mm_struct_arg_end_direct(memory));
     let argv_len = arguments_end.wrapping_sub(arguments);
     let (dentry, mnt) = (shim_file_dentry_direct(exe), shim_file_mnt_direct(exe));
-    let policy = verdict::policy(&actor);
+    let Some(policy) = verdict::policy(&actor) else { return 0 };
     let seed = policy.seed();
     let Some(mut record) = Record::about_known(Kind::ProcessExec, &actor, dentry, mnt, seed) else {
         verdict::forget_owner(&actor);

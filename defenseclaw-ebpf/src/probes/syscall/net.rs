@@ -16,7 +16,7 @@ use crate::{
     scope::{self, Actor},
     shim::*,
     sockaddr::{AF_INET, AF_INET6, AF_UNIX, Address, socket_word, unix_record},
-    verdict::{Judged, NO_POLICY},
+    verdict::{self, Judged},
 };
 
 const S_IFMT: u16 = 0o170_000;
@@ -89,7 +89,8 @@ fn unix(actor: &Actor, call: &Call, sk: Ptr, from: u64, len: u64, send: bool) {
     let (word, datagram) = (socket_word(sk, AF_UNIX), u64::from(datagram));
     let peer = shim_unix_sock_peer(sk);
     if !send && call.result == 0 && !peer.is_null() {
-        let Some((mut record, _)) = unix_record(actor, peer, &NO_POLICY) else { return };
+        let Some(policy) = verdict::policy(actor) else { return };
+        let Some((mut record, _)) = unix_record(actor, peer, &policy) else { return };
         record.arg::<0>(word).arg::<1>(datagram).result(call.result);
         record.submit(Ring::Bulk);
         return;
