@@ -228,6 +228,7 @@ fn coverage(report: &Report, options: &RenderOptions) -> Vec<Line> {
         Level::Lsm => "Level lsm: seen inside the kernel's own checks, before anything happens.",
         Level::Fentry => "Level fentry: seen at the kernel's own checks.",
         Level::Tracepoint => "Level tracepoint: seen when system calls return.",
+        Level::None => "Not watched: what the command did is not in this report.",
     };
     let mut text = level.to_owned();
     if !protection.level_reason.is_empty() {
