@@ -343,13 +343,16 @@ impl<'a> Planner<'a> {
 
     /// An open directory with something closed in it: what stands beside that is granted, if it can be.
     fn blocked_inside(&mut self, path: &Path, names: &Names) {
+        let own_blocked = self.class.applies_to(Kind::Directory) && self.blocked(Object::At(path));
+        let inside_blocked = self.blocked(Object::Child(path)) || self.blocked(Object::Deep(path));
+        let spills = own_blocked || inside_blocked;
         if !self.places.stable(path) && (self.class.asks_parent() || self.siblings == Siblings::Stable) {
             let reason = "the command can make and replace things there, and could not use them any more";
-            return self.grant_all(path, reason, false);
+            return self.grant_all(path, reason, spills);
         }
         let left = GRANTS_AT_MOST.saturating_sub(self.grants.len());
         let Some(entries) = self.places.entries(path, left) else {
-            return self.grant_all(path, "it cannot be listed, or holds too many entries", false);
+            return self.grant_all(path, "it cannot be listed, or holds too many entries", spills);
         };
         let (closed, leaks) = (self.closed, self.leaks.len());
         let mut spill = None;
@@ -361,15 +364,15 @@ impl<'a> Planner<'a> {
             }
         }
         if let Some(reason) = spill {
-            self.grant_all(path, &reason, false);
-        } else if self.closed == closed {
+            self.grant_all(path, &reason, spills);
+        } else if self.closed == closed && !own_blocked {
             // Closing nothing is not worth what it costs.
             if self.leaks.len() == leaks {
                 self.leaks.push(Leak {
                     class: self.class,
                     path: path.clone(),
                     reason: "nothing of what is blocked exists now".to_owned(),
-                    spills: false,
+                    spills,
                 });
             }
             self.grants.retain(|grant| !grant.is_at_or_below(path));

@@ -157,7 +157,8 @@ impl Judge<'_> {
         let path = Path(path.clone());
         let object = match reach {
             Reach::Exact | Reach::Ancestor => Object::At(&path),
-            Reach::Subtree | Reach::Children => Object::Child(&path),
+            Reach::Subtree => Object::Deep(&path),
+            Reach::Children => Object::Child(&path),
         };
         if !self.verdicts.blocked(object, effect) {
             return if self.verdicts.is_porous(&path, effect)
@@ -189,6 +190,13 @@ impl Judge<'_> {
                 other => other,
             },
             Effect::FileRead => self.read(&path, reach),
+            Effect::FileCreate | Effect::FileDelete
+                if reach != Reach::Ancestor && !self.verdicts.blocked(object, Effect::FileWrite) =>
+            {
+                nothing(
+                    "making and removing names can be closed only where writing is: renaming over a file is both",
+                )
+            }
             Effect::FileCreate => self.class(Class::Create, &path, reach),
             Effect::FileDelete if reach == Reach::Ancestor && self.places.stable(&path.parent()) => WHOLE,
             Effect::FileDelete => match self.class(Class::Delete, &path, reach) {
@@ -257,11 +265,24 @@ impl Judge<'_> {
             let leak = files.leaks.iter().filter(why).max_by_key(|leak| leak.path.0.len());
             return nothing(match leak {
                 Some(leak) => format!("{} is open: {}", leak.path, leak.reason),
-                None if class.asks_parent() && files.leaks.is_empty() => {
-                    "making and removing names can be closed only where writing is, too".to_owned()
-                }
                 None => format!("{grant} is open for what policy allows there"),
             });
+        }
+        let effect = match class {
+            Class::Create => Some(Effect::FileCreate),
+            Class::Delete => Some(Effect::FileDelete),
+            Class::ReadFile | Class::ReadDirectory | Class::Write | Class::Execute => None,
+        };
+        let below = files
+            .grants
+            .iter()
+            .filter(|(grant, classes)| classes.contains(&class) && grant.is_at_or_below(path));
+        let is_blocked =
+            |grant| effect.is_some_and(|effect| self.verdicts.blocked(Object::Child(grant), effect));
+        if let Some((grant, _)) = below.into_iter().find(|(grant, _)| is_blocked(grant)) {
+            return part(format!(
+                "names in {grant} can be made and removed, because writing there is allowed"
+            ));
         }
         let spills = files.leaks.iter().filter(|leak| leak.class == class && leak.spills);
         match spills.into_iter().find(|leak| leak.path.is_at_or_below(path)) {

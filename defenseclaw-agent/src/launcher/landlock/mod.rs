@@ -27,3 +27,6 @@ pub use files::{Class, FilePlan, Leak, Siblings, Skipped};
 pub use path::Path;
 pub use places::{Disk, Kind, Places};
 pub use plan::{LandlockLevel, LandlockPlan, PlanOptions, Wanted};
+
+#[cfg(test)]
+mod tests;
