@@ -277,8 +277,12 @@ impl Judge<'_> {
             .grants
             .iter()
             .filter(|(grant, classes)| classes.contains(&class) && grant.is_at_or_below(path));
-        let is_blocked =
-            |grant| effect.is_some_and(|effect| self.verdicts.blocked(Object::Child(grant), effect));
+        let is_blocked = |grant| {
+            let blocked = |effect, object| self.verdicts.blocked(object, effect);
+            effect.is_some_and(|effect| {
+                blocked(effect, Object::Child(grant)) || blocked(effect, Object::Deep(grant))
+            })
+        };
         if let Some((grant, _)) = below.into_iter().find(|(grant, _)| is_blocked(grant)) {
             return part(format!(
                 "names in {grant} can be made and removed, because writing there is allowed"
