@@ -315,14 +315,11 @@ impl<'a> Planner<'a> {
             self.closed += 1;
             return;
         }
-        let inside_blocked = self.blocked(Object::Child(path)) && self.blocked(Object::Deep(path));
+        let (child, deep) = (self.blocked(Object::Child(path)), self.blocked(Object::Deep(path)));
         if self.class.applies_to(Kind::Directory) && !self.blocked(Object::At(path)) {
-            self.grant_all(
-                path,
-                "listing it is allowed, and Landlock extends that to all below",
-                inside_blocked,
-            );
-        } else if inside_blocked {
+            let reason = "listing it is allowed, and Landlock extends that to all below";
+            self.grant_all(path, reason, child || deep);
+        } else if child && deep {
             self.allowed_inside(path, names);
         } else {
             self.blocked_inside(path, names);
