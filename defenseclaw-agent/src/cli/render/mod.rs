@@ -10,6 +10,7 @@ mod fold;
 mod line;
 mod network;
 mod privileged;
+mod protection;
 #[cfg(test)]
 mod tests;
 mod tree;
@@ -238,6 +239,11 @@ fn coverage(report: &Report, options: &RenderOptions) -> Vec<Line> {
             ".",
         ]);
     }
+    if protection.level == Level::None {
+        let mut lines = paragraph(&text, Role::Warning, options);
+        lines.extend(protection::lines(protection, options));
+        return lines;
+    }
     let (blind, limits): (Vec<_>, Vec<_>) = protection
         .capabilities
         .iter()
@@ -267,6 +273,7 @@ fn coverage(report: &Report, options: &RenderOptions) -> Vec<Line> {
         let words = format!("Not seen at this level (`defenseclaw doctor` explains): {}.", spots.join(", "));
         lines.extend(paragraph(&words, Role::Dim, options));
     }
+    lines.extend(protection::lines(protection, options));
     lines
 }
 

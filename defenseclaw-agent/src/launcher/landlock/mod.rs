@@ -10,6 +10,7 @@
 //! [`ProtectionRow::verified`]: crate::model::ProtectionRow::verified
 
 mod abi;
+mod choice;
 mod domain;
 mod files;
 mod holds;
@@ -21,6 +22,7 @@ mod selftest;
 mod verdict;
 
 pub use abi::Abi;
+pub use choice::{LandlockChoice, choose_level};
 pub(super) use domain::ChildDomain;
 pub use domain::{Domain, LandlockError};
 pub use files::{Class, FilePlan, Leak, Siblings, Skipped};
