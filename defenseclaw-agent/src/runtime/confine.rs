@@ -46,7 +46,7 @@ pub enum ConfineError {
         source: io::Error,
     },
     /// Mistakes in it.
-    #[error("the policy is not valid:{}", lines(.0.iter().map(ToString::to_string)))]
+    #[error("the policy is not valid: {}", joined(.0.iter().map(ToString::to_string)))]
     Invalid(Vec<Problem>),
     /// The home or project directory.
     #[error("cannot find out what {path} really is: {source}")]
@@ -58,7 +58,7 @@ pub enum ConfineError {
         source: io::Error,
     },
     /// Mode action promises that block rules hold.
-    #[error("these rules block, and are not held here:{}", lines(.0.iter().map(unheld_line)))]
+    #[error("these rules block, and are not held here: {}", joined(.0.iter().map(unheld)))]
     NotHeld(Vec<RuleHold>),
 }
 
@@ -72,13 +72,13 @@ impl ConfineError {
     }
 }
 
-fn lines(lines: impl Iterator<Item = String>) -> String {
-    lines.fold(String::new(), |text, line| text + "\n  " + &line)
+fn joined(parts: impl Iterator<Item = String>) -> String {
+    parts.collect::<Vec<_>>().join("; ")
 }
 
-fn unheld_line(hold: &RuleHold) -> String {
+fn unheld(hold: &RuleHold) -> String {
     let held = if hold.held == Held::Part { "in part" } else { "not at all" };
-    format!("{} is held {held}: {}", hold.rule, hold.reasons.join("; "))
+    format!("{} is held {held} ({})", hold.rule, hold.reasons.join(", "))
 }
 
 /// Everything that was worked out before the command exists.

@@ -14,8 +14,11 @@ use super::{
 };
 use crate::{
     model::{Effect, Privilege, ProtectionRow, RuleHold},
-    policy::image::{Image, PathKey},
+    policy::image::{Image, PathKey, PathRow},
 };
+
+/// Places that are looked at for something to try.
+const CLOSED_AT_MOST: usize = 64;
 
 /// How much Landlock may do.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -51,6 +54,8 @@ pub struct PlanOptions<'a> {
     pub places: &'a dyn Places,
     /// Whether rules in directories that change are held.
     pub siblings: Siblings,
+    /// The user's own: what is there may be tried, if it is closed.
+    pub home: &'a Path,
 }
 
 impl std::fmt::Debug for PlanOptions<'_> {
@@ -135,7 +140,7 @@ impl LandlockPlan {
             wanted,
             table: Vec::new(),
             rules: Vec::new(),
-            closed: closed(image, &verdicts),
+            closed: closed(image, &verdicts, options.home),
         };
         let why_not = holds::WhyNot {
             connect: connect.err().unwrap_or_default(),
@@ -193,15 +198,22 @@ fn abstract_scope(image: &Image) -> Result<(), String> {
     }
 }
 
-/// Places that rules close, to be tried.
-fn closed(image: &Image, verdicts: &Verdicts<'_>) -> Vec<Path> {
-    let paths = image.paths.iter().filter(|row| row.entries.iter().any(blocks));
-    let paths = paths.filter_map(|row| match &row.pattern.key {
+/// Places that may be closed, to be tried: what rules close, and what is beside what they open.
+fn closed(image: &Image, verdicts: &Verdicts<'_>, home: &Path) -> Vec<Path> {
+    let anchored = |row: &PathRow| match &row.pattern.key {
         PathKey::Anchored(path) => Some(Path(path.clone())),
         PathKey::Name(_) | PathKey::Pair(..) | PathKey::Extension(_) => None,
-    });
-    // Of what is closed by default, places that are everywhere.
+    };
+    let blocking = image.paths.iter().filter(|row| row.entries.iter().any(blocks)).filter_map(anchored);
+    let beside = image.paths.iter().filter_map(anchored).map(|path| path.parent());
     let everywhere = ["/etc", "/usr/bin", "/usr/lib", "/var", "/opt", "/srv"].map(Path::new);
     let by_default = Effect::ALL.iter().any(|effect| verdicts.blocked_by_default(*effect));
-    paths.chain(everywhere.into_iter().filter(|_| by_default)).collect()
+    let mut closed: Vec<Path> = Vec::new();
+    let own = std::iter::once(home.clone());
+    for path in blocking.chain(own.chain(beside).chain(everywhere).filter(|_| by_default)) {
+        if closed.len() < CLOSED_AT_MOST && !closed.contains(&path) {
+            closed.push(path);
+        }
+    }
+    closed
 }

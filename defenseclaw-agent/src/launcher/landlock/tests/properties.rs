@@ -220,12 +220,13 @@ proptest! {
                     (Effect::FileCreate, Class::Create),
                     (Effect::FileDelete, Class::Delete),
                 ] {
-                    let applies = match effect {
-                        // A directory that is there is neither written nor made.
-                        Effect::FileWrite => kind == Kind::File,
-                        Effect::FileCreate => kind == Kind::Missing,
-                        Effect::FileDelete => kind != Kind::Missing,
-                        _ => kind != Kind::Missing,
+                    // A directory that is there is neither written nor made.
+                    let applies = if effect == Effect::FileWrite {
+                        kind == Kind::File
+                    } else if effect == Effect::FileCreate {
+                        kind == Kind::Missing
+                    } else {
+                        kind != Kind::Missing
                     };
                     let first = order(&policy.0, &path, effect).first().copied();
                     if applies && first.is_some_and(|(blocks, _, number)| blocks && usize::from(number) == rule) {
