@@ -12,7 +12,9 @@ use super::run::{RunError, RunOptions, home};
 use crate::{
     launcher::{
         LaunchError, Prepared,
-        landlock::{Abi, Disk, Domain, LandlockChoice, LandlockPlan, PlanOptions, Siblings, choose_level},
+        landlock::{
+            self, Abi, Disk, Domain, LandlockChoice, LandlockPlan, PlanOptions, Siblings, choose_level,
+        },
     },
     model::{Held, Mode, Protection, ProtectionState, RuleHold},
     policy::{self, Bindings, Problem, Session},
@@ -103,11 +105,15 @@ impl Confinement {
         let image = session.image().map_err(ConfineError::Invalid)?;
         let uid = options.user.as_ref().map_or_else(|| nix::unistd::geteuid().as_raw(), |user| user.uid);
         let (level, level_reason) = choose_level(chosen.landlock, &options.command, &home, &project);
-        let abi = Abi::of_this_kernel();
-        let places = Disk { uid };
         let plan = LandlockPlan::new(
             &image,
-            &PlanOptions { level, abi, places: &places, siblings: chosen.siblings },
+            &PlanOptions {
+                level,
+                abi: Abi::of_this_kernel(),
+                places: &Disk { uid },
+                siblings: chosen.siblings,
+                home: &landlock::Path::new(&home),
+            },
         );
         let domain = Domain::open(&plan).map_err(LaunchError::from)?;
         let must_hold = mode != Mode::Observe && !chosen.allow_degraded;

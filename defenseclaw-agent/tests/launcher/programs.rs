@@ -13,7 +13,7 @@ use defenseclaw::{
     launcher::{
         CgroupEnd, LaunchError, LaunchOptions, Placement, RunAs, Running, Signals, Step, UserChoice,
         choose_user, finish_like,
-        landlock::{Abi, Disk, Domain, LandlockLevel, LandlockPlan, PlanOptions, Siblings},
+        landlock::{self, Abi, Disk, Domain, LandlockLevel, LandlockPlan, PlanOptions, Siblings},
         prepare, prepare_in,
     },
     model::{ExitStatus, Mode, SessionId},
@@ -164,7 +164,10 @@ fn plan(options: &WatchOptions, policy: &Path, user: Option<&RunAs>) -> Landlock
     let places = Disk { uid: user.map_or_else(|| nix::unistd::geteuid().as_raw(), |user| user.uid) };
     let abi = options.abi.unwrap_or_else(Abi::of_this_kernel);
     let siblings = Siblings::Stable;
-    LandlockPlan::new(&image, &PlanOptions { level: options.level, abi, places: &places, siblings })
+    LandlockPlan::new(
+        &image,
+        &PlanOptions { level: options.level, abi, places: &places, siblings, home: &landlock::Path::root() },
+    )
 }
 
 async fn until(

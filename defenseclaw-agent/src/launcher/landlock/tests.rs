@@ -118,7 +118,10 @@ impl Written {
     }
 
     fn plan_for(&self, places: &Fake, level: LandlockLevel, abi: Abi) -> LandlockPlan {
-        LandlockPlan::new(&self.0, &PlanOptions { level, abi, places, siblings: Siblings::Stable })
+        LandlockPlan::new(
+            &self.0,
+            &PlanOptions { level, abi, places, siblings: Siblings::Stable, home: &Path::root() },
+        )
     }
 }
 
@@ -263,8 +266,13 @@ fn elsewhere_it_is_left_open_and_said() {
     assert!(held.reasons[0].starts_with("/home/u is open"), "{:?}", held.reasons);
     // Unless asked for, at the price of what comes later.
     let places = machine();
-    let options =
-        PlanOptions { level: LandlockLevel::Full, abi: Abi(7), places: &places, siblings: Siblings::Any };
+    let options = PlanOptions {
+        level: LandlockLevel::Full,
+        abi: Abi(7),
+        places: &places,
+        siblings: Siblings::Any,
+        home: &Path::root(),
+    };
     let any = LandlockPlan::new(&policy.0, &options);
     assert!(!any.files.grants(Class::ReadFile, &Path::new("/home/u/.ssh/id")));
     assert!(any.files.grants(Class::ReadFile, &Path::new("/home/u/p/new")));
