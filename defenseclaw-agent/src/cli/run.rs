@@ -4,6 +4,7 @@
 use std::{ffi::OsString, fs::File, path::PathBuf, process::ExitCode};
 
 use anyhow::Context;
+use clap::ValueEnum;
 
 use super::{
     output::{self, Out},
@@ -11,12 +12,17 @@ use super::{
 };
 use crate::{
     config::Settings,
-    runtime::{self, RunError, RunOptions, RunOutcome, SensorOptions, UserChoice},
+    model::Mode,
+    runtime::{
+        self, LandlockChoice, LandlockLevel, PolicyOptions, RunError, RunOptions, RunOutcome, SensorOptions,
+        Siblings, UserChoice,
+    },
     store::Reader,
 };
 
 /// Arguments.
 #[derive(Debug, clap::Args)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a flag of its own")]
 #[command(
     after_help = "The exit code is that of the command; 125: it could not be watched, 126: it could not be \
                         started, 127: it was not found."
@@ -46,9 +52,68 @@ pub struct Args {
     /// Write the counters of every stage to this file, as JSON
     #[arg(long, value_name = "PATH")]
     stats_json: Option<PathBuf>,
+    /// What the command may do: a preset (observe, default, strict) or a file. Without root, Landlock alone holds it
+    #[arg(long, value_name = "POLICY")]
+    policy: Option<OsString>,
+    /// Instead of the policy's own mode
+    #[arg(long, value_enum, requires = "policy")]
+    mode: Option<ModeArg>,
+    /// How much Landlock may do; `auto` leaves files to other layers for a command that makes a sandbox of its own
+    #[arg(long, value_enum, default_value_t, requires = "policy")]
+    landlock: LandlockArg,
+    /// Let Landlock close places inside directories the command can write to, too: what is made or replaced beside
+    /// them later cannot be used
+    #[arg(long, requires = "policy")]
+    landlock_carve: bool,
+    /// Start the command although rules that block are not held
+    #[arg(long, requires = "policy")]
+    allow_degraded: bool,
     /// The command and its arguments
     #[arg(last = true, required = true, value_name = "COMMAND")]
     command: Vec<OsString>,
+}
+
+/// Modes to choose from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum ModeArg {
+    /// Record what would be blocked
+    Observe,
+    /// Block
+    Action,
+}
+
+/// Levels to choose from.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+enum LandlockArg {
+    /// By the command
+    #[default]
+    Auto,
+    /// Files, ports and scopes
+    Full,
+    /// Ports and scopes
+    Scopes,
+    /// Nothing
+    Off,
+}
+
+fn policy(args: &Args) -> Option<PolicyOptions> {
+    let landlock = match args.landlock {
+        LandlockArg::Auto => LandlockChoice::Auto,
+        LandlockArg::Full => LandlockChoice::Level(LandlockLevel::Full),
+        LandlockArg::Scopes => LandlockChoice::Level(LandlockLevel::ScopesAndNet),
+        LandlockArg::Off => LandlockChoice::Level(LandlockLevel::Off),
+    };
+    let mode = args.mode.map(|mode| match mode {
+        ModeArg::Observe => Mode::Observe,
+        ModeArg::Action => Mode::Action,
+    });
+    Some(PolicyOptions {
+        policy: args.policy.clone()?,
+        mode,
+        landlock,
+        siblings: if args.landlock_carve { Siblings::Any } else { Siblings::Stable },
+        allow_degraded: args.allow_degraded,
+    })
 }
 
 fn ring_size(text: &str) -> Result<u32, String> {
@@ -68,7 +133,11 @@ pub fn run(args: &Args, settings: &Settings, out: &mut Out) -> anyhow::Result<Ex
         None => Out::stderr(),
     };
     let stats_file = args.stats_json.as_deref().map(create).transpose()?;
-    let outcome = runtime::run(&options(args, settings)?)?;
+    let options = options(args, settings)?;
+    if options.is_rootless() {
+        output::note("not root: Landlock alone holds the command, and what it does is not recorded");
+    }
+    let outcome = runtime::run(&options)?;
     for warning in &outcome.warnings {
         output::note(warning);
     }
@@ -124,5 +193,6 @@ fn options(args: &Args, settings: &Settings) -> Result<RunOptions, RunError> {
         default_database: settings.default_place,
         detach_after_main: args.detach_after_main,
         sensor,
+        policy: policy(args),
     })
 }

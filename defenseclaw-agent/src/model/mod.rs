@@ -13,7 +13,9 @@ pub use action::{
     Access, Action, CredChange, EventKind, Exec, ExitStatus, FileRef, ModuleOp, MountOp, NamespaceOp,
     Namespaces, NetEndpoint, PtraceOp, SocketKind, Transport, UnixName,
 };
-pub use capability::{Capability, CapabilityState, Level, Protection};
+pub use capability::{
+    Capability, CapabilityState, Held, Level, Protection, ProtectionRow, ProtectionState, RuleHold,
+};
 pub use event::{Event, Vantage};
 pub use ids::{BootTime, ParseSessionIdError, ProcessKey, SessionId, ToolCallId, WallTime};
 pub use loss::{Loss, LossReason};

@@ -1,4 +1,30 @@
 //! Policy: what may be done. Reads YAML text that `config` or `cli` hands over, says every mistake at once, and answers.
 //! Pure: no files, no clock, no kernel.
+//!
+//! Text becomes a [`Policy`] ([`load()`]), a policy with a session's directories, profile and mode a [`Session`]. A session
+//! answers ([`evaluate()`], [`Session::judge`]) and is compiled to the [`Image`](image::Image) that the layers below hold.
 
+mod compile;
+mod evaluate;
 pub mod image;
+mod load;
+pub mod lookup;
+mod network;
+mod object;
+mod pattern;
+mod presets;
+mod problem;
+mod rule;
+mod session;
+mod yaml;
+
+pub use compile::compile;
+pub use evaluate::{evaluate, stricter};
+pub use load::load;
+pub use network::{HostPattern, Network, canonical, labels};
+pub use object::{Actor, Object};
+pub use pattern::{DEPTH_MAX, Template, components};
+pub use presets::{NAMES as PRESETS, preset};
+pub use problem::{Position, Problem, Source};
+pub use rule::{At, Defaults, Matches, Policy, Profile, Rule, Settings, Spared, Subject, Thresholds};
+pub use session::{Bindings, Session};

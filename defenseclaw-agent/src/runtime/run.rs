@@ -6,10 +6,15 @@ use std::{ffi::OsString, io, os::unix::ffi::OsStrExt, path::PathBuf};
 
 use serde::Serialize;
 
-use super::{clock, host, watch::Watch};
+use super::{
+    clock,
+    confine::{ConfineError, Confinement, PolicyOptions},
+    host, rootless,
+    watch::Watch,
+};
 use crate::{
     launcher::{self, LaunchError, LaunchOptions, RunAs, Signals},
-    model::{ExitStatus, SessionId, SessionStart, Text},
+    model::{ExitStatus, Protection, SessionId, SessionStart, Text},
     sensor::{Sensor, SensorError, SensorOptions, SensorStats},
     store::{StoreError, Writer, WriterOptions, WriterStats},
 };
@@ -29,6 +34,8 @@ pub struct RunOptions {
     pub detach_after_main: bool,
     /// Sizes of the kernel's half.
     pub sensor: SensorOptions,
+    /// What the command may do.
+    pub policy: Option<PolicyOptions>,
 }
 
 /// How it went.
@@ -42,6 +49,13 @@ pub struct RunOutcome {
     pub stats: RunStats,
     /// What the user should know: a cgroup that could not be had, rows that could not be stored.
     pub warnings: Vec<String>,
+}
+
+impl RunOptions {
+    /// Without root nothing can be watched. With a policy the command can be confined all the same.
+    pub fn is_rootless(&self) -> bool {
+        self.policy.is_some() && !nix::unistd::geteuid().is_root()
+    }
 }
 
 /// Counters of every stage, for the loss equations.
@@ -68,6 +82,9 @@ pub enum RunError {
     /// The audit.
     #[error("the audit cannot be kept")]
     Store(#[from] StoreError),
+    /// Policy.
+    #[error(transparent)]
+    Confine(#[from] ConfineError),
     /// Pids here are not the kernel's.
     #[error("this is not the initial pid namespace, so processes cannot be told apart")]
     PidNamespace,
@@ -94,6 +111,7 @@ impl RunError {
             Self::PidNamespace => {
                 Some("in a container, share the host's pid namespace (`--pid=host`, `hostPID: true`)")
             }
+            Self::Confine(error) => error.hint(),
             Self::Launch(_) | Self::System { .. } => None,
         }
     }
@@ -106,6 +124,10 @@ impl RunError {
 
 /// Runs and watches. To be called before other threads are started: it blocks signals for all of them.
 pub fn run(options: &RunOptions) -> Result<RunOutcome, RunError> {
+    let confinement = Confinement::of(options)?;
+    if let Some(confinement) = confinement.as_ref().filter(|_| options.is_rootless()) {
+        return rootless::run(options, confinement);
+    }
     if !host::in_initial_pid_namespace() {
         return Err(RunError::PidNamespace);
     }
@@ -123,9 +145,15 @@ pub fn run(options: &RunOptions) -> Result<RunOutcome, RunError> {
     )?;
 
     let launch = LaunchOptions { command: options.command.clone(), session, user: options.user.clone() };
-    let prepared = launcher::prepare(&launch)?;
+    let domain = confinement.as_ref().and_then(Confinement::domain);
+    let prepared = launcher::prepare_in(&launch, domain)?;
     let root = u32::try_from(prepared.pid()).unwrap_or(0);
     let mut warnings = Vec::new();
+    let mut protection = sensor.protection().clone();
+    if let Some(confinement) = &confinement {
+        confinement.describe(&prepared, &mut protection)?;
+        warnings.extend(confinement.warnings());
+    }
     match prepared.placement() {
         launcher::Placement::Cgroup(cgroup) => sensor.watch_cgroup(cgroup.path(), cgroup.id(), session),
         launcher::Placement::Shared { reason } => {
@@ -150,7 +178,7 @@ pub fn run(options: &RunOptions) -> Result<RunOutcome, RunError> {
         host: host.name,
         kernel: host.kernel,
         version: env!("CARGO_PKG_VERSION").to_owned(),
-        protection: sensor.protection().clone(),
+        protection: Protection { capabilities: sensor.protection().capabilities.clone(), ..protection },
     };
     let mut watch = Watch::new(sensor, writer, start);
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -199,7 +227,7 @@ fn outcome(
     }
 }
 
-fn home(options: &RunOptions) -> Text {
+pub(super) fn home(options: &RunOptions) -> Text {
     match &options.user {
         Some(user) => user.home.as_os_str().as_bytes().into(),
         None => std::env::var_os("HOME").map(host::text).unwrap_or_default(),
@@ -207,7 +235,7 @@ fn home(options: &RunOptions) -> Text {
 }
 
 /// Bits that keep two sessions of the same millisecond apart. Not a secret.
-fn random() -> u32 {
+pub(super) fn random() -> u32 {
     use std::hash::{BuildHasher, RandomState};
     u32::try_from(RandomState::new().hash_one(std::process::id()) & 0xffff_ffff).unwrap_or(0)
 }

@@ -45,7 +45,9 @@ pub(super) fn load(options: &SensorOptions) -> Result<Sensor, SensorError> {
     }
     let syscalls = match level {
         Level::Lsm => None,
-        Level::Fentry | Level::Tracepoint => Some(attach_syscalls(&mut object, &btf, &mut capabilities)?),
+        Level::Fentry | Level::Tracepoint | Level::None => {
+            Some(attach_syscalls(&mut object, &btf, &mut capabilities)?)
+        }
     };
     // Last, so that enrolment works only once everything watches.
     for hook in hooks::COMMON {
@@ -61,7 +63,7 @@ pub(super) fn load(options: &SensorOptions) -> Result<Sensor, SensorError> {
         scope,
         _syscalls: syscalls,
         object,
-        protection: Protection { level, level_reason, capabilities },
+        protection: Protection { level, level_reason, capabilities, table: Vec::new(), rules: Vec::new() },
     })
 }
 

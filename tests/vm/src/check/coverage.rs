@@ -33,7 +33,7 @@ fn needed(level: Level, claim: &Claim) -> Vec<String> {
         return vec![name.to_owned()];
     }
     match level {
-        Level::Tracepoint | Level::Fentry => vec![format!("syscall/{}", claim.call)],
+        Level::Tracepoint | Level::Fentry | Level::None => vec![format!("syscall/{}", claim.call)],
         Level::Lsm if matches!(action, Action::Namespace { operation, .. } if *operation != NamespaceOp::UserCreate) =>
         {
             vec!["fentry/switch_task_namespaces".to_owned()]
