@@ -134,6 +134,13 @@ impl Session {
         self.info.get(usize::from(number))
     }
 
+    /// Ids of rules with patterns that only user space can judge. None of them blocks.
+    pub fn user_space_rules(&self) -> Vec<&str> {
+        let mut numbers: Vec<_> = self.wild.iter().map(|wild| wild.rule).collect();
+        numbers.dedup();
+        numbers.into_iter().filter_map(|number| self.info.get(number)).map(|info| info.id.as_str()).collect()
+    }
+
     fn add_defaults(&mut self, policy: &Policy, profile: Option<&super::Defaults>) {
         let mut defaults = policy.defaults.clone();
         defaults.extend(profile.into_iter().flatten().map(|(subject, action)| (*subject, *action)));

@@ -10,7 +10,7 @@ use granit_parser::{Event, Marker, Options, Parser, ScanError, Span};
 use super::problem::{Position, Problem, Source};
 
 /// Bytes of one file.
-pub(super) const SIZE_MAX: usize = 1 << 20;
+pub const SIZE_MAX: usize = 1 << 20;
 /// Mappings and lists in each other.
 const DEPTH_MAX: usize = 16;
 /// Nodes after aliases are unfolded. A file without aliases cannot have as many.

@@ -222,7 +222,7 @@ fn bind(text: &str, mode: Mode) -> Session {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 512, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 256, ..ProptestConfig::default() })]
 
     #[test]
     fn the_image_answers_as_the_policy_does(
