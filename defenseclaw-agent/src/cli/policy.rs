@@ -5,6 +5,7 @@ mod explain;
 mod problems;
 
 use std::{
+    collections::BTreeMap,
     fs::File,
     io::Read,
     path::{Path, PathBuf},
@@ -22,6 +23,9 @@ use crate::{
     policy::{self, Bindings, Layers, PRESETS, Policy, Problem, Session},
 };
 use problems::Broken;
+
+/// Operations shown of each kind of difference; all are in the JSON.
+const EXAMPLES: usize = 3;
 
 /// What to do.
 #[derive(Debug, clap::Subcommand)]
@@ -243,13 +247,23 @@ fn diff(args: &DiffArgs, out: &mut Out) -> anyhow::Result<ExitCode> {
     for rule in &found.rules {
         out.line(&format!("rule {}: {}", output::strong(&rule.id), rule.change))?;
     }
+    let mut groups: BTreeMap<_, Vec<_>> = BTreeMap::new();
     for change in &found.operations {
-        let word = if change.blocked { output::bad("blocked") } else { output::strong("allowed") };
+        let key = (change.blocked, &change.effect, &change.before, &change.after);
+        groups.entry(key).or_default().push(change);
+    }
+    for ((blocked, effect, before, after), changes) in &groups {
+        let word = if *blocked { output::bad("blocked") } else { output::strong("allowed") };
         let rule = |id: &str| if id.is_empty() { "no rule".to_owned() } else { id.to_owned() };
-        let by =
-            if change.executable.is_empty() { String::new() } else { format!(" by {}", change.executable) };
-        let operation = escape(format!("{} {}{by}", change.effect, change.object).as_bytes());
-        out.line(&format!("{word} {operation} ({} -> {})", rule(&change.before), rule(&change.after)))?;
+        out.line(&format!("{word} {effect} ({} -> {}), {}:", rule(before), rule(after), changes.len()))?;
+        for change in changes.iter().take(EXAMPLES) {
+            let by = if change.executable.is_empty() { "" } else { " by " };
+            let operation = [change.object.as_str(), by, change.executable.as_str()].concat();
+            out.line(&format!("    {}", escape(operation.as_bytes())))?;
+        }
+        if changes.len() > EXAMPLES {
+            out.line(&format!("    and {} more", changes.len() - EXAMPLES))?;
+        }
     }
     out.line(&format!(
         "{} settings and {} rules differ; {} of {} operations become blocked or allowed in mode {}",

@@ -23,6 +23,8 @@ const LENGTHS_MAX: usize = 32;
 /// Paths shorter than this are too much to protect file by file.
 const IDENTITY_DEPTH_MIN: usize = 2;
 
+type PortEntries = Vec<(Ports, Entry)>;
+
 /// Binds a policy and compiles it.
 pub fn compile(policy: &Policy, bindings: &Bindings) -> Result<Image, Vec<Problem>> {
     Session::new(policy, bindings)?.image()
@@ -188,7 +190,7 @@ impl Session {
     }
 
     fn host_rows(&self, problems: &mut Problems) -> Vec<HostRow> {
-        let mut rows: BTreeMap<(Vec<String>, bool), Vec<(Ports, Entry)>> = BTreeMap::new();
+        let mut rows: BTreeMap<(Vec<String>, bool), PortEntries> = BTreeMap::new();
         for rule in &self.rules {
             for host in &rule.hosts {
                 let row = rows.entry((host.labels.clone(), host.below)).or_default();

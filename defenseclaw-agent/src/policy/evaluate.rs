@@ -9,7 +9,7 @@ use std::{cmp::Reverse, collections::BTreeSet, net::IpAddr};
 
 use super::{
     image::{Entry, PathPattern, Unless},
-    network::{self, canonical},
+    network::{self, HostPattern, canonical},
     object::{Actor, Object},
     pattern::{self, Pin},
     rule::Subject,
@@ -225,7 +225,7 @@ impl Session {
 
 /// The most specific host pattern of a rule that means the name.
 fn host(rule: &BoundRule, labels: &[String]) -> Option<(bool, usize)> {
-    rule.hosts.iter().filter(|host| host.matches(labels)).map(|host| host.specificity()).max()
+    rule.hosts.iter().filter(|host| host.matches(labels)).map(HostPattern::specificity).max()
 }
 
 fn better<'a>(best: &mut Option<(Pin, &'a BoundRule)>, pin: Pin, rule: &'a BoundRule) {

@@ -233,7 +233,7 @@ impl Binder<'_> {
         problems: &mut Problems,
     ) {
         let settings = &self.policy.settings;
-        let raw = rule.raw_action(&settings.thresholds, session.mode);
+        let raw = rule.raw_action(settings.thresholds, session.mode);
         let (action, would_block) = settings.applied(raw, session.mode);
         let number = session.rules.len();
         let entry = Entry {
@@ -248,9 +248,11 @@ impl Binder<'_> {
         for (effects, template) in rule.matches.patterns(rule.effects) {
             match self.bind(template, problems) {
                 Some(Bound::Held(pattern)) => {
-                    session.paths.push(BoundPath { rule: number, effects, pattern })
+                    session.paths.push(BoundPath { rule: number, effects, pattern });
                 }
-                Some(Bound::Wild(pattern)) => session.wild.push(BoundWild { rule: number, effects, pattern }),
+                Some(Bound::Wild(pattern)) => {
+                    session.wild.push(BoundWild { rule: number, effects, pattern });
+                }
                 None => {}
             }
         }

@@ -109,9 +109,9 @@ pub(super) fn run(args: &Args, layers: Option<Layers>, out: &mut Out) -> anyhow:
             anybody.rule_ids.first().filter(|id| here.rule_ids.first() != Some(id)).cloned();
     }
     if args.json {
-        out.json(&explanation)?
+        out.json(&explanation)?;
     } else {
-        print(&explanation, out)?
+        print(&explanation, out)?;
     }
     Ok(ExitCode::SUCCESS)
 }

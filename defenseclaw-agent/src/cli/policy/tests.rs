@@ -58,12 +58,13 @@ fn mistakes_are_shown_where_they_stand_and_obeyed_by_no_terminal() {
 
 #[test]
 fn limits_of_the_kernel_are_mistakes() {
-    let mut text = "version: 1\nrules:\n".to_owned();
-    for n in 0..9 {
-        text += &format!(
+    let rule = |n| {
+        format!(
             "  - {{id: r{n}, effect: exec, match: {{paths: /a}}, severity: low, unless: {{executables: /b{n}}}}}\n"
-        );
-    }
+        )
+    };
+    let rules: Vec<_> = (0..9).map(rule).collect();
+    let text = format!("version: 1\nrules:\n{}", rules.concat());
     let file = written(&text);
     let (code, text) = policy(&["check", file.to_str().unwrap()]);
     assert_eq!(code, Some(ExitCode::from(1)));
