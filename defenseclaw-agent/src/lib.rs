@@ -1,6 +1,6 @@
 //! The rooms of `defenseclaw`. Imports run one way; `cargo xtask tidy` checks the table in ARCHITECTURE.md.
 //!
-//! Pure: `model`, `tree`, `pipeline`, `report`. Edges: `sensor`, `launcher`, `store`, `telemetry`, `config`.
+//! Pure: `model`, `tree`, `policy`, `pipeline`, `report`. Edges: `sensor`, `launcher`, `store`, `telemetry`, `config`.
 //! On top: `cli` and `runtime`.
 
 pub mod cli;

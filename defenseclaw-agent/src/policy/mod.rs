@@ -4,9 +4,12 @@
 //! Text becomes a [`Policy`] ([`load()`]), a policy with a session's directories, profile and mode a [`Session`]. A session
 //! answers ([`evaluate()`], [`Session::judge`]) and is compiled to the [`Image`](image::Image) that the layers below hold.
 
+mod cases;
 mod compile;
+mod diff;
 mod evaluate;
 pub mod image;
+mod layers;
 mod load;
 pub mod lookup;
 mod network;
@@ -18,13 +21,17 @@ mod rule;
 mod session;
 mod yaml;
 
+pub use cases::{Outcome, Suite, suite};
 pub use compile::compile;
+pub use diff::{Difference, OperationChange, RuleChange, diff};
 pub use evaluate::{evaluate, stricter};
+pub use layers::{Held, Landlock, Layers, held};
 pub use load::load;
 pub use network::{HostPattern, Network, canonical, labels};
 pub use object::{Actor, Object};
 pub use pattern::{DEPTH_MAX, Template, components};
-pub use presets::{NAMES as PRESETS, preset};
+pub use presets::{CASES, NAMES as PRESETS, preset};
 pub use problem::{Position, Problem, Source};
 pub use rule::{At, Defaults, Matches, Policy, Profile, Rule, Settings, Spared, Subject, Thresholds};
 pub use session::{Bindings, Session};
+pub use yaml::SIZE_MAX;

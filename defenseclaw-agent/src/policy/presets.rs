@@ -1,4 +1,4 @@
-//! The presets that come with the binary.
+//! The presets that come with the binary, and the cases that say what they do.
 
 /// Their names.
 pub const NAMES: &[&str] = &["observe", "default", "strict"];
@@ -12,3 +12,11 @@ pub fn preset(name: &str) -> Option<&'static str> {
         _ => None,
     }
 }
+
+/// Files of cases: name and text.
+pub const CASES: &[(&str, &str)] = &[
+    ("ordinary.yaml", include_str!("../../../policies/tests/ordinary.yaml")),
+    ("protected.yaml", include_str!("../../../policies/tests/protected.yaml")),
+    ("observe.yaml", include_str!("../../../policies/tests/observe.yaml")),
+    ("strict.yaml", include_str!("../../../policies/tests/strict.yaml")),
+];

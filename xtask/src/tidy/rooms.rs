@@ -9,9 +9,10 @@ pub(super) struct Room {
 }
 
 /// Every room.
-pub(super) const ROOMS: [Room; 11] = [
+pub(super) const ROOMS: [Room; 12] = [
     Room { name: "model", imports: &[], pure: true },
     Room { name: "tree", imports: &["model"], pure: true },
+    Room { name: "policy", imports: &["model"], pure: true },
     Room { name: "pipeline", imports: &["model", "tree"], pure: true },
     Room { name: "report", imports: &["model", "tree"], pure: true },
     Room { name: "sensor", imports: &["model"], pure: false },
@@ -21,7 +22,17 @@ pub(super) const ROOMS: [Room; 11] = [
     Room { name: "config", imports: &["model"], pure: false },
     Room {
         name: "cli",
-        imports: &["model", "tree", "pipeline", "report", "store", "telemetry", "config", "runtime"],
+        imports: &[
+            "model",
+            "tree",
+            "policy",
+            "pipeline",
+            "report",
+            "store",
+            "telemetry",
+            "config",
+            "runtime",
+        ],
         pure: false,
     },
     Room {
@@ -29,6 +40,7 @@ pub(super) const ROOMS: [Room; 11] = [
         imports: &[
             "model",
             "tree",
+            "policy",
             "pipeline",
             "report",
             "sensor",

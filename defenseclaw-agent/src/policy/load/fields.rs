@@ -16,31 +16,36 @@ const ID_MAX: usize = 128;
 const TEXT_MAX: usize = 4096;
 
 /// Values of a mapping by key.
-pub(super) struct Fields<'n>(HashMap<&'n str, &'n Node>);
+pub(in crate::policy) struct Fields<'n>(HashMap<&'n str, &'n Node>);
 
 impl<'n> Fields<'n> {
-    pub(super) fn get(&self, key: &str) -> Option<&'n Node> {
+    pub(in crate::policy) fn get(&self, key: &str) -> Option<&'n Node> {
         self.0.get(key).copied()
     }
 }
 
 /// Reads nodes of one file.
-pub(super) struct Reader<'a> {
-    pub(super) source: &'a Arc<Source>,
-    pub(super) problems: &'a mut Problems,
+pub(in crate::policy) struct Reader<'a> {
+    pub(in crate::policy) source: &'a Arc<Source>,
+    pub(in crate::policy) problems: &'a mut Problems,
 }
 
 impl Reader<'_> {
-    pub(super) fn place(&self, node: &Node) -> Position {
+    pub(in crate::policy) fn place(&self, node: &Node) -> Position {
         node.position(self.source)
     }
 
-    pub(super) fn wrong(&mut self, node: &Node, message: impl Into<String>, hint: impl Into<String>) {
+    pub(in crate::policy) fn wrong(
+        &mut self,
+        node: &Node,
+        message: impl Into<String>,
+        hint: impl Into<String>,
+    ) {
         self.problems.at(&node.position(self.source), message, hint);
     }
 
     /// Pairs of a mapping with text keys, each key once.
-    pub(super) fn pairs<'n>(
+    pub(in crate::policy) fn pairs<'n>(
         &mut self,
         node: &'n Node,
         what: &str,
@@ -66,7 +71,12 @@ impl Reader<'_> {
     }
 
     /// A mapping with known keys.
-    pub(super) fn map<'n>(&mut self, node: &'n Node, what: &str, keys: &[&str]) -> Option<Fields<'n>> {
+    pub(in crate::policy) fn map<'n>(
+        &mut self,
+        node: &'n Node,
+        what: &str,
+        keys: &[&str],
+    ) -> Option<Fields<'n>> {
         let pairs = self.pairs(node, what)?;
         let mut fields = HashMap::new();
         for (key, name, value) in pairs {
@@ -84,7 +94,7 @@ impl Reader<'_> {
     }
 
     /// A list, or what could be its only item.
-    pub(super) fn list<'n>(&mut self, node: &'n Node, what: &str) -> Vec<&'n Node> {
+    pub(in crate::policy) fn list<'n>(&mut self, node: &'n Node, what: &str) -> Vec<&'n Node> {
         match &node.value {
             Value::List(items) => {
                 if items.is_empty() {
@@ -97,7 +107,7 @@ impl Reader<'_> {
     }
 
     /// Text that is not empty.
-    pub(super) fn text<'n>(&mut self, node: &'n Node, what: &str) -> Option<&'n str> {
+    pub(in crate::policy) fn text<'n>(&mut self, node: &'n Node, what: &str) -> Option<&'n str> {
         let Value::Text(text) = &node.value else {
             self.wrong(node, format!("{what} must be a single value, not {}", node.kind()), "");
             return None;
@@ -114,7 +124,7 @@ impl Reader<'_> {
     }
 
     /// A name that is safe in a table, a file name and a metric.
-    pub(super) fn id(&mut self, node: &Node, what: &str) -> Option<String> {
+    pub(in crate::policy) fn id(&mut self, node: &Node, what: &str) -> Option<String> {
         let text = self.text(node, what)?;
         let fits = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
         if text.len() > ID_MAX || !text.chars().all(fits) {
@@ -129,7 +139,7 @@ impl Reader<'_> {
     }
 
     /// One of the words of a type.
-    pub(super) fn word<T: Copy>(
+    pub(in crate::policy) fn word<T: Copy>(
         &mut self,
         node: &Node,
         what: &str,
@@ -149,12 +159,12 @@ impl Reader<'_> {
         found
     }
 
-    pub(super) fn flag(&mut self, node: &Node, what: &str) -> bool {
+    pub(in crate::policy) fn flag(&mut self, node: &Node, what: &str) -> bool {
         self.word(node, what, &[true, false], |flag| if flag { "true" } else { "false" }).unwrap_or(false)
     }
 
     /// What a word of `effect` or `defaults` means: one thing, or a group like `file.*`.
-    pub(super) fn subjects(&mut self, node: &Node) -> Vec<Subject> {
+    pub(in crate::policy) fn subjects(&mut self, node: &Node) -> Vec<Subject> {
         let Some(text) = self.text(node, "effect") else { return Vec::new() };
         if let Some(one) = Subject::from_name(text) {
             return vec![one];
@@ -175,7 +185,7 @@ impl Reader<'_> {
     }
 
     /// Actions by effect. What is named alone goes before its group.
-    pub(super) fn defaults(&mut self, node: &Node) -> Defaults {
+    pub(in crate::policy) fn defaults(&mut self, node: &Node) -> Defaults {
         let mut groups = Defaults::new();
         let mut single = Defaults::new();
         for (key, _, value) in self.pairs(node, "defaults").unwrap_or_default() {
@@ -192,7 +202,7 @@ impl Reader<'_> {
     }
 
     /// Path patterns.
-    pub(super) fn patterns(&mut self, node: &Node, what: &str) -> Vec<At<Template>> {
+    pub(in crate::policy) fn patterns(&mut self, node: &Node, what: &str) -> Vec<At<Template>> {
         let mut found = Vec::new();
         for item in self.list(node, what) {
             let Some(text) = self.text(item, "a pattern") else { continue };
@@ -205,7 +215,7 @@ impl Reader<'_> {
     }
 
     /// Values that a function reads.
-    pub(super) fn values<T>(
+    pub(in crate::policy) fn values<T>(
         &mut self,
         node: &Node,
         what: &str,
