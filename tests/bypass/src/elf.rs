@@ -9,9 +9,8 @@ enum Value {
     Data,
     /// Address of a buffer on the stack.
     Buffer,
-    /// What the call before the last returned, and the last one.
-    First,
-    Second,
+    /// What the last call returned.
+    Result,
 }
 
 /// Bytes of the buffer.
@@ -36,15 +35,15 @@ impl Code {
         code
     }
 
-    /// A system call; its result becomes [`Value::Second`], and what that was, [`Value::First`].
+    /// A system call; its result becomes [`Value::Result`].
     fn call(&mut self, number: i64, arguments: &[Value]) {
-        // Opcode of `mov r64, imm64`, of `lea r64, [rip + x]`, and of `mov r64` from rsp, r12 and r13.
-        let registers: [([u8; 2], [u8; 3], [[u8; 3]; 3]); 5] = [
-            ([0x48, 0xbf], [0x48, 0x8d, 0x3d], [[0x48, 0x89, 0xe7], [0x4c, 0x89, 0xe7], [0x4c, 0x89, 0xef]]),
-            ([0x48, 0xbe], [0x48, 0x8d, 0x35], [[0x48, 0x89, 0xe6], [0x4c, 0x89, 0xe6], [0x4c, 0x89, 0xee]]),
-            ([0x48, 0xba], [0x48, 0x8d, 0x15], [[0x48, 0x89, 0xe2], [0x4c, 0x89, 0xe2], [0x4c, 0x89, 0xea]]),
-            ([0x49, 0xba], [0x4c, 0x8d, 0x15], [[0x49, 0x89, 0xe2], [0x4d, 0x89, 0xe2], [0x4d, 0x89, 0xea]]),
-            ([0x49, 0xb8], [0x4c, 0x8d, 0x05], [[0x49, 0x89, 0xe0], [0x4d, 0x89, 0xe0], [0x4d, 0x89, 0xe8]]),
+        // Opcode of `mov r64, imm64`, of `lea r64, [rip + x]`, and of `mov r64` from rsp and from r13.
+        let registers: [([u8; 2], [u8; 3], [[u8; 3]; 2]); 5] = [
+            ([0x48, 0xbf], [0x48, 0x8d, 0x3d], [[0x48, 0x89, 0xe7], [0x4c, 0x89, 0xef]]),
+            ([0x48, 0xbe], [0x48, 0x8d, 0x35], [[0x48, 0x89, 0xe6], [0x4c, 0x89, 0xee]]),
+            ([0x48, 0xba], [0x48, 0x8d, 0x15], [[0x48, 0x89, 0xe2], [0x4c, 0x89, 0xea]]),
+            ([0x49, 0xba], [0x4c, 0x8d, 0x15], [[0x49, 0x89, 0xe2], [0x4d, 0x89, 0xea]]),
+            ([0x49, 0xb8], [0x4c, 0x8d, 0x05], [[0x49, 0x89, 0xe0], [0x4d, 0x89, 0xe8]]),
         ];
         for (value, (number, address, copies)) in arguments.iter().zip(registers) {
             match value {
@@ -58,14 +57,13 @@ impl Code {
                     self.bytes.extend_from_slice(&[0; 4]);
                 }
                 Value::Buffer => self.bytes.extend_from_slice(&copies[0]),
-                Value::First => self.bytes.extend_from_slice(&copies[1]),
-                Value::Second => self.bytes.extend_from_slice(&copies[2]),
+                Value::Result => self.bytes.extend_from_slice(&copies[1]),
             }
         }
-        // mov eax, number; syscall; mov r12, r13; mov r13, rax.
+        // mov eax, number; syscall; mov r13, rax.
         self.bytes.push(0xb8);
         self.bytes.extend_from_slice(&(number as u32).to_le_bytes());
-        self.bytes.extend_from_slice(&[0x0f, 0x05, 0x4d, 0x89, 0xec, 0x49, 0x89, 0xc5]);
+        self.bytes.extend_from_slice(&[0x0f, 0x05, 0x49, 0x89, 0xc5]);
     }
 
     fn finish(mut self, data: &[u8]) -> Vec<u8> {
@@ -93,8 +91,8 @@ pub(crate) fn reads(path: &[u8], before: &[(i64, [u64; 5])]) -> Vec<u8> {
         code.call(*number, &arguments.map(Value::Number));
     }
     code.call(libc::SYS_open, &[Value::Data, Value::Number(0), Value::Number(0)]);
-    code.call(libc::SYS_read, &[Value::Second, Value::Buffer, Value::Number(BUFFER.into())]);
-    code.call(libc::SYS_write, &[Value::Number(1), Value::Buffer, Value::Second]);
+    code.call(libc::SYS_read, &[Value::Result, Value::Buffer, Value::Number(BUFFER.into())]);
+    code.call(libc::SYS_write, &[Value::Number(1), Value::Buffer, Value::Result]);
     let mut data = path.to_vec();
     data.push(0);
     code.finish(&data)

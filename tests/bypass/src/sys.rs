@@ -79,6 +79,12 @@ pub(crate) fn wait_until(seconds: u64, mut done: impl FnMut() -> bool) -> bool {
     done()
 }
 
+/// Asks `done` again without any pause.
+pub(crate) fn retry(seconds: u64, mut done: impl FnMut() -> bool) {
+    let end = boottime() + seconds * 1_000_000_000;
+    while !done() && boottime() < end {}
+}
+
 /// Whether a process exists and is not a zombie.
 pub(crate) fn alive(pid: u32) -> bool {
     std::fs::read_to_string(format!("/proc/{pid}/stat"))

@@ -38,8 +38,20 @@ pub(crate) struct Built {
     /// What is opened before policy comes, and what is in it.
     inherited: BTreeMap<Tree, (PathBuf, String)>,
     /// A kernel map that is not the trees' own.
-    pub(crate) map: Option<std::os::fd::OwnedFd>,
+    _map: Option<std::os::fd::OwnedFd>,
     _dir: TempDir,
+}
+
+impl Drop for Built {
+    fn drop(&mut self) {
+        // What a set-up has mounted holds the directory.
+        let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+        let places = mounts.lines().filter_map(|line| line.split(' ').nth(4).map(Path::new));
+        for place in places.filter(|place| place.starts_with(&self.arena.root)) {
+            let place = crate::sys::cpath(place);
+            let _ = crate::sys::sys!(libc::SYS_umount2, place.as_ptr(), libc::MNT_DETACH);
+        }
+    }
 }
 
 /// What an arena is for.
@@ -74,7 +86,11 @@ pub(crate) fn build(plan: Plan, cases: &[&'static Case]) -> Result<Built> {
     let (open_at, _) = serve(&root, &open, Ipv4Addr::LOCALHOST.into(), "-open")?;
     let zone = Zone { blocked: protected.clone(), open: open.clone() };
     let dns_elsewhere = zone.serve((Ipv4Addr::LOCALHOST, 0).into())?;
-    let dns = zone.serve(SocketAddr::from(([127, 99, 0, 53], 53))).ok();
+    // Each arena has one of its own: what an earlier one serves goes on.
+    let dns = (1..=16).find_map(|host| zone.serve(SocketAddr::from(([127, 99, 0, host], 53))).ok());
+    if let (Some(dns), true) = (dns, plan.own_machine && plan.enrolled) {
+        fs::write("/etc/resolv.conf", format!("nameserver {}\n", dns.ip()))?;
+    }
     let map = crate::cases::kernel::make_map(1);
     let mut built = Built {
         arena: Arena {
@@ -97,7 +113,7 @@ pub(crate) fn build(plan: Plan, cases: &[&'static Case]) -> Result<Built> {
         victims: Vec::new(),
         impossible: BTreeMap::new(),
         inherited: BTreeMap::new(),
-        map,
+        _map: map,
         _dir: dir,
     };
     for side in [Side::Protected, Side::Open] {
@@ -106,6 +122,9 @@ pub(crate) fn build(plan: Plan, cases: &[&'static Case]) -> Result<Built> {
             nonce: if side == Side::Protected { protected.clone() } else { open.clone() },
         };
         service.listen_abstract(&built.arena.abstract_name(side))?;
+    }
+    for name in ["sockets", "sockets-open"] {
+        give(&built.arena.root.join(name), plan.uid)?;
     }
     for case in cases {
         built.prepare(case, (&protected, &open)).with_context(|| format!("set-up of case {}", case.id))?;

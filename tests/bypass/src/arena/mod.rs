@@ -76,9 +76,6 @@ pub(crate) enum Class {
 }
 
 impl Class {
-    pub(crate) const ALL: [Self; 6] =
-        [Self::Files, Self::Programs, Self::Owned, Self::Watched, Self::Projects, Self::Ancestors];
-
     pub(crate) fn directory(self) -> &'static str {
         match self {
             Self::Files => "protected",

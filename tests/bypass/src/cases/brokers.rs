@@ -115,14 +115,12 @@ pub(super) const CASES: &[Case] = &[
         ask(target, UnixStream::from(fd))
     }),
     case("unix-datagram", Files, Proof::Secret, |target| {
-        let socket = UnixDatagram::bind("answers")?;
-        crate::arena::service::anyone_may(Path::new("answers"))?;
+        let socket = reachable(target)?;
         socket.send_to(&request(target), target.sockets().join("datagrams"))?;
         answer(&socket)
     }),
     case("unix-datagram-connected", Files, Proof::Secret, |target| {
-        let socket = UnixDatagram::bind("answers")?;
-        crate::arena::service::anyone_may(Path::new("answers"))?;
+        let socket = reachable(target)?;
         socket.connect(target.sockets().join("datagrams"))?;
         socket.send(&request(target))?;
         answer(&socket)
@@ -140,6 +138,14 @@ pub(super) const CASES: &[Case] = &[
         Ok(text)
     }),
 ];
+
+/// A datagram socket with a name by which it can be answered.
+fn reachable(target: &Target) -> Result<UnixDatagram> {
+    let name = target.work.join("answers");
+    let socket = UnixDatagram::bind(&name)?;
+    crate::arena::service::anyone_may(&name)?;
+    Ok(socket)
+}
 
 fn request(target: &Target) -> Vec<u8> {
     [b"cat ", bytes(&target.secret()), b"\n"].concat()

@@ -72,13 +72,14 @@ pub(super) const CASES: &[Case] = &[
     case("privileged-setns", Files, Proof::Happened, |target| {
         let own = in_child(|| {
             unshare(CloneFlags::CLONE_NEWUTS)?;
-            let file = fs::File::open(format!("/proc/{}/ns/uts", target.daemon.max(1)))?;
+            let file = fs::File::open(format!("/proc/{}/ns/uts", target.victim()?.pid))?;
             nix::sched::setns(file, CloneFlags::CLONE_NEWUTS)?;
             Ok(HAPPENED.to_vec())
         });
         own.context("setns")
     })
-    .privileged(),
+    .privileged()
+    .victim(),
     case("privileged-io-uring", Files, Proof::Happened, |_| {
         match io_uring::IoUring::new(4) {
             Ok(ring) => {

@@ -70,12 +70,12 @@ impl Facts {
 }
 
 /// Looks at every object again and judges every attempt.
-pub(super) fn judge(built: Built, attempts: Vec<(Tree, Attempt)>) -> Facts {
+pub(super) fn judge(mut built: Built, attempts: Vec<(Tree, Attempt)>) -> Facts {
     let mut changed: BTreeMap<(String, Tree), bool> = BTreeMap::new();
-    for (id, tree, victim) in built.victims {
+    for (id, tree, victim) in std::mem::take(&mut built.victims) {
         changed.insert((id, tree), victim.was_changed());
     }
-    let mut facts = Facts { impossible: built.impossible, ..Facts::default() };
+    let mut facts = Facts { impossible: std::mem::take(&mut built.impossible), ..Facts::default() };
     for (tree, attempt) in attempts {
         let Some(case) = cases::find(&attempt.id) else { continue };
         let key = (attempt.id.clone(), tree, attempt.side);
