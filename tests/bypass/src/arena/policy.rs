@@ -99,9 +99,9 @@ impl Arena {
         if self.privileged {
             rules.push(Rule { unless: owner(), ..rule("bypass.privileges", PRIVILEGES, String::new()) });
         }
-        let mut text = String::from("version: 1\ndefaults:\n  unresolved: block\nrules:\n");
+        let mut text = String::from("version: 1\nname: bypass\nsettings:\n  unresolved: block\nrules:\n");
         for rule in &rules {
-            let _ = writeln!(text, "  - id: {}\n    effects: [{}]", rule.id, rule.effects);
+            let _ = writeln!(text, "  - id: {}\n    effect: [{}]", rule.id, rule.effects);
             if !rule.matches.is_empty() {
                 let _ = writeln!(text, "    match: {{{}}}", rule.matches);
             }
