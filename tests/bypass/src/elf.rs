@@ -13,6 +13,9 @@ enum Value {
     Result,
 }
 
+/// Opcodes that load a register: a number, an address, `rsp` and `r13`.
+type Register = ([u8; 2], [u8; 3], [[u8; 3]; 2]);
+
 /// Bytes of the buffer.
 const BUFFER: u32 = 4096;
 /// Where code lies in a file.
@@ -38,7 +41,7 @@ impl Code {
     /// A system call; its result becomes [`Value::Result`].
     fn call(&mut self, number: i64, arguments: &[Value]) {
         // Opcode of `mov r64, imm64`, of `lea r64, [rip + x]`, and of `mov r64` from rsp and from r13.
-        let registers: [([u8; 2], [u8; 3], [[u8; 3]; 2]); 5] = [
+        let registers: [Register; 5] = [
             ([0x48, 0xbf], [0x48, 0x8d, 0x3d], [[0x48, 0x89, 0xe7], [0x4c, 0x89, 0xef]]),
             ([0x48, 0xbe], [0x48, 0x8d, 0x35], [[0x48, 0x89, 0xe6], [0x4c, 0x89, 0xee]]),
             ([0x48, 0xba], [0x48, 0x8d, 0x15], [[0x48, 0x89, 0xe2], [0x4c, 0x89, 0xea]]),
@@ -103,7 +106,8 @@ pub(crate) fn file(code: &[u8]) -> Vec<u8> {
     let total = (CODE + code.len()) as u64;
     let (dynamic, symbols, strings, hash) = (0x100_u64, 0x180_u64, 0x198_u64, 0x1a0_u64);
     let mut image = vec![0_u8; CODE];
-    let mut put = |at: u64, bytes: &[u8]| image[at as usize..at as usize + bytes.len()].copy_from_slice(bytes);
+    let mut put =
+        |at: u64, bytes: &[u8]| image[at as usize..at as usize + bytes.len()].copy_from_slice(bytes);
     put(0, b"\x7fELF\x02\x01\x01");
     // ET_DYN, x86-64, version 1, entry, program headers at 0x40, no sections; sizes and 3 program headers.
     put(0x10, &3_u16.to_le_bytes());

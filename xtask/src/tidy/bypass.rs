@@ -60,7 +60,11 @@ pub(super) fn check(catalogue: &str, cases: &str, threat_model: &str) -> Vec<Fin
         findings.push(finding(CASES, 1, format!("case {id:?} is not in {CATALOGUE}")));
     }
     for id in stated.difference(&known) {
-        findings.push(finding(THREAT_MODEL, line_of(threat_model, id), format!("{id:?} is not in {CATALOGUE}")));
+        findings.push(finding(
+            THREAT_MODEL,
+            line_of(threat_model, id),
+            format!("{id:?} is not in {CATALOGUE}"),
+        ));
     }
     findings
 }

@@ -72,7 +72,9 @@ pub(crate) fn build(plan: Plan, cases: &[&'static Case]) -> Result<Built> {
     }
     let root = fs::canonicalize(dir.path())?;
     directory(&root, 0o755, 0)?;
-    for (name, mode) in [("bin", 0o755), ("state", 0o755), ("work", 0o755), ("sockets", 0o755), ("results", 0o777)] {
+    for (name, mode) in
+        [("bin", 0o755), ("state", 0o755), ("work", 0o755), ("sockets", 0o755), ("results", 0o777)]
+    {
         directory(&root.join(name), mode, 0)?;
     }
     directory(&root.join("sockets-open"), 0o755, 0)?;

@@ -7,5 +7,5 @@ use crate::sys::sys;
 pub(crate) fn new() -> Result<String> {
     let mut bytes = [0_u8; 16];
     sys!(libc::SYS_getrandom, bytes.as_mut_ptr(), bytes.len(), 0)?;
-    Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
+    Ok(format!("{:032x}", u128::from_ne_bytes(bytes)))
 }

@@ -46,7 +46,8 @@ impl Arena {
     pub(crate) fn policy(&self) -> String {
         let root = self.root.display();
         let tree = |class: Class| format!("paths: [\"{root}/{}/**\"]", class.directory());
-        let owner = || Some(format!("executables: [\"{}\", \"{root}/bin/replaced\"]", self.owner().display()));
+        let owner =
+            || Some(format!("executables: [\"{}\", \"{root}/bin/replaced\"]", self.owner().display()));
         let rule = |id, effects, matches| Rule { id, effects, matches, unless: None, severity: "critical" };
         let ancestors: Vec<String> = self
             .cases
@@ -67,11 +68,7 @@ impl Arena {
             rule("bypass.ancestors", FILES, format!("paths: [{}]", ancestors.join(", "))),
             rule("bypass.persistence", CHANGES, format!("paths: [\"{}\"]", PERSISTENCE.join("\", \""))),
             rule("bypass.programs", CHANGES, format!("paths: [\"{root}/bin/**\"]")),
-            rule(
-                "bypass.self",
-                CHANGES,
-                format!("paths: [\"{root}/state/**\", \"/sys/fs/bpf/**\"]"),
-            ),
+            rule("bypass.self", CHANGES, format!("paths: [\"{root}/state/**\", \"/sys/fs/bpf/**\"]")),
             rule(
                 "bypass.kernel",
                 FILES,
@@ -83,7 +80,11 @@ impl Arena {
                 "unix",
                 format!("abstract: [\"{}\"]", self.abstract_name(super::Side::Protected)),
             ),
-            rule("bypass.net", "net.connect", format!("addresses: [\"{v4}/16\"]").replace(".0.1/16", ".0.0/16")),
+            rule(
+                "bypass.net",
+                "net.connect",
+                format!("addresses: [\"{v4}/16\"]").replace(".0.1/16", ".0.0/16"),
+            ),
             rule("bypass.bind", "net.bind", format!("ports: [{}]", self.bind_ports.0)),
             rule("bypass.dns", "dns", "hosts: [\"*.blocked.test\", \"blocked.test\"]".to_owned()),
             rule("bypass.processes", "priv.ptrace, priv.inspect, priv.signal", String::new()),

@@ -23,10 +23,7 @@ use super::{
     descriptors::passed,
     steps::{bytes, mount, own_mounts},
 };
-use crate::{
-    arena::Class::Files,
-    sys,
-};
+use crate::{arena::Class::Files, sys};
 
 /// Where brokers listen, below the directory of sockets.
 pub(crate) const SOCKETS: &[&str] = &[

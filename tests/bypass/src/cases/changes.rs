@@ -133,8 +133,14 @@ fn mapped(target: &Target) -> Result<Vec<u8>> {
 fn attribute(target: &Target) -> Result<Vec<u8>> {
     let (path, value) = (cpath(target.secret()), b"mine");
     let name = if nix::unistd::geteuid().is_root() { c("trusted.mine") } else { c("user.mine") };
-    let set =
-        sys!(libc::SYS_setxattr, path.as_ptr(), name.as_ptr(), value.as_ptr(), value.len(), libc::XATTR_CREATE);
+    let set = sys!(
+        libc::SYS_setxattr,
+        path.as_ptr(),
+        name.as_ptr(),
+        value.as_ptr(),
+        value.len(),
+        libc::XATTR_CREATE
+    );
     or_unsupported(set, &[libc::ENOTSUP], "setxattr")?;
     Ok(b"done".to_vec())
 }
@@ -143,7 +149,8 @@ fn attribute(target: &Target) -> Result<Vec<u8>> {
 fn nameless(target: &Target) -> Result<Vec<u8>> {
     let work = sys::cpath(&target.work);
     let flags = libc::O_TMPFILE | libc::O_WRONLY;
-    let fd = sys::owned(sys!(libc::SYS_openat, libc::AT_FDCWD, work.as_ptr(), flags, 0o600).context("O_TMPFILE")?);
+    let fd =
+        sys::owned(sys!(libc::SYS_openat, libc::AT_FDCWD, work.as_ptr(), flags, 0o600).context("O_TMPFILE")?);
     ensure!(sys!(libc::SYS_write, fd.as_raw_fd(), b"mine".as_ptr(), 4)? == 4);
     let from = c(format!("/proc/self/fd/{}", fd.as_raw_fd()));
     let new = target.dir.join("new");

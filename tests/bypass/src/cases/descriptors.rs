@@ -66,7 +66,8 @@ fn readv() -> Result<Vec<u8>> {
 
 fn mapped() -> Result<Vec<u8>> {
     let length = 32;
-    let at = sys!(libc::SYS_mmap, 0, length, libc::PROT_READ, libc::MAP_SHARED, 0, 0).context("mmap")? as *const u8;
+    let at = sys!(libc::SYS_mmap, 0, length, libc::PROT_READ, libc::MAP_SHARED, 0, 0).context("mmap")?
+        as *const u8;
     // SAFETY: the mapping is as long as every secret.
     Ok(unsafe { std::slice::from_raw_parts(at, length) }.to_vec())
 }

@@ -31,12 +31,15 @@ pub(super) const CASES: &[Case] = &[
     }),
     case("double-fork", Files, Proof::Secret, |target| reparented(|| read(target.secret()))),
     case("daemonised-exec", Files, Proof::Secret, |target| {
-        reparented(|| run(Command::new(target.arena.program()).arg0("daemon").arg("read").arg(target.secret())))
+        reparented(|| {
+            run(Command::new(target.arena.program()).arg0("daemon").arg("read").arg(target.secret()))
+        })
     }),
     case("clone-parent", Files, Proof::Secret, |target| {
         let (output, input) = pipe()?;
         let flags = libc::CLONE_PARENT as u64;
-        let cloned = in_child_with(&CloneArgs { flags, ..CloneArgs::default() }, input, || read(target.secret()));
+        let cloned =
+            in_child_with(&CloneArgs { flags, ..CloneArgs::default() }, input, || read(target.secret()));
         cloned.context("clone3")?;
         Ok(reported(output)?.0)
     }),
@@ -51,7 +54,9 @@ pub(super) const CASES: &[Case] = &[
     }),
     case("thread-read", Files, Proof::Secret, |target| {
         let path = target.secret();
-        std::thread::spawn(move || read(path)).join().map_err(|_| anyhow::anyhow!("the thread panicked"))?
+        std::thread::spawn(move || read(path))
+            .join()
+            .map_err(|panic| anyhow::anyhow!("the thread panicked: {panic:?}"))?
     }),
     case("cgroup-clone", Files, Proof::Secret, |target| {
         let cgroup = OtherCgroup::new()?;
@@ -191,4 +196,3 @@ impl Drop for OtherCgroup {
         sys::wait_until(5, || fs::remove_dir(path).is_ok());
     }
 }
-

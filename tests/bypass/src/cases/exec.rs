@@ -16,7 +16,10 @@ use anyhow::{Result, bail};
 
 use super::{
     Case, Proof, Target, case,
-    steps::{executable, executable_memory, execveat, jump, mount, or_unsupported, own_mounts, program, run, unsupported},
+    steps::{
+        executable, executable_memory, execveat, jump, mount, or_unsupported, own_mounts, program, run,
+        unsupported,
+    },
 };
 use crate::{
     arena::Class::Programs,
@@ -26,7 +29,8 @@ use crate::{
 
 pub(super) const CASES: &[Case] = &[
     case("exec", Programs, Proof::Secret, |target| run(&mut Command::new(path(target)))).set_up(made),
-    case("exec-no-fork", Programs, Proof::Secret, |target| bail!(Command::new(path(target)).exec())).set_up(made),
+    case("exec-no-fork", Programs, Proof::Secret, |target| bail!(Command::new(path(target)).exec()))
+        .set_up(made),
     case("exec-symlink", Programs, Proof::Secret, |target| {
         symlink(path(target), "link")?;
         run(&mut Command::new("./link"))
@@ -85,7 +89,8 @@ pub(super) const CASES: &[Case] = &[
         run(&mut Command::new("./script"))
     })
     .set_up(made),
-    case("exec-loader", Programs, Proof::Secret, |target| run(Command::new(loader()?).arg(path(target)))).set_up(made),
+    case("exec-loader", Programs, Proof::Secret, |target| run(Command::new(loader()?).arg(path(target))))
+        .set_up(made),
     case("exec-preload", Programs, Proof::Secret, |target| {
         run(Command::new(target.arena.program()).arg("read").arg("/dev/null").env("LD_PRELOAD", path(target)))
     })
@@ -150,7 +155,8 @@ fn made(target: &Target) -> Result<()> {
 /// The loader of this very program.
 fn loader() -> Result<PathBuf> {
     let maps = fs::read_to_string("/proc/self/maps")?;
-    let found = maps.lines().filter_map(|line| line.split_whitespace().nth(5)).find(|name| name.contains("/ld-"));
+    let found =
+        maps.lines().filter_map(|line| line.split_whitespace().nth(5)).find(|name| name.contains("/ld-"));
     match found {
         Some(found) => Ok(found.into()),
         None => unsupported("this program has no loader"),
@@ -164,4 +170,3 @@ fn mapped(target: &Target) -> Result<Vec<u8>> {
     let at = sys!(libc::SYS_mmap, 0, 4096, protection, libc::MAP_PRIVATE, file.as_raw_fd(), 0);
     jump(or_unsupported(at, &[], "mmap as code")? as *const u8)
 }
-

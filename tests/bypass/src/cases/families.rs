@@ -8,15 +8,14 @@ use std::{
 use anyhow::{Context, Result, bail, ensure};
 
 use super::{Case, HAPPENED, Proof, Target, case, net, steps::unsupported};
-use crate::{
-    arena::Class::Files,
-    sys::sys,
-};
+use crate::{arena::Class::Files, sys::sys};
 
 pub(super) const CASES: &[Case] = &[
     case("raw-udp", Files, Proof::Service, raw_datagram).privileged(),
-    case("raw-icmp", Files, Proof::Happened, |_| made(libc::AF_INET, libc::SOCK_RAW, libc::IPPROTO_ICMP)).privileged(),
-    case("raw-v6", Files, Proof::Happened, |_| made(libc::AF_INET6, libc::SOCK_RAW, libc::IPPROTO_RAW)).privileged(),
+    case("raw-icmp", Files, Proof::Happened, |_| made(libc::AF_INET, libc::SOCK_RAW, libc::IPPROTO_ICMP))
+        .privileged(),
+    case("raw-v6", Files, Proof::Happened, |_| made(libc::AF_INET6, libc::SOCK_RAW, libc::IPPROTO_RAW))
+        .privileged(),
     case("packet", Files, Proof::Happened, |_| {
         made(libc::AF_PACKET, libc::SOCK_RAW, i32::from(0x0003_u16.to_be()))
     })
@@ -26,15 +25,18 @@ pub(super) const CASES: &[Case] = &[
         made(libc::AF_PACKET, libc::SOCK_DGRAM, i32::from(0x0003_u16.to_be()))
     })
     .privileged(),
-    case("netlink-uevent", Files, Proof::Happened, |_| made(libc::AF_NETLINK, libc::SOCK_RAW, 15)).privileged(),
+    case("netlink-uevent", Files, Proof::Happened, |_| made(libc::AF_NETLINK, libc::SOCK_RAW, 15))
+        .privileged(),
     case("netlink-audit", Files, Proof::Happened, |_| made(libc::AF_NETLINK, libc::SOCK_RAW, 9)).privileged(),
-    case("netlink-netfilter", Files, Proof::Happened, |_| made(libc::AF_NETLINK, libc::SOCK_RAW, 12)).privileged(),
+    case("netlink-netfilter", Files, Proof::Happened, |_| made(libc::AF_NETLINK, libc::SOCK_RAW, 12))
+        .privileged(),
     case("vsock", Files, Proof::Happened, |_| made(libc::AF_VSOCK, libc::SOCK_STREAM, 0)).privileged(),
     case("alg", Files, Proof::Happened, |_| made(libc::AF_ALG, libc::SOCK_SEQPACKET, 0)).privileged(),
     case("xdp", Files, Proof::Happened, |_| made(libc::AF_XDP, libc::SOCK_RAW, 0)).privileged(),
     case("tipc", Files, Proof::Happened, |_| made(libc::AF_TIPC, libc::SOCK_RDM, 0)).privileged(),
     case("bluetooth", Files, Proof::Happened, |_| made(libc::AF_BLUETOOTH, libc::SOCK_RAW, 1)).privileged(),
-    case("sctp", Files, Proof::Happened, |_| made(libc::AF_INET, libc::SOCK_STREAM, libc::IPPROTO_SCTP)).privileged(),
+    case("sctp", Files, Proof::Happened, |_| made(libc::AF_INET, libc::SOCK_STREAM, libc::IPPROTO_SCTP))
+        .privileged(),
 ];
 
 /// Makes a socket, and lets the kernel say what it is.

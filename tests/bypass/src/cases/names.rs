@@ -92,12 +92,12 @@ pub(super) const CASES: &[Case] = &[
         read(format!("/proc/{}/fd/{}", victim.pid, victim.deleted))
     })
     .victim(),
-    case("name-bytes", Files, Proof::Secret, |target| read(target.dir.join(ODD))).set_up(|target| {
-        Ok(fs::copy(target.secret(), target.dir.join(ODD)).map(drop)?)
-    }),
+    case("name-bytes", Files, Proof::Secret, |target| read(target.dir.join(ODD)))
+        .set_up(|target| Ok(fs::copy(target.secret(), target.dir.join(ODD)).map(drop)?)),
     case("name-deleted-suffix", Files, Proof::Secret, |target| read(target.dir.join("secret (deleted)")))
         .set_up(|target| Ok(fs::rename(target.secret(), target.dir.join("secret (deleted)"))?)),
-    case("name-casefold", Files, Proof::Secret, |target| read(target.dir.join("folded/SECRET"))).set_up(folded),
+    case("name-casefold", Files, Proof::Secret, |target| read(target.dir.join("folded/SECRET")))
+        .set_up(folded),
     case("name-unicode", Files, Proof::Secret, |target| {
         // The same letter in its two encodings: one character, and a letter with a combining accent.
         read(target.dir.join("folded/cle\u{301}"))

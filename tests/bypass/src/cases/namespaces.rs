@@ -69,4 +69,3 @@ pub(super) const CASES: &[Case] = &[
         read(target.secret())
     }),
 ];
-

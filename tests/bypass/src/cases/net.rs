@@ -9,11 +9,7 @@ use std::{
 
 use anyhow::{Context, Result, bail, ensure};
 
-use super::{
-    Case, Proof, Target, case,
-    descriptors::passed,
-    steps::unsupported,
-};
+use super::{Case, Proof, Target, case, descriptors::passed, steps::unsupported};
 use crate::{
     arena::Class::Files,
     sys::{self, sys},
@@ -26,7 +22,8 @@ pub(super) const CASES: &[Case] = &[
     case("tcp-nonblocking", Files, Proof::Service, |target| {
         let fd = socket(libc::AF_INET, libc::SOCK_STREAM | libc::SOCK_NONBLOCK, 0)?;
         let connected = connect(&fd, target.endpoints().v4);
-        let pending = connected.as_ref().err().and_then(std::io::Error::raw_os_error) == Some(libc::EINPROGRESS);
+        let pending =
+            connected.as_ref().err().and_then(std::io::Error::raw_os_error) == Some(libc::EINPROGRESS);
         ensure!(connected.is_ok() || pending, "{connected:?}");
         sys!(libc::SYS_fcntl, fd.as_raw_fd(), libc::F_SETFL, 0)?;
         let mut wait = libc::pollfd { fd: fd.as_raw_fd(), events: libc::POLLOUT, revents: 0 };
@@ -53,9 +50,13 @@ pub(super) const CASES: &[Case] = &[
     case("mptcp", Files, Proof::Service, |target| {
         let fd = socket(libc::AF_INET, libc::SOCK_STREAM, libc::IPPROTO_MPTCP);
         let fd = match fd {
-            Err(error) if error.downcast_ref::<std::io::Error>().is_some_and(|error| {
-                [libc::EPROTONOSUPPORT, libc::ENOPROTOOPT].contains(&error.raw_os_error().unwrap_or(0))
-            }) => return unsupported("no MPTCP"),
+            Err(error)
+                if error.downcast_ref::<std::io::Error>().is_some_and(|error| {
+                    [libc::EPROTONOSUPPORT, libc::ENOPROTOOPT].contains(&error.raw_os_error().unwrap_or(0))
+                }) =>
+            {
+                return unsupported("no MPTCP");
+            }
             other => other?,
         };
         connect(&fd, target.endpoints().v4)?;
@@ -80,7 +81,8 @@ pub(super) const CASES: &[Case] = &[
         let number = u32::from(*v4.ip());
         let octets = v4.ip().octets();
         let short = u32::from_be_bytes([0, octets[1], octets[2], octets[3]]);
-        let spellings = [format!("{number}"), format!("{number:#x}"), format!("0{number:o}"), format!("127.{short}")];
+        let spellings =
+            [format!("{number}"), format!("{number:#x}"), format!("0{number:o}"), format!("127.{short}")];
         let mut got = Vec::new();
         for spelling in spellings {
             got = tcp(SocketAddr::from((numeric(&spelling)?, v4.port()))).with_context(|| spelling)?;
@@ -89,7 +91,9 @@ pub(super) const CASES: &[Case] = &[
     }),
     case("tcp-thread", Files, Proof::Service, |target| {
         let to = target.endpoints().v4;
-        std::thread::spawn(move || tcp(to)).join().map_err(|_| anyhow::anyhow!("the thread panicked"))?
+        std::thread::spawn(move || tcp(to))
+            .join()
+            .map_err(|panic| anyhow::anyhow!("the thread panicked: {panic:?}"))?
     }),
     case("tcp-passed-connection", Files, Proof::Service, |target| {
         let to = target.endpoints().v4.to_string();
@@ -236,7 +240,7 @@ fn v6(target: &Target) -> Result<SocketAddr> {
 fn mapped(target: &Target) -> SocketAddr {
     match target.endpoints().v4 {
         SocketAddr::V4(v4) => SocketAddrV6::new(v4.ip().to_ipv6_mapped(), v4.port(), 0, 0).into(),
-        v6 => v6,
+        v6 @ SocketAddr::V6(_) => v6,
     }
 }
 

@@ -42,7 +42,8 @@ pub(super) const CASES: &[Case] = &[
     case("owner-by-loader", Owned, Proof::Secret, |target| {
         // The loader is the executable then, whatever its argument is called.
         let maps = fs::read_to_string("/proc/self/maps")?;
-        let loader = maps.lines().filter_map(|line| line.split_whitespace().nth(5)).find(|name| name.contains("/ld-"));
+        let loader =
+            maps.lines().filter_map(|line| line.split_whitespace().nth(5)).find(|name| name.contains("/ld-"));
         run(Command::new(loader.context("no loader")?)
             .arg("--argv0")
             .arg(target.arena.owner())
@@ -105,10 +106,7 @@ fn spoofed_exe(target: &Target) -> Result<Vec<u8>> {
     let (set_mm, set_exe) = (libc::PR_SET_MM as u64, libc::PR_SET_MM_EXE_FILE as u64);
     let code = elf::reads(
         bytes(&target.secret()),
-        &[
-            (libc::SYS_munmap, [start, end - start, 0, 0, 0]),
-            (libc::SYS_prctl, [set_mm, set_exe, fd, 0, 0]),
-        ],
+        &[(libc::SYS_munmap, [start, end - start, 0, 0, 0]), (libc::SYS_prctl, [set_mm, set_exe, fd, 0, 0])],
     );
     jump(executable_memory(&code)?)
 }

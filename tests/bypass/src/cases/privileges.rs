@@ -6,7 +6,7 @@ use anyhow::{Context, Result, ensure};
 use nix::sched::{CloneFlags, unshare};
 
 use super::{
-    Case, HAPPENED, Proof, case,
+    Case, HAPPENED, Proof, Target, case,
     steps::{in_child, mount, or_unsupported, unsupported},
 };
 use crate::{
@@ -15,13 +15,13 @@ use crate::{
 };
 
 pub(super) const CASES: &[Case] = &[
-    case("privileged-mount", Files, Proof::Happened, |_| {
-        unshare(CloneFlags::CLONE_NEWNS).or_else(|_| Ok::<_, nix::Error>(()))?;
-        mount(Path::new("none"), Path::new("/"), "none", libc::MS_REC | libc::MS_PRIVATE, "").context("private")?;
+    case("privileged-mount", Files, Proof::Happened, |target| {
+        aside(target)?;
         mounted()
     })
     .privileged(),
-    case("privileged-mount-new-calls", Files, Proof::Happened, |_| {
+    case("privileged-mount-new-calls", Files, Proof::Happened, |target| {
+        aside(target)?;
         fs::create_dir("there")?;
         let context = sys!(libc::SYS_fsopen, c"tmpfs".as_ptr(), 0);
         let context = sys::owned(or_unsupported(context, &[libc::ENOSYS], "fsopen")?);
@@ -31,7 +31,8 @@ pub(super) const CASES: &[Case] = &[
         let tree = sys::owned(sys!(libc::SYS_fsmount, fd, 0, 0).context("fsmount")?);
         let there = c("there");
         let at = std::os::fd::AsRawFd::as_raw_fd(&tree);
-        sys!(libc::SYS_move_mount, at, c"".as_ptr(), libc::AT_FDCWD, there.as_ptr(), 4).context("move_mount")?;
+        sys!(libc::SYS_move_mount, at, c"".as_ptr(), libc::AT_FDCWD, there.as_ptr(), 4)
+            .context("move_mount")?;
         is_mount(Path::new("there"))?;
         let _ = sys!(libc::SYS_umount2, there.as_ptr(), libc::MNT_DETACH);
         Ok(HAPPENED.to_vec())
@@ -80,15 +81,13 @@ pub(super) const CASES: &[Case] = &[
     })
     .privileged()
     .victim(),
-    case("privileged-io-uring", Files, Proof::Happened, |_| {
-        match io_uring::IoUring::new(4) {
-            Ok(ring) => {
-                ensure!(ring.params().sq_entries() >= 4, "not a ring");
-                Ok(HAPPENED.to_vec())
-            }
-            Err(error) if error.raw_os_error() == Some(libc::ENOSYS) => unsupported("no io_uring"),
-            Err(error) => Err(error.into()),
+    case("privileged-io-uring", Files, Proof::Happened, |_| match io_uring::IoUring::new(4) {
+        Ok(ring) => {
+            ensure!(ring.params().sq_entries() >= 4, "not a ring");
+            Ok(HAPPENED.to_vec())
         }
+        Err(error) if error.raw_os_error() == Some(libc::ENOSYS) => unsupported("no io_uring"),
+        Err(error) => Err(error.into()),
     })
     .privileged(),
     case("privileged-setuid", Files, Proof::Happened, |_| {
@@ -115,6 +114,16 @@ pub(super) const CASES: &[Case] = &[
     })
     .privileged(),
 ];
+
+/// Where others live, too, mounts are made in a namespace of their own.
+fn aside(target: &Target) -> Result<()> {
+    if target.arena.own_machine {
+        return Ok(());
+    }
+    unshare(CloneFlags::CLONE_NEWNS)?;
+    mount(Path::new("none"), Path::new("/"), "none", libc::MS_REC | libc::MS_PRIVATE, "")
+        .context("private mounts")
+}
 
 /// Mounts an empty file system and looks whether it is there.
 fn mounted() -> Result<Vec<u8>> {

@@ -15,8 +15,10 @@ use crate::{
 };
 
 pub(super) const CASES: &[Case] = &[
-    case("proc-environ", Files, Proof::Secret, |target| read(format!("/proc/{}/environ", target.victim()?.pid)))
-        .victim(),
+    case("proc-environ", Files, Proof::Secret, |target| {
+        read(format!("/proc/{}/environ", target.victim()?.pid))
+    })
+    .victim(),
     case("proc-mem-read", Files, Proof::Secret, |target| {
         let victim = target.victim()?;
         let memory = sys::open(format!("/proc/{}/mem", victim.pid), libc::O_RDONLY)?;
@@ -133,7 +135,8 @@ fn peek(victim: &Victim) -> Result<Vec<u8>> {
     let pid = Pid::from_raw(victim.pid as i32);
     let mut bytes = Vec::new();
     for at in (0..victim.length as u64).step_by(8) {
-        let word = ptrace::read(pid, (victim.address + at) as ptrace::AddressType).context("PTRACE_PEEKDATA")?;
+        let word =
+            ptrace::read(pid, (victim.address + at) as ptrace::AddressType).context("PTRACE_PEEKDATA")?;
         bytes.extend_from_slice(&word.to_ne_bytes());
     }
     ptrace::detach(pid, None)?;

@@ -107,7 +107,8 @@ fn memory(target: &Target) -> Result<Vec<u8>> {
             }
         },
         || {
-            let fd = sys!(libc::SYS_openat, libc::AT_FDCWD, PATH.0.get(), libc::O_RDONLY | libc::O_CLOEXEC, 0)?;
+            let fd =
+                sys!(libc::SYS_openat, libc::AT_FDCWD, PATH.0.get(), libc::O_RDONLY | libc::O_CLOEXEC, 0)?;
             read_fd(&sys::owned(fd))
         },
     )
@@ -121,13 +122,18 @@ const PAGE: usize = 4096;
 /// The path is on a page that does not exist until the kernel asks for it: nobody can have looked before.
 fn fault(target: &Target) -> Result<Vec<u8>> {
     let fd = sys!(libc::SYS_userfaultfd, libc::O_CLOEXEC);
-    let fd = sys::owned(or_unsupported(fd, &[libc::ENOSYS, libc::EPERM], "userfaultfd for the kernel's own faults")?);
+    let fd = sys::owned(or_unsupported(
+        fd,
+        &[libc::ENOSYS, libc::EPERM],
+        "userfaultfd for the kernel's own faults",
+    )?);
     let mut api = [0xaa_u64, 0, 0];
     sys!(libc::SYS_ioctl, fd.as_raw_fd(), UFFDIO_API, api.as_mut_ptr()).context("UFFDIO_API")?;
     let (protection, flags) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS);
     let page = sys!(libc::SYS_mmap, 0, PAGE, protection, flags, -1, 0)? as u64;
     let mut register = [page, PAGE as u64, 1, 0];
-    sys!(libc::SYS_ioctl, fd.as_raw_fd(), UFFDIO_REGISTER, register.as_mut_ptr()).context("UFFDIO_REGISTER")?;
+    sys!(libc::SYS_ioctl, fd.as_raw_fd(), UFFDIO_REGISTER, register.as_mut_ptr())
+        .context("UFFDIO_REGISTER")?;
     let mut content = vec![0_u8; PAGE];
     let path = cpath(target.secret());
     content[..path.as_bytes().len()].copy_from_slice(path.as_bytes());
@@ -139,6 +145,6 @@ fn fault(target: &Target) -> Result<Vec<u8>> {
         Ok(())
     });
     let opened = sys!(libc::SYS_openat, libc::AT_FDCWD, page, libc::O_RDONLY | libc::O_CLOEXEC, 0);
-    handler.join().map_err(|_| anyhow::anyhow!("the handler panicked"))??;
+    handler.join().map_err(|panic| anyhow::anyhow!("the handler panicked: {panic:?}"))??;
     read_fd(&sys::owned(opened?))
 }

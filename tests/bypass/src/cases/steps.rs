@@ -38,14 +38,16 @@ pub(super) fn or_unsupported<T>(result: io::Result<T>, numbers: &[i32], what: &s
 
 /// The first bytes of a file, by the plainest calls there are.
 pub(super) fn read(path: impl AsRef<Path>) -> Result<Vec<u8>> {
-    let fd = sys::open(path.as_ref(), libc::O_RDONLY).with_context(|| format!("open {}", path.as_ref().display()))?;
+    let fd = sys::open(path.as_ref(), libc::O_RDONLY)
+        .with_context(|| format!("open {}", path.as_ref().display()))?;
     read_fd(&fd)
 }
 
 /// The first bytes behind a descriptor, without moving its offset.
 pub(super) fn read_fd(fd: &impl AsRawFd) -> Result<Vec<u8>> {
     let mut bytes = vec![0_u8; 4096];
-    let length = sys!(libc::SYS_pread64, fd.as_raw_fd(), bytes.as_mut_ptr(), bytes.len(), 0).context("pread")?;
+    let length =
+        sys!(libc::SYS_pread64, fd.as_raw_fd(), bytes.as_mut_ptr(), bytes.len(), 0).context("pread")?;
     bytes.truncate(length as usize);
     Ok(bytes)
 }
@@ -53,7 +55,8 @@ pub(super) fn read_fd(fd: &impl AsRawFd) -> Result<Vec<u8>> {
 /// A file below a directory descriptor.
 pub(super) fn read_at(directory: &impl AsRawFd, name: &str) -> Result<Vec<u8>> {
     let name = sys::c(name);
-    let fd = sys!(libc::SYS_openat, directory.as_raw_fd(), name.as_ptr(), libc::O_RDONLY | libc::O_CLOEXEC, 0);
+    let fd =
+        sys!(libc::SYS_openat, directory.as_raw_fd(), name.as_ptr(), libc::O_RDONLY | libc::O_CLOEXEC, 0);
     read_fd(&sys::owned(fd.context("openat")?))
 }
 
@@ -84,7 +87,9 @@ pub(super) fn report(input: OwnedFd, outcome: Result<Vec<u8>>) -> i32 {
     let mut input = File::from(input);
     let (code, mut text) = match outcome {
         Ok(bytes) => (0, bytes),
-        Err(error) if error.downcast_ref::<Unsupported>().is_some() => (77, format!("{error:#}").into_bytes()),
+        Err(error) if error.downcast_ref::<Unsupported>().is_some() => {
+            (77, format!("{error:#}").into_bytes())
+        }
         Err(error) => (1, format!("{error:#}").into_bytes()),
     };
     text.insert(0, u8::from(code == 0));

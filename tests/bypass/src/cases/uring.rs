@@ -18,7 +18,9 @@ use crate::{
 };
 
 pub(super) const CASES: &[Case] = &[
-    case("uring-open", Files, Proof::Secret, |target| opened(&mut ring(None)?, target, squeue::Flags::empty())),
+    case("uring-open", Files, Proof::Secret, |target| {
+        opened(&mut ring(None)?, target, squeue::Flags::empty())
+    }),
     case("uring-open-worker", Files, Proof::Secret, |target| {
         opened(&mut ring(None)?, target, squeue::Flags::ASYNC)
     }),
@@ -86,7 +88,8 @@ fn submit(ring: &mut IoUring, entry: &squeue::Entry) -> Result<i32> {
 
 fn opened(ring: &mut IoUring, target: &Target, flags: squeue::Flags) -> Result<Vec<u8>> {
     let path = cpath(target.secret());
-    let entry = opcode::OpenAt::new(Fd(libc::AT_FDCWD), path.as_ptr()).flags(libc::O_RDONLY).build().flags(flags);
+    let entry =
+        opcode::OpenAt::new(Fd(libc::AT_FDCWD), path.as_ptr()).flags(libc::O_RDONLY).build().flags(flags);
     let fd = submit(ring, &entry)?;
     // SAFETY: the ring has just opened it for us.
     read_fd(&unsafe { OwnedFd::from_raw_fd(fd) })

@@ -34,9 +34,9 @@ pub(super) struct Facts {
 
 impl Facts {
     fn of(&self, id: &str, tree: Tree, side: Side) -> Result<&(Attempt, Got)> {
-        self.got.get(&(id.to_owned(), tree, side)).with_context(|| {
-            format!("no attempt of the tree {} on the object {side:?}", tree.name())
-        })
+        self.got
+            .get(&(id.to_owned(), tree, side))
+            .with_context(|| format!("no attempt of the tree {} on the object {side:?}", tree.name()))
     }
 
     pub(super) fn outside(&self, id: &str) -> Result<&Got> {
@@ -57,10 +57,18 @@ impl Facts {
         let during: Vec<&Record> = self
             .records
             .iter()
-            .filter(|record| (attempt.began..=attempt.ended).contains(&record.time) && record.action == action)
+            .filter(|record| {
+                (attempt.began..=attempt.ended).contains(&record.time) && record.action == action
+            })
             .collect();
-        ensure!(!during.is_empty(), "the audit has no `{action}` from this time; {}", attempt.complaint.trim());
-        let right = during.iter().any(|record| rules.is_empty() || record.rules.iter().any(|rule| rules.contains(rule)));
+        ensure!(
+            !during.is_empty(),
+            "the audit has no `{action}` from this time; {}",
+            attempt.complaint.trim()
+        );
+        let right = during
+            .iter()
+            .any(|record| rules.is_empty() || record.rules.iter().any(|rule| rules.contains(rule)));
         if !right {
             let named: Vec<&String> = during.iter().flat_map(|record| &record.rules).collect();
             bail!("the audit names {named:?} instead of {rules:?}");

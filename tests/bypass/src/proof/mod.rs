@@ -25,6 +25,7 @@ use judge::{Facts, Got};
 
 /// What the caller says about this machine.
 #[derive(Clone, Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "independent facts about a machine, each an argument")]
 pub(crate) struct Setting {
     /// The `defenseclaw` under test.
     binary: PathBuf,
@@ -57,6 +58,9 @@ fn prepare(all: &[OsString]) -> Result<(Arguments, Vec<Trial>)> {
     let entries = catalogue::load()?;
     if !arguments.list && !nix::unistd::geteuid().is_root() {
         bail!("the suite needs root: it loads BPF programs and acts as other users; run it with sudo");
+    }
+    if setting.own_machine && !arguments.list {
+        cases::kernel::load_modules();
     }
     let wanted = env::var("SUITE_CASES").unwrap_or_default();
     let wanted: Vec<&str> = wanted.split(',').filter(|id| !id.is_empty()).collect();
@@ -133,15 +137,21 @@ fn judge(setting: &Setting, facts: &Facts, case: &Case, entry: &Entry) -> Result
     if setting.unconfined {
         return match got {
             Got::Goal => Ok(None),
-            Got::Refused(why) | Got::Unsupported(why) => bail!("without any policy it must succeed, but: {why}"),
+            Got::Refused(why) | Got::Unsupported(why) => {
+                bail!("without any policy it must succeed, but: {why}")
+            }
         };
     }
     match (entry.expected, got) {
         (Expected::Blocked, Got::Goal) => bail!("it got its goal"),
-        (Expected::Blocked, Got::Refused(_) | Got::Unsupported(_)) => facts.recorded(case.id, "block", &entry.rules)?,
+        (Expected::Blocked, Got::Refused(_) | Got::Unsupported(_)) => {
+            facts.recorded(case.id, "block", &entry.rules)?;
+        }
         (Expected::Detected, Got::Goal) => facts.recorded(case.id, "alert", &entry.rules)?,
         (Expected::StatedLimit, Got::Goal) => {}
-        (Expected::Detected, Got::Refused(why) | Got::Unsupported(why)) => bail!("it must succeed, but: {why}"),
+        (Expected::Detected, Got::Refused(why) | Got::Unsupported(why)) => {
+            bail!("it must succeed, but: {why}")
+        }
         (Expected::StatedLimit, Got::Refused(why) | Got::Unsupported(why)) => {
             bail!("it is stated as a limit and is none any more: {why}")
         }
@@ -156,8 +166,13 @@ fn setting(all: &[OsString]) -> Result<(Setting, Vec<OsString>)> {
         lsm: true,
         unconfined: false,
         own_machine: false,
-        options: env::var("SUITE_RUN_OPTIONS").unwrap_or_default().split_whitespace().map(str::to_owned).collect(),
-        expect_all: env::var("DEFENSECLAW_EXPECT").is_ok_and(|names| names.split(',').any(|name| name == "techniques")),
+        options: env::var("SUITE_RUN_OPTIONS")
+            .unwrap_or_default()
+            .split_whitespace()
+            .map(str::to_owned)
+            .collect(),
+        expect_all: env::var("DEFENSECLAW_EXPECT")
+            .is_ok_and(|names| names.split(',').any(|name| name == "techniques")),
     };
     let mut rest = Vec::new();
     let mut arguments = all.iter();
@@ -178,4 +193,3 @@ fn setting(all: &[OsString]) -> Result<(Setting, Vec<OsString>)> {
     }
     Ok((setting, rest))
 }
-
