@@ -18,6 +18,9 @@ use crate::{
     sys::{self, sys},
 };
 
+/// Seconds that one tree waits for the other: as long as an attempt may take, twice.
+const SECONDS: u64 = 200;
+
 /// What one attempt got.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Attempt {
@@ -55,7 +58,11 @@ fn drive(root: &Path, tree: Tree) -> Result<()> {
         Tree::Inside => &[Side::Protected, Side::Open],
         Tree::Outside => &[Side::Protected],
     };
-    for prepared in &arena.cases {
+    for (turn, prepared) in arena.cases.iter().enumerate() {
+        if tree == Tree::Outside {
+            // At the same time, from the first case to the last.
+            sys::wait_until(SECONDS, || over(&arena) || attempts(&arena) >= 2 * turn);
+        }
         let case = cases::find(&prepared.id).with_context(|| format!("no case {}", prepared.id))?;
         for side in sides {
             let attempt = attempt(&arena, prepared, case, tree, *side)?;
@@ -63,6 +70,17 @@ fn drive(root: &Path, tree: Tree) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Attempts that the tree inside has made.
+fn attempts(arena: &Arena) -> usize {
+    fs::read(arena.results(Tree::Inside))
+        .map_or(0, |bytes| bytes.iter().filter(|byte| **byte == b'\n').count())
+}
+
+/// It has ended, whether or not it has made them all.
+fn over(arena: &Arena) -> bool {
+    arena.over().exists()
 }
 
 fn attempt(arena: &Arena, prepared: &Prepared, case: &Case, tree: Tree, side: Side) -> Result<Attempt> {

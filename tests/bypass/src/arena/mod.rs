@@ -156,6 +156,11 @@ impl Arena {
         self.root.join("results").join(format!("{}.jsonl", tree.name()))
     }
 
+    /// Exists when the tree inside has ended.
+    pub(crate) fn over(&self) -> PathBuf {
+        self.root.join("results/over")
+    }
+
     pub(crate) fn load(root: &Path) -> Result<Self> {
         let path = root.join("arena.json");
         serde_json::from_slice(&fs::read(&path)?).with_context(|| format!("{}", path.display()))

@@ -65,7 +65,6 @@ impl Arena {
             rule("bypass.files", FILES, tree(Class::Files)),
             rule("bypass.exec", "exec", tree(Class::Programs)),
             Rule { unless: owner(), ..rule("bypass.owned", FILES, tree(Class::Owned)) },
-            rule("bypass.ancestors", FILES, format!("paths: [{}]", ancestors.join(", "))),
             rule("bypass.persistence", CHANGES, format!("paths: [\"{}\"]", PERSISTENCE.join("\", \""))),
             rule("bypass.programs", CHANGES, format!("paths: [\"{root}/bin/**\"]")),
             rule("bypass.self", CHANGES, format!("paths: [\"{root}/state/**\", \"/sys/fs/bpf/**\"]")),
@@ -90,6 +89,9 @@ impl Arena {
             rule("bypass.processes", "priv.ptrace, priv.inspect, priv.signal", String::new()),
             Rule { severity: "medium", ..rule("bypass.watched", FILES, tree(Class::Watched)) },
         ];
+        if !ancestors.is_empty() {
+            rules.push(rule("bypass.ancestors", FILES, format!("paths: [{}]", ancestors.join(", "))));
+        }
         if let Some(v6) = v6 {
             rules.push(rule(
                 "bypass.net6",

@@ -78,6 +78,7 @@ pub(super) fn run(
                 trouble.push(format!("the tree {} had not ended after {SECONDS} seconds", tree.name()));
             }
         }
+        fs::write(built.arena.over(), "")?;
     }
     let mut attempts = Vec::new();
     for tree in [Tree::Inside, Tree::Outside] {
