@@ -56,7 +56,7 @@ fn reason_to_skip() -> Option<String> {
     if !nix::unistd::geteuid().is_root() {
         return Some("loading BPF programs needs root".to_owned());
     }
-    let options = SensorOptions { bulk_ring: 4096, priority_ring: 4096, processes: 1 };
+    let options = SensorOptions { bulk_ring: 4096, priority_ring: 4096, processes: 1, judge: false };
     match Sensor::load(&options) {
         // Whoever promised the object wants to know that it is missing.
         Err(SensorError::NoObject) if expected("bpf_object") => None,

@@ -6,14 +6,15 @@
 use aya_ebpf::{
     bindings::BPF_RB_NO_WAKEUP,
     helpers::generated::{
-        bpf_ktime_get_boot_ns, bpf_probe_read_kernel, bpf_probe_read_kernel_str, bpf_probe_read_user,
-        bpf_probe_read_user_str, bpf_ringbuf_reserve, bpf_ringbuf_submit,
+        bpf_get_smp_processor_id, bpf_ktime_get_boot_ns, bpf_probe_read_kernel, bpf_probe_read_kernel_str,
+        bpf_probe_read_user, bpf_probe_read_user_str, bpf_ringbuf_reserve, bpf_ringbuf_submit,
     },
     macros::map,
-    maps::{PerCpuArray, RingBuf},
+    maps::{Array, RingBuf},
 };
 use defenseclaw_ebpf::{
-    ABI_VERSION, Body, Count, Counters, Header, KINDS, Kind, RECORD_MAX, STRING_MAX, flags,
+    ABI_VERSION, Body, Count, Counters, Header, KINDS, Kind, RECORD_MAX, SCRATCH_SLOTS, STRING_MAX, flags,
+    image::effect,
 };
 
 use crate::{
@@ -24,6 +25,7 @@ use crate::{
         Ptr, shim_atomic_exchange, shim_atomic_increment, shim_cred_uid_direct,
         shim_task_struct_cgroup_direct, shim_task_struct_cred_direct, shim_task_struct_pid_direct,
     },
+    verdict::{self, Judged, Policy},
 };
 
 /// fork, exec, exit: never crowded out by file events.
@@ -32,14 +34,15 @@ pub static PRIORITY: RingBuf = RingBuf::with_byte_size(4 << 20, 0);
 /// Everything else.
 #[map]
 pub static BULK: RingBuf = RingBuf::with_byte_size(8 << 20, 0);
+/// A row for each kind and processor. Per-CPU maps would say the same, but their look-up is a call on most kernels and that
+/// of arrays is not. The loader makes room for the processors of this machine.
 #[map]
-pub static COUNTERS: PerCpuArray<Counters> = PerCpuArray::with_max_entries(KINDS as u32, 0);
+pub static COUNTERS: Array<Counters> = Array::with_max_entries(KINDS as u32, 0);
+/// [`SLOTS`] for each processor, likewise.
 #[map]
-pub static SCRATCH: PerCpuArray<Scratch> = PerCpuArray::with_max_entries(SLOTS, 0);
+pub static SCRATCH: Array<Scratch> = Array::with_max_entries(SLOTS, 0);
 
-/// Buffers per CPU. BPF programs can be preempted by others on the same CPU, so one would be overwritten; a task, the
-/// one that preempts it and a network interrupt make three.
-const SLOTS: u32 = 4;
+const SLOTS: u32 = SCRATCH_SLOTS as u32;
 const HEAD: u32 = (size_of::<Header>() + size_of::<Body>()) as u32;
 /// Offsets are masked with this, lengths with [`STRING_MASK`]: their sum stays inside the buffer.
 const OFFSET_MASK: u32 = 0x3fff;
@@ -68,9 +71,20 @@ pub enum Ring {
 /// Counts without a record.
 #[inline(always)]
 pub fn count(kind: Kind, what: Count) {
-    if let Some(row) = COUNTERS.get_ptr_mut(kind as u32) {
+    if let Some(row) = row(kind) {
         add(row, what);
     }
+}
+
+#[inline(always)]
+fn processor() -> u32 {
+    // SAFETY: the helper has no preconditions.
+    unsafe { bpf_get_smp_processor_id() }
+}
+
+#[inline(always)]
+fn row(kind: Kind) -> Option<*mut Counters> {
+    COUNTERS.get_ptr_mut(processor() * KINDS as u32 + kind as u32)
 }
 
 #[inline(always)]
@@ -89,8 +103,15 @@ struct Short {
 /// A record without strings, made in its place in the ring: no buffer, no copy. `fill` gives the arguments; it runs last,
 /// so that nothing has to be kept across the calls before it.
 #[inline(always)]
-pub fn short(kind: Kind, ring: Ring, actor: &Actor, result: Option<i64>, fill: impl FnOnce() -> [u64; 6]) {
-    let Some(row) = COUNTERS.get_ptr_mut(kind as u32) else { return };
+pub fn short(
+    kind: Kind,
+    ring: Ring,
+    actor: &Actor,
+    result: Option<i64>,
+    judged: &Judged,
+    fill: impl FnOnce() -> [u64; 6],
+) {
+    let Some(row) = row(kind) else { return };
     let ring = match ring {
         Ring::Priority => &PRIORITY,
         Ring::Bulk => &BULK,
@@ -120,7 +141,9 @@ pub fn short(kind: Kind, ring: Ring, actor: &Actor, result: Option<i64>, fill: i
             word += 1;
         }
         words.add(word).write_volatile(result.unwrap_or(0) as u64);
-        zero(words.add(word + 1), size_of::<Body>() / 8 - word - 1);
+        words.add(word + 1).write_volatile(0);
+        // The last two lengths of strings, and the verdict.
+        words.add(word + 2).write_volatile(u64::from(judged.word()) << 32);
         bpf_ringbuf_submit(record.cast(), u64::from(BPF_RB_NO_WAKEUP));
     }
     add(row, Count::Seen);
@@ -189,6 +212,11 @@ pub struct Record {
     flags: u32,
     string: u32,
     paths: path::Known,
+    seed: u64,
+    /// Of the first path.
+    components: u32,
+    leaf: u32,
+    lost: u32,
 }
 
 impl Record {
@@ -202,18 +230,20 @@ impl Record {
 
     /// A record about the current task whose first string is the path of a dentry.
     #[inline(always)]
-    pub fn about(kind: Kind, actor: &Actor, dentry: Ptr, mnt: Ptr) -> Option<Self> {
+    pub fn about(kind: Kind, actor: &Actor, dentry: Ptr, mnt: Ptr, seed: u64) -> Option<Self> {
         let mut record = Self::blank(kind)?;
-        let found = path::resolve(record.first(), dentry, mnt);
+        record.seed = seed;
+        let found = path::resolve(record.first(), dentry, mnt, seed);
         record.put_before(&found, actor);
         Some(record)
     }
 
     /// The same, of pointers that the verifier knows: see [`path::resolve_known`].
     #[inline(always)]
-    pub fn about_known(kind: Kind, actor: &Actor, dentry: Ptr, mnt: Ptr) -> Option<Self> {
+    pub fn about_known(kind: Kind, actor: &Actor, dentry: Ptr, mnt: Ptr, seed: u64) -> Option<Self> {
         let mut record = Self::blank(kind)?;
-        let found = path::resolve_known(record.first(), dentry, mnt, actor.task, &mut record.paths);
+        record.seed = seed;
+        let found = path::resolve_known(record.first(), dentry, mnt, actor.task, &mut record.paths, seed);
         record.put_before(&found, actor);
         Some(record)
     }
@@ -231,8 +261,45 @@ impl Record {
         // SAFETY: the head lies in the scratch buffer, which this record owns.
         unsafe { (*self.head).body.string_len[0] = len as u16 };
         self.first += len;
-        self.flags |= found.flags;
+        self.flags |= found.flags & path::RECORDED;
+        (self.components, self.leaf, self.lost) = (found.components, found.leaf, found.flags);
         self.string = 1;
+    }
+
+    /// What policy says about the first path.
+    #[inline(always)]
+    pub fn judge(&self, policy: &Policy, effects: u16, dev: u64, ino: u64) -> Judged {
+        let found =
+            path::Found { start: 0, len: 0, flags: self.lost, components: self.components, leaf: self.leaf };
+        policy.path(effects, self.first(), &found, dev, ino)
+    }
+
+    /// What policy says about an abstract name of `len` bytes of the kernel, the first of which is NUL.
+    #[inline(always)]
+    pub fn judge_abstract(&self, policy: &Policy, name: *const u8, len: u32) -> Judged {
+        let to = path::front(self.spare().0);
+        let len = len & 0x7f;
+        // SAFETY: the length is below that of the buffer, which is ours; the helper checks the source.
+        if unsafe { bpf_probe_read_kernel(to.cast(), len, name.cast()) } != 0 || len == 0 {
+            return policy.blind(effect::UNIX);
+        }
+        // SAFETY: the buffer is longer than a name and the 256 bytes that may be looked at.
+        policy.abstract_name(self.spare().0, unsafe { to.add(1) }, len - 1)
+    }
+
+    /// Notes the sets of executables that the first path belongs to, which is the program that just started.
+    #[inline(always)]
+    pub fn learn_owner(&self, actor: &Actor) {
+        let found =
+            path::Found { start: 0, len: 0, flags: self.lost, components: self.components, leaf: self.leaf };
+        verdict::learn_owner(actor, self.first(), &found, self.seed);
+    }
+
+    /// What policy said.
+    #[inline(always)]
+    pub fn verdict(&mut self, judged: &Judged) {
+        // SAFETY: the head lies in the scratch buffer, which this record owns.
+        unsafe { (*self.head).body.verdict = judged.word() };
     }
 
     #[inline(always)]
@@ -260,11 +327,11 @@ impl Record {
     /// A record that says nothing yet.
     #[inline(always)]
     fn blank(kind: Kind) -> Option<Self> {
-        let row = COUNTERS.get_ptr_mut(kind as u32)?;
-        add(row, Count::Seen);
+        let row = row(kind)?;
+        let first = processor() * SLOTS;
         let mut slot = 0;
         while slot < SLOTS {
-            let scratch = SCRATCH.get_ptr_mut(slot)?;
+            let scratch = SCRATCH.get_ptr_mut(first + slot)?;
             // SAFETY: `scratch` points into the scratch map.
             if unsafe { shim_atomic_exchange(&raw mut (*scratch).busy, 1) } == 0 {
                 // SAFETY: as above; ours until `busy` is cleared.
@@ -281,10 +348,15 @@ impl Record {
                     flags: 0,
                     string: 0,
                     paths,
+                    seed: 0,
+                    components: 0,
+                    leaf: 0,
+                    lost: 0,
                 });
             }
             slot += 1;
         }
+        add(row, Count::Seen);
         add(row, Count::MapFull);
         None
     }
@@ -359,14 +431,32 @@ impl Record {
     /// The path of a dentry below a mount.
     #[inline(always)]
     pub fn path(&mut self, dentry: Ptr, mnt: Ptr) -> &mut Self {
-        self.resolved(&path::resolve(self.spare().0, dentry, mnt))
+        self.resolved(&path::resolve(self.spare().0, dentry, mnt, 0))
     }
 
     /// The same, of pointers that the verifier knows: see [`path::resolve_known`].
     #[inline(always)]
     pub fn path_known(&mut self, actor: &Actor, dentry: Ptr, mnt: Ptr) -> &mut Self {
-        let found = path::resolve_known(self.spare().0, dentry, mnt, actor.task, &mut self.paths);
+        let found = path::resolve_known(self.spare().0, dentry, mnt, actor.task, &mut self.paths, 0);
         self.resolved(&found)
+    }
+
+    /// The same, and what policy says about it.
+    #[inline(always)]
+    pub fn path_judged(
+        &mut self,
+        actor: &Actor,
+        dentry: Ptr,
+        mnt: Ptr,
+        policy: &Policy,
+        effects: u16,
+    ) -> Judged {
+        let buffer = self.spare().0;
+        let seed = policy.seed();
+        let found = path::resolve_known(buffer, dentry, mnt, actor.task, &mut self.paths, seed);
+        let judged = policy.path(effects, buffer, &found, 0, 0);
+        self.resolved(&found);
+        judged
     }
 
     #[inline(always)]
@@ -380,7 +470,7 @@ impl Record {
         let copied =
             unsafe { bpf_probe_read_kernel(to.cast(), len, path::tail(self.spare().0, found.start).cast()) };
         if copied == 0 {
-            self.close(len, found.flags)
+            self.close(len, found.flags & path::RECORDED)
         } else {
             self.close(0, flags::UNRESOLVED)
         }
@@ -496,11 +586,27 @@ impl Record {
         self.flags |= found << (flags::PER_STRING * ((self.string - 1) & 7));
     }
 
+    /// Lets go of a record that was made only to judge what it is about.
+    #[inline(always)]
+    pub fn drop_unseen(self) {
+        // SAFETY: the buffer is ours until here.
+        unsafe { shim_atomic_exchange(&raw mut (*self.scratch).busy, 0) };
+    }
+
+    /// Writes down what policy said, hands the record over, and is what the LSM program returns.
+    #[inline(always)]
+    pub fn submit_judged(mut self, judged: &Judged) -> i32 {
+        self.verdict(judged);
+        self.submit(if judged.blocks() { Ring::Priority } else { Ring::Bulk });
+        judged.carry_out()
+    }
+
     /// Hands the record over.
     #[inline(always)]
     pub fn submit(self, ring: Ring) {
         // The compiler can prove the bound below and would drop the check; the verifier cannot and needs it.
         let len = core::hint::black_box(self.first + self.rest);
+        add(self.row, Count::Seen);
         // SAFETY: the buffer is ours; the helper checks the length against the map value.
         unsafe {
             if len as usize > RECORD_MAX {

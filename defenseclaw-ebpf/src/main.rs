@@ -22,6 +22,7 @@ mod probes;
 mod scope;
 mod shim;
 mod sockaddr;
+mod verdict;
 
 #[panic_handler]
 fn panic(_info: &core::panic::PanicInfo<'_>) -> ! {

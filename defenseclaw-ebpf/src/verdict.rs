@@ -26,8 +26,9 @@ use crate::{
 /// Which image is in force for a profile.
 #[map]
 pub static CURRENT: Array<Current> = Array::with_max_entries(PROFILES as u32, 0);
+/// The first one stays empty: it is that of profiles without a policy.
 #[map]
-pub static IMAGES: Array<Image> = Array::with_max_entries(SLOTS as u32, 0);
+pub static IMAGES: Array<Image> = Array::with_max_entries(SLOTS as u32 + 1, 0);
 /// Cells of all images.
 #[map]
 pub static RULES: HashMap<Key, Cell> = HashMap::with_max_entries(1 << 18, BPF_F_NO_PREALLOC);
@@ -147,8 +148,7 @@ impl Judged {
     }
 }
 
-/// The image in force for a task, if any. Not an `Option`: the fields of none would be left undefined, and the verifier takes
-/// a copy of what is undefined for a use of it.
+/// The image in force for a task; the empty one where nothing is judged.
 #[derive(Clone, Copy)]
 pub struct Policy {
     image: *const Image,
@@ -158,41 +158,32 @@ pub struct Policy {
     profile: u32,
 }
 
-pub const NO_POLICY: Policy =
-    Policy { image: core::ptr::null(), owner: 0, parent_owner: 0, slot: 0, profile: 0 };
-
+/// None only if the maps are not what they should be.
 #[inline(always)]
-pub fn policy(actor: &Actor) -> Policy {
+pub fn policy(actor: &Actor) -> Option<Policy> {
     // SAFETY: the label stays in the map as long as its task, which is the current one, runs this program.
     let label = unsafe { &*actor.label };
-    let Some(slot) = CURRENT.get(label.profile) else { return NO_POLICY };
-    let slot = *slot;
-    if slot == 0 {
-        return NO_POLICY;
-    }
-    let Some(image) = IMAGES.get_ptr(slot - 1) else { return NO_POLICY };
-    Policy {
+    let current = *CURRENT.get(label.profile)?;
+    let image = IMAGES.get_ptr(current)?;
+    Some(Policy {
         image,
         owner: label.owner,
         parent_owner: label.parent_owner,
-        slot: slot - 1,
+        slot: current.wrapping_sub(1),
         profile: label.profile,
-    }
+    })
 }
 
 impl Policy {
     /// Whether anything is judged.
     #[inline(always)]
     pub fn judges(&self) -> bool {
-        !self.image.is_null()
+        self.seed() != 0
     }
 
     /// Where hashes of paths start; 0 where nothing is judged.
     #[inline(always)]
     pub fn seed(&self) -> u64 {
-        if self.image.is_null() {
-            return 0;
-        }
         // SAFETY: the image lies in its map.
         unsafe { (*self.image).seed }
     }
@@ -222,7 +213,7 @@ impl Policy {
     /// An operation on an object that could not be looked at, for lack of a buffer.
     #[inline(always)]
     pub fn blind(&self, effects: u16) -> Judged {
-        if self.image.is_null() {
+        if !self.judges() {
             return Judged::NOTHING;
         }
         let entry = self.unresolved();
@@ -232,7 +223,7 @@ impl Policy {
     /// A privileged operation.
     #[inline(always)]
     pub fn privilege(&self, operation: usize) -> Judged {
-        if self.image.is_null() {
+        if !self.judges() {
             return Judged::NOTHING;
         }
         let mut at = 0;
@@ -251,7 +242,7 @@ impl Policy {
     /// An operation on an internet address: two words in the order of numbers, IPv4 as `::ffff:a.b.c.d`.
     #[inline(always)]
     pub fn address(&self, effect: u16, high: u64, low: u64, port: u16) -> Judged {
-        if self.image.is_null() {
+        if !self.judges() {
             return Judged::NOTHING;
         }
         let low = match (high, low) {
@@ -267,7 +258,7 @@ impl Policy {
     /// An operation on a path that `buffer` holds; `dev` and `ino` are 0 where there is no file yet.
     #[inline(always)]
     pub fn path(&self, effects: u16, buffer: *mut Buffer, found: &Found, dev: u64, ino: u64) -> Judged {
-        if self.image.is_null() || effects == 0 {
+        if !self.judges() || effects == 0 {
             return Judged::NOTHING;
         }
         self.judged(Entry(judge_path(
@@ -280,29 +271,26 @@ impl Policy {
 
     /// A unix socket by its abstract name, of which `name` holds `len` bytes and `path::hash_words` may read 256.
     #[inline(always)]
-    pub fn abstract_name(&self, name: *const u8, len: u32) -> Judged {
-        if self.image.is_null() {
+    pub fn abstract_name(&self, buffer: *mut Buffer, name: *const u8, len: u32) -> Judged {
+        if !self.judges() {
             return Judged::NOTHING;
         }
         let mut way = Way {
-            buffer: core::ptr::null_mut(),
+            buffer,
             image: self.image,
             slot: self.slot,
             count: 0,
             leaf: 0,
-            hit: 0,
-            effect: u64::from(effect::UNIX),
             owner: self.owner,
             parent_owner: self.parent_owner,
-            hash: 0,
-            previous: 0,
-            best: self.default_of(7).0,
         };
+        let state = way.state();
+        (state.effect, state.best) = (u64::from(effect::UNIX), self.default_of(7).0);
         let hash = image::finish(path::hash_words(self.seed(), name, len), len);
         if may_have(&way, hash, class::ABSTRACT) {
             look(&mut way, hash, class::ABSTRACT, reach::EXACT);
         }
-        self.judged(Entry(way.best))
+        self.judged(Entry(way.state().best))
     }
 }
 
@@ -312,21 +300,38 @@ struct Question {
     ino: u64,
 }
 
-/// The state of one way from the root to the object, for one effect.
+/// What a way from the root to the object knows so far. It lies in a map, not on the stack: there the verifier would know its
+/// values, and take every combination of them for another way through the program.
+#[repr(C)]
+pub struct State {
+    /// Not 0: some key of the path can have a cell; otherwise the answer for other effects is the default as well.
+    hit: u64,
+    effect: u64,
+    hash: u64,
+    previous: u64,
+    best: u64,
+    /// Effects that were not asked for yet, and the strictest answer of the others.
+    left: u64,
+    answer: u64,
+}
+
+/// A way from the root to the object.
 struct Way {
     buffer: *mut Buffer,
     image: *const Image,
     slot: u32,
     count: u32,
     leaf: u32,
-    /// Set if any key of the path can have a cell; otherwise the answer for other effects is the default as well.
-    hit: u32,
-    effect: u64,
     owner: u64,
     parent_owner: u64,
-    hash: u64,
-    previous: u64,
-    best: u64,
+}
+
+impl Way {
+    #[inline(always)]
+    fn state(&self) -> &mut State {
+        // SAFETY: the buffer is ours as long as the record, and nobody else holds this reference.
+        unsafe { &mut *path::state(self.buffer) }
+    }
 }
 
 /// Not inlined: it is the same for every hook.
@@ -341,30 +346,22 @@ fn judge_path(policy: &Policy, buffer: *mut Buffer, found: &Found, question: &Qu
             return entry.0;
         }
     }
-    let mut ways = Ways {
-        way: Way {
-            buffer,
-            image: policy.image,
-            slot: policy.slot,
-            count: found.components,
-            leaf: found.leaf,
-            hit: 1,
-            effect: 0,
-            owner: policy.owner,
-            parent_owner: policy.parent_owner,
-            hash: 0,
-            previous: 0,
-            best: 0,
-        },
-        policy,
-        question,
-        left: u64::from(effects & 0xff),
-        answer: 0,
+    let way = Way {
+        buffer,
+        image: policy.image,
+        slot: policy.slot,
+        count: found.components,
+        leaf: found.leaf,
+        owner: policy.owner,
+        parent_owner: policy.parent_owner,
     };
+    let state = way.state();
+    (state.hit, state.left, state.answer) = (1, u64::from(effects & 0xff), 0);
+    let mut ways = Ways { way, policy, question };
     // A loop of the helper, because the verifier would go through everything again for each round of ours.
     // SAFETY: `one_effect` has the signature the helper calls, and `ways` outlives the call.
     unsafe { bpf_loop(8, one_effect as *mut c_void, (&raw mut ways).cast(), 0) };
-    ways.answer
+    ways.way.state().answer
 }
 
 /// The ways for all effects of an operation.
@@ -372,35 +369,34 @@ struct Ways<'a> {
     way: Way,
     policy: &'a Policy,
     question: &'a Question,
-    left: u64,
-    answer: u64,
 }
 
 unsafe extern "C" fn one_effect(_index: u64, context: *mut c_void) -> i64 {
     // SAFETY: the helper passes the `Ways` that `judge_path` gave it.
     let ways = unsafe { &mut *context.cast::<Ways<'_>>() };
-    let left = ways.left;
+    let way = &mut ways.way;
+    let state = way.state();
+    let left = state.left;
     if left == 0 {
         return 1;
     }
     let bit = left & left.wrapping_neg();
-    ways.left = left ^ bit;
-    let number =
-        u32::from(bit & 0xaa != 0) | u32::from(bit & 0xcc != 0) << 1 | u32::from(bit & 0xf0 != 0) << 2;
-    let default = ways.policy.default_of(number).0;
-    let way = &mut ways.way;
-    way.best = default;
+    state.left = left ^ bit;
+    // Number of the bit, counted without branches.
+    let below = bit - 1;
+    let pairs = below - (below >> 1 & 0x55);
+    let fours = (pairs & 0x33) + (pairs >> 2 & 0x33);
+    state.best = ways.policy.default_of((fours + (fours >> 4)) as u32 & 15).0;
     // Once a way was seen to hold nothing, it holds nothing for other effects either.
-    if way.hit != 0 {
-        way.hit = 0;
-        way.effect = bit;
-        way.hash = ways.policy.seed();
+    if state.hit != 0 {
+        (state.hit, state.effect, state.hash) = (0, bit, ways.policy.seed());
         // SAFETY: `step` has the signature the helper calls, and `way` outlives the call.
         unsafe { bpf_loop(DEPTH_MAX as u32 + 1, step as *mut c_void, core::ptr::from_mut(way).cast(), 0) };
         alias(way, ways.question);
     }
-    if Entry(way.best).action() > Entry(ways.answer).action() {
-        ways.answer = way.best;
+    let state = way.state();
+    if Entry(state.best).action() > Entry(state.answer).action() {
+        state.answer = state.best;
     }
     0
 }
@@ -417,10 +413,10 @@ unsafe extern "C" fn step(index: u64, context: *mut c_void) -> i64 {
     // SAFETY: the image lies in its map.
     let has = unsafe { (*way.image).has };
     let reaches = if last { reach::EXACT | reach::SUBTREE | reach::ANCESTOR } else { reach::SUBTREE };
-    let above = way.hash;
+    let above = way.state().hash;
     if depth != 0 {
         let component = path::component(way.buffer, way.count.wrapping_sub(depth));
-        way.hash = image::anchored(above, component);
+        way.state().hash = image::anchored(above, component);
         if last {
             if may_have(way, above, class::ANCHORED) {
                 look(way, above, class::ANCHORED, reach::CHILDREN);
@@ -433,14 +429,14 @@ unsafe extern "C" fn step(index: u64, context: *mut c_void) -> i64 {
             look(way, image::single(component), class::SINGLE, reaches);
         }
         if has & has::PAIR != 0 && depth > 1 {
-            let hash = image::pair(way.previous, component);
+            let hash = image::pair(way.state().previous, component);
             if may_have(way, hash, class::PAIR) {
                 look(way, hash, class::PAIR, reaches);
             }
         }
-        way.previous = component;
+        way.state().previous = component;
     }
-    let hash = way.hash;
+    let hash = way.state().hash;
     if may_have(way, hash, class::ANCHORED) {
         look(way, hash, class::ANCHORED, reaches);
     }
@@ -463,7 +459,7 @@ fn in_bloom(image: *const Image, hash: u64, class: u32) -> bool {
 /// Takes the first entry of a cell that applies.
 #[inline(never)]
 fn look(way: &mut Way, hash: u64, class: u32, reaches: u8) {
-    way.hit = 1;
+    way.state().hit = 1;
     let key = Key { hash, class, slot: way.slot };
     let Some(cell) = RULES.get_ptr(&key) else { return };
     let mut at = 0;
@@ -475,10 +471,10 @@ fn look(way: &mut Way, hash: u64, class: u32, reaches: u8) {
         }
         // Without branches: each would double what the verifier goes through.
         let reached = entry.0 >> 44 & u64::from(reaches);
-        let concerned = entry.0 & way.effect & 0xffff;
+        let concerned = entry.0 & way.state().effect & 0xffff;
         let spared = entry.spares(way.owner, way.parent_owner);
         if u64::from(reached == 0) | u64::from(concerned == 0) | spared == 0 {
-            way.best = entry.0;
+            way.state().best = entry.0;
             return;
         }
         at += 1;
@@ -529,11 +525,11 @@ fn alias(way: &mut Way, question: &Question) {
     if !may_have(way, hash, class::INODE) {
         return;
     }
-    let by_path = Entry(way.best);
-    way.best = 0;
+    let by_path = Entry(way.state().best);
+    way.state().best = 0;
     look(way, hash, class::INODE, reach::EXACT);
-    if Entry(way.best).action() < by_path.action() {
-        way.best = by_path.0;
+    if Entry(way.state().best).action() < by_path.action() {
+        way.state().best = by_path.0;
     }
 }
 

@@ -7,6 +7,7 @@ pub mod doctor;
 mod error;
 pub mod events;
 pub mod output;
+pub mod policy;
 pub mod render;
 pub mod report;
 pub mod run;
@@ -52,6 +53,9 @@ enum Command {
     /// Look after the audit itself
     #[command(subcommand)]
     Audit(audit::Command),
+    /// Check, explain, test and compare policies
+    #[command(subcommand)]
+    Policy(policy::Command),
     /// Say what this machine lets us see, and what to do about the rest
     Doctor(doctor::Args),
 }
@@ -65,6 +69,7 @@ impl Command {
             Self::Doctor(args) => doctor::run(&args, settings, out),
             Self::Sessions(args) => sessions::run(&args, settings, out),
             Self::Events(args) => events::run(&args, settings, out),
+            Self::Policy(command) => policy::run(&command, None, out),
             Self::Audit(command) => audit::run(&command, settings, out),
         }
     }

@@ -4,7 +4,10 @@
 use std::{ffi::OsString, fs::File, path::PathBuf, process::ExitCode};
 
 use anyhow::Context;
-use clap::builder::{PossibleValuesParser, TypedValueParser};
+use clap::{
+    ValueEnum,
+    builder::{PossibleValuesParser, TypedValueParser},
+};
 
 use super::{
     output::{self, Out},
@@ -14,14 +17,15 @@ use crate::{
     config::Settings,
     model::{Mode, PolicyAction},
     runtime::{
-        self, PolicyOptions, PolicySource, RunError, RunOptions, RunOutcome, SensorOptions, UserChoice,
+        self, LandlockChoice, LandlockLevel, PolicyOptions, PolicySource, RunError, RunOptions, RunOutcome,
+        SensorOptions, Siblings, UserChoice,
     },
     store::Reader,
 };
 
 /// Arguments.
-#[expect(clippy::struct_excessive_bools, reason = "each is a flag of its own")]
 #[derive(Debug, clap::Args)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a flag of its own")]
 #[command(
     after_help = "The exit code is that of the command; 125: it could not be watched, 126: it could not be \
                         started, 127: it was not found."
@@ -45,8 +49,8 @@ pub struct Args {
     /// Under sudo, run the command as root
     #[arg(long)]
     as_root: bool,
-    /// Judge what the command does by this policy: a preset (observe, default, strict) or a file. Without it nothing is
-    /// judged. The file is read again when it changes, and on SIGHUP
+    /// What the command may do: a preset (observe, default, strict) or a file, which is read again when it changes and
+    /// on SIGHUP. Without root, Landlock alone holds it
     #[arg(long, value_name = "PRESET|FILE")]
     policy: Option<PathBuf>,
     /// What follows from the severity of a rule [default: what the policy says, else observe]
@@ -58,7 +62,14 @@ pub struct Args {
     /// What happens to objects that cannot be resolved [default: what the policy says]
     #[arg(long, value_name = "ACTION", value_parser = unresolved(), requires = "policy")]
     unresolved: Option<PolicyAction>,
-    /// Run although this kernel cannot hold every rule that blocks, or blocking is not proven
+    /// How much Landlock may do; `auto` leaves files to other layers for a command that makes a sandbox of its own
+    #[arg(long, value_enum, default_value_t, requires = "policy")]
+    landlock: LandlockArg,
+    /// Let Landlock close places inside directories the command can write to, too: what is made or replaced beside
+    /// them later cannot be used
+    #[arg(long, requires = "policy")]
+    landlock_carve: bool,
+    /// Start the command although not every rule that blocks is held, or that it is is not proven
     #[arg(long, requires = "policy")]
     allow_degraded: bool,
     /// Size of each ring between kernel and watcher, in bytes: a power of two, at least 4096
@@ -70,6 +81,38 @@ pub struct Args {
     /// The command and its arguments
     #[arg(last = true, required = true, value_name = "COMMAND")]
     command: Vec<OsString>,
+}
+
+/// Levels to choose from.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+enum LandlockArg {
+    /// By the command
+    #[default]
+    Auto,
+    /// Files, ports and scopes
+    Full,
+    /// Ports and scopes
+    Scopes,
+    /// Nothing
+    Off,
+}
+
+fn policy(args: &Args) -> Option<PolicyOptions> {
+    let landlock = match args.landlock {
+        LandlockArg::Auto => LandlockChoice::Auto,
+        LandlockArg::Full => LandlockChoice::Level(LandlockLevel::Full),
+        LandlockArg::Scopes => LandlockChoice::Level(LandlockLevel::ScopesAndNet),
+        LandlockArg::Off => LandlockChoice::Level(LandlockLevel::Off),
+    };
+    Some(PolicyOptions {
+        source: PolicySource::named(args.policy.as_deref()?),
+        mode: args.mode,
+        profile: args.profile.clone(),
+        unresolved: args.unresolved,
+        landlock,
+        siblings: if args.landlock_carve { Siblings::Any } else { Siblings::Stable },
+        allow_degraded: args.allow_degraded,
+    })
 }
 
 fn mode() -> impl TypedValueParser<Value = Mode> {
@@ -102,7 +145,11 @@ pub fn run(args: &Args, settings: &Settings, out: &mut Out) -> anyhow::Result<Ex
         None => Out::stderr(),
     };
     let stats_file = args.stats_json.as_deref().map(create).transpose()?;
-    let outcome = runtime::run(&options(args, settings)?)?;
+    let options = options(args, settings)?;
+    if options.is_rootless() {
+        output::note("not root: Landlock alone holds the command, and what it does is not recorded");
+    }
+    let outcome = runtime::run(&options)?;
     for warning in &outcome.warnings {
         output::note(warning);
     }
@@ -147,24 +194,17 @@ fn options(args: &Args, settings: &Settings) -> Result<RunOptions, RunError> {
     if let Some(user) = user.as_ref().filter(|user| user.is_invoker) {
         output::note(&format!("the command runs as {}, who called sudo; --as-root keeps root", user.name));
     }
-    let mut sensor = SensorOptions::default();
+    let mut sensor = SensorOptions { judge: args.policy.is_some(), ..SensorOptions::default() };
     if let Some(size) = args.ring_bytes {
         (sensor.bulk_ring, sensor.priority_ring) = (size, size);
     }
-    let policy = args.policy.as_deref().map(|name| PolicyOptions {
-        source: PolicySource::named(name),
-        mode: args.mode,
-        profile: args.profile.clone(),
-        unresolved: args.unresolved,
-        allow_degraded: args.allow_degraded,
-    });
     Ok(RunOptions {
         command: args.command.clone(),
         user,
         database: settings.database.clone(),
         default_database: settings.default_place,
         detach_after_main: args.detach_after_main,
-        policy,
+        policy: policy(args),
         sensor,
     })
 }

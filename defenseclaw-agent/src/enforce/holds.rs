@@ -1,16 +1,16 @@
 //! Which rules of a policy block where nothing here can hold them: told from the hooks that work.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 
 use super::words;
 use crate::{
-    model::{CapabilityState, Effect, Level, PolicyAction, Privilege, Protection},
+    model::{CapabilityState, Effect, Held, Level, Mechanism, PolicyAction, Privilege, Protection, RuleHold},
     policy::image::{Entry, Image},
 };
 
 /// What refuses an effect: all hooks of one of these lists. Names of users' resolution are held by the resolver, which
 /// says so itself.
-fn hooks_of(effect: Effect) -> &'static [&'static [&'static str]] {
+fn hooks_of(effect: Effect) -> Lists {
     match effect {
         Effect::FileRead => &[&["lsm/file_open"]],
         Effect::FileWrite => &[&["lsm/file_open", "lsm/path_truncate"]],
@@ -37,7 +37,7 @@ fn hooks_of(effect: Effect) -> &'static [&'static [&'static str]] {
 }
 
 /// Likewise; nothing: nothing refuses it yet.
-fn hooks_of_privilege(privilege: Privilege) -> &'static [&'static [&'static str]] {
+fn hooks_of_privilege(privilege: Privilege) -> Lists {
     match privilege {
         Privilege::Ptrace => &[&["lsm/ptrace_access_check", "lsm/ptrace_traceme"]],
         Privilege::Inspect => &[&["lsm/ptrace_access_check"]],
@@ -56,33 +56,81 @@ fn hooks_of_privilege(privilege: Privilege) -> &'static [&'static [&'static str]
     }
 }
 
-/// Ids of the rules that would block here, and cannot; in the policy's order.
-pub fn unheld(image: &Image, protection: &Protection) -> Vec<String> {
-    let works = |hook: &&str| {
-        let same = protection.capabilities.iter().find(|capability| capability.name == **hook);
-        // Degraded: another hook does its work.
-        same.is_some_and(|capability| capability.state != CapabilityState::Missing)
-            && (protection.level == Level::Lsm || !hook.starts_with("lsm/"))
-    };
-    let held = |lists: &[&[&str]]| lists.iter().any(|hooks| hooks.iter().all(&works));
-    let mut rules = BTreeSet::new();
-    let mut note = |entry: &Entry| {
-        let about = Effect::ALL.iter().filter(|effect| entry.effects.contains((**effect).into()));
-        if entry.action == PolicyAction::Block && !about.copied().all(|effect| held(hooks_of(effect))) {
-            rules.insert(entry.rule);
+/// Every rule that blocks something, in the policy's order, and how much of it the programs here refuse.
+pub fn holds(image: &Image, protection: &Protection) -> Vec<RuleHold> {
+    let mut rules: BTreeMap<u16, Pieces> = BTreeMap::new();
+    let mut note = |entry: &Entry, lists: Lists| {
+        if entry.action == PolicyAction::Block {
+            rules.entry(entry.rule).or_default().add(lists, protection);
         }
     };
-    image.paths.iter().flat_map(|row| &row.entries).for_each(&mut note);
-    image.abstract_names.iter().flat_map(|row| &row.entries).for_each(&mut note);
-    image.addresses.iter().flat_map(|row| &row.entries).for_each(|(_, entry)| note(entry));
-    image.defaults.iter().for_each(&mut note);
-    image.unresolved.iter().for_each(&mut note);
-    for (privilege, entry) in &image.privileges {
-        if entry.action == PolicyAction::Block && !held(hooks_of_privilege(*privilege)) {
-            rules.insert(entry.rule);
+    let entries = image.paths.iter().flat_map(|row| &row.entries);
+    let entries = entries.chain(image.abstract_names.iter().flat_map(|row| &row.entries));
+    let entries =
+        entries.chain(image.addresses.iter().flat_map(|row| row.entries.iter().map(|(_, entry)| entry)));
+    for entry in entries.chain(&image.defaults).chain(&image.unresolved) {
+        for effect in Effect::ALL.iter().filter(|effect| entry.effects.contains((**effect).into())) {
+            note(entry, hooks_of(*effect));
         }
     }
-    rules.into_iter().map(|rule| words::rule_id(image, rule)).collect()
+    for (privilege, entry) in &image.privileges {
+        note(entry, hooks_of_privilege(*privilege));
+    }
+    rules.into_iter().map(|(rule, pieces)| pieces.of(words::rule_id(image, rule))).collect()
+}
+
+/// Alternatives, each of which needs all its hooks.
+type Lists = &'static [&'static [&'static str]];
+
+/// What a rule blocks, piece by piece.
+#[derive(Debug, Default)]
+struct Pieces {
+    held: bool,
+    unheld: bool,
+    /// Nothing is needed of LSM.
+    cgroup: bool,
+    reasons: Vec<String>,
+}
+
+impl Pieces {
+    fn add(&mut self, lists: Lists, protection: &Protection) {
+        let missing = |hooks: &&&'static [&'static str]| hooks.iter().any(|hook| !works(hook, protection));
+        if let Some(holding) = lists.iter().find(|hooks| !missing(hooks)) {
+            self.cgroup |= holding.iter().any(|hook| hook.starts_with("cgroup/"));
+            self.held = true;
+            return;
+        }
+        self.unheld = true;
+        let reason = match lists.first() {
+            Some(hooks) if protection.level == Level::Lsm => {
+                let missing = hooks.iter().filter(|hook| !works(hook, protection));
+                let missing: Vec<_> = missing.copied().collect();
+                format!("not attached: {}", missing.join(", "))
+            }
+            Some(_) => "BPF LSM is not active".to_owned(),
+            None => "the kernel has no hook for it that can refuse".to_owned(),
+        };
+        if !self.reasons.contains(&reason) {
+            self.reasons.push(reason);
+        }
+    }
+
+    fn of(self, rule: String) -> RuleHold {
+        let held = match (self.held, self.unheld) {
+            (_, false) => Held::Whole,
+            (true, true) => Held::Part,
+            (false, true) => Held::Nothing,
+        };
+        let mechanism = if self.cgroup { Mechanism::Cgroup } else { Mechanism::Lsm };
+        RuleHold { rule, mechanism, held, reasons: self.reasons }
+    }
+}
+
+fn works(hook: &str, protection: &Protection) -> bool {
+    let same = protection.capabilities.iter().find(|capability| capability.name == hook);
+    // Degraded: another hook does its work.
+    same.is_some_and(|capability| capability.state != CapabilityState::Missing)
+        && (protection.level == Level::Lsm || !hook.starts_with("lsm/"))
 }
 
 #[cfg(test)]
@@ -101,7 +149,8 @@ mod tests {
             |name: &&str, state| Capability { name: (*name).to_owned(), state, reason: String::new() };
         let working = working.iter().map(|name| capability(name, CapabilityState::Available));
         let missing = missing.iter().map(|name| capability(name, CapabilityState::Missing));
-        Protection { level, level_reason: String::new(), capabilities: working.chain(missing).collect() }
+        let capabilities = working.chain(missing).collect();
+        Protection { level, level_reason: String::new(), capabilities, table: Vec::new(), rules: Vec::new() }
     }
 
     #[test]
@@ -127,8 +176,11 @@ mod tests {
             (Level::Tracepoint, &lsm, &[], &["rule-/a", "rule-/c", "number 3", "number 4"]),
         ];
         for (level, working, missing, expected) in cases {
-            let found = unheld(&image, &protection(level, working, missing));
-            assert_eq!(found, expected, "{level:?} {working:?}");
+            let found = holds(&image, &protection(level, working, missing));
+            let unheld = found.iter().filter(|hold| hold.held != Held::Whole);
+            let unheld: Vec<_> = unheld.map(|hold| hold.rule.as_str()).collect();
+            assert_eq!(unheld, expected, "{level:?} {working:?}");
+            assert!(found.iter().all(|hold| (hold.held == Held::Whole) == hold.reasons.is_empty()));
         }
     }
 
@@ -136,6 +188,7 @@ mod tests {
     fn what_nothing_refuses_is_never_held() {
         let io_uring = Entry { effects: Effects::empty(), ..sample::entry(0) };
         let image = Image { privileges: vec![(Privilege::IoUring, io_uring)], ..Image::default() };
-        assert_eq!(unheld(&image, &protection(Level::Lsm, &["io_uring_create"], &[])), ["number 0"]);
+        let found = holds(&image, &protection(Level::Lsm, &["io_uring_create"], &[]));
+        assert_eq!(found.iter().map(|hold| hold.held).collect::<Vec<_>>(), [Held::Nothing]);
     }
 }

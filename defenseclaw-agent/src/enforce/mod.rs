@@ -24,7 +24,7 @@ pub use alias::{PathEntries, components};
 pub use canary::{Attempts, Trap, posture};
 pub use counters::VerdictTotals;
 pub use error::EnforceError;
-pub use holds::unheld;
+pub use holds::holds;
 pub use identity::{Bounds, Identities, Identity, find as find_identities};
 pub use maps::{MAPS, Maps};
 pub use swap::{Enforcer, Swapped};

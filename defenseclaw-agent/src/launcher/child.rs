@@ -7,7 +7,7 @@ use std::os::fd::RawFd;
 use libc::{c_char, c_int, c_long, gid_t, uid_t};
 use nix::errno::Errno;
 
-use super::inherited;
+use super::{inherited, landlock::ChildDomain};
 
 /// What the child needs; borrowed from memory that the parent filled before the fork.
 pub(super) struct ChildPlan<'a> {
@@ -16,6 +16,8 @@ pub(super) struct ChildPlan<'a> {
     pub(super) gate_parent: RawFd,
     /// Where a failure is reported; closed by a successful exec.
     pub(super) report: RawFd,
+    /// Taken on before the gate, so that the self-test is over before anything is watched.
+    pub(super) domain: Option<ChildDomain<'a>>,
     pub(super) ids: Option<Ids<'a>>,
     pub(super) candidates: &'a [std::ffi::CString],
     pub(super) argv: *const *const c_char,
@@ -35,12 +37,30 @@ pub(super) struct Ids<'a> {
 pub(super) enum Failed {
     BecomeUser = 1,
     Exec = 2,
+    Restrict = 3,
 }
+
+/// What the report pipe says before the gate: the domain is taken on, and an attempt of the self-test (its index
+/// added) went as it should, or otherwise.
+pub(super) const RESTRICTED: c_int = 1000;
+pub(super) const AS_EXPECTED: c_int = 2000;
+pub(super) const OTHERWISE: c_int = 3000;
 
 /// Waits for the gate, becomes the command. All signals are blocked when it is called.
 pub(super) fn run(plan: &ChildPlan<'_>) -> ! {
     // SAFETY: a descriptor that only this process, which never returns from here, still refers to.
     unsafe { libc::close(plan.gate_parent) };
+    if let Some(domain) = &plan.domain {
+        if let Err(errno) = domain.enter() {
+            report(plan.report, Failed::Restrict as c_int, errno as c_int);
+            exit(125);
+        }
+        domain.try_out(|index, as_expected| {
+            let word = if as_expected { AS_EXPECTED } else { OTHERWISE };
+            report(plan.report, word, c_int::try_from(index).unwrap_or(c_int::MAX));
+        });
+        report(plan.report, RESTRICTED, 0);
+    }
     if !gate_opens(plan.gate) {
         // The parent ended before it let us go: nobody watches, so nothing runs.
         exit(125);
@@ -49,14 +69,12 @@ pub(super) fn run(plan: &ChildPlan<'_>) -> ! {
     if let Some(ids) = &plan.ids
         && let Err(errno) = become_user(ids)
     {
-        report(plan.report, Failed::BecomeUser, errno);
+        report(plan.report, Failed::BecomeUser as c_int, errno as c_int);
         exit(125);
     }
-    // Landlock goes here: after the ids (it needs no privilege), before the mask, so that a signal cannot end a
-    // half-restricted process in a way that looks like the command's own doing.
     inherited::restore_mask();
     let errno = exec(plan);
-    report(plan.report, Failed::Exec, errno);
+    report(plan.report, Failed::Exec as c_int, errno as c_int);
     exit(if errno == Errno::ENOENT { 127 } else { 126 })
 }
 
@@ -111,8 +129,8 @@ fn exec(plan: &ChildPlan<'_>) -> Errno {
     outcome
 }
 
-fn report(pipe: RawFd, failed: Failed, errno: Errno) {
-    let message: [c_int; 2] = [failed as c_int, errno as c_int];
+fn report(pipe: RawFd, word: c_int, value: c_int) {
+    let message: [c_int; 2] = [word, value];
     // SAFETY: writes the eight bytes of `message`; that few go into a pipe at once or not at all. The parent may have
     // stopped reading (see `Prepared::release`): then the exit code says it, so SIGPIPE must not end us before.
     unsafe {

@@ -4,6 +4,8 @@ use std::{ffi::OsString, io};
 
 use nix::errno::Errno;
 
+use super::landlock::LandlockError;
+
 /// The command could not be started or attended to.
 #[derive(Debug, thiserror::Error)]
 pub enum LaunchError {
@@ -34,6 +36,12 @@ pub enum LaunchError {
         /// What the kernel said.
         errno: Errno,
     },
+    /// The process could not take on its Landlock domain.
+    #[error("cannot confine the command with Landlock: {0}; run with --landlock off to do without it")]
+    Restrict(Errno),
+    /// The Landlock domain could not be made.
+    #[error(transparent)]
+    Landlock(#[from] LandlockError),
     /// No such account.
     #[error("no user `{0}` in the user database; use --as-root to stay root")]
     UnknownUser(String),

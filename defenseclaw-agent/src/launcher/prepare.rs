@@ -23,8 +23,10 @@ use super::{
     child::{self, ChildPlan, Failed, Ids},
     image::Image,
     inherited::sigset,
+    landlock::Domain,
     process::{Child, open_pidfd, stat},
 };
+use crate::model::ProtectionRow;
 
 /// `CLONE_INTO_CGROUP`; the C library's constant does not fit its type.
 const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
@@ -39,10 +41,16 @@ pub struct Prepared {
     placement: Placement,
     command: OsString,
     user: Option<RunAs>,
+    table: Vec<ProtectionRow>,
 }
 
 /// Makes the process and its cgroup. No cgroup is not an error: see [`Placement`].
 pub fn prepare(options: &LaunchOptions) -> Result<Prepared, LaunchError> {
+    prepare_in(options, None)
+}
+
+/// Likewise, in a Landlock domain. Returns when the process has taken it on and has tried it out.
+pub fn prepare_in(options: &LaunchOptions, domain: Option<&Domain>) -> Result<Prepared, LaunchError> {
     let image = Image::new(options, std::env::vars_os())?;
     let (gate_child, gate) = pipe2(OFlag::O_CLOEXEC).map_err(LaunchError::system("make a pipe"))?;
     let (report, report_child) = pipe2(OFlag::O_CLOEXEC).map_err(LaunchError::system("make a pipe"))?;
@@ -51,6 +59,7 @@ pub fn prepare(options: &LaunchOptions) -> Result<Prepared, LaunchError> {
         gate: gate_child.as_raw_fd(),
         gate_parent: gate.as_raw_fd(),
         report: report_child.as_raw_fd(),
+        domain: domain.map(Domain::for_child),
         ids: options.user.as_ref().map(|user| Ids { uid: user.uid, gid: user.gid, groups: &user.groups }),
         candidates: &image.candidates,
         argv: image.argv.as_ptr(),
@@ -60,9 +69,17 @@ pub fn prepare(options: &LaunchOptions) -> Result<Prepared, LaunchError> {
     if !is_inside {
         placement.admit(child.pid);
     }
+    // Ours: its end is the child's end.
+    drop(report_child);
     let start_ticks = stat(child.pid)?.start_ticks;
     let command = options.command.first().cloned().unwrap_or_default();
-    Ok(Prepared { child, start_ticks, gate, report, placement, command, user: options.user.clone() })
+    let user = options.user.clone();
+    let mut prepared =
+        Prepared { child, start_ticks, gate, report, placement, command, user, table: Vec::new() };
+    if let Some(domain) = domain {
+        prepared.table = domain.table(&prepared.try_out(domain.n_attempts())?);
+    }
+    Ok(prepared)
 }
 
 /// What a process does between its fork and its end, or its exec. It must keep to what is allowed after a fork of a
@@ -162,6 +179,31 @@ impl Prepared {
         &self.placement
     }
 
+    /// What holds the process back, with what its self-test found; empty without a domain.
+    pub fn protections(&self) -> &[ProtectionRow] {
+        &self.table
+    }
+
+    /// Reads what the self-test found: of each attempt, whether it went as it should.
+    fn try_out(&self, n_attempts: usize) -> Result<Vec<bool>, LaunchError> {
+        let mut as_expected = vec![false; n_attempts];
+        while let Some((word, value)) = self.message()? {
+            match word {
+                child::RESTRICTED => return Ok(as_expected),
+                child::AS_EXPECTED => {
+                    if let Some(slot) =
+                        usize::try_from(value).ok().and_then(|index| as_expected.get_mut(index))
+                    {
+                        *slot = true;
+                    }
+                }
+                child::OTHERWISE => {}
+                _ => return Err(LaunchError::Restrict(Errno::from_raw(value))),
+            }
+        }
+        Err(LaunchError::Restrict(Errno::ECHILD))
+    }
+
     /// Lets the command start. Returns when it has, or with the reason why it could not.
     pub fn release(self) -> Result<Running, LaunchError> {
         match write(&self.gate, &[1]) {
@@ -178,6 +220,7 @@ impl Prepared {
             Failed::BecomeUser => {
                 LaunchError::BecomeUser { user: user.map(|user| user.name).unwrap_or_default(), errno }
             }
+            Failed::Restrict => LaunchError::Restrict(errno),
             Failed::Exec => {
                 LaunchError::Exec { command, errno, as_invoker: user.is_some_and(|user| user.is_invoker) }
             }
@@ -193,6 +236,15 @@ impl Prepared {
                 return Ok(None);
             }
         }
+        Ok(self.message()?.map(|(word, errno)| {
+            let failed = [Failed::BecomeUser, Failed::Restrict];
+            let failed = failed.into_iter().find(|failed| *failed as i32 == word).unwrap_or(Failed::Exec);
+            (failed, Errno::from_raw(errno))
+        }))
+    }
+
+    /// The next message of the child; none when it has closed the pipe.
+    fn message(&self) -> Result<Option<(i32, i32)>, LaunchError> {
         let mut message = [0u8; 8];
         let length = loop {
             match read(&self.report, &mut message) {
@@ -203,10 +255,9 @@ impl Prepared {
             }
         };
         // Shorter: closed without a word. Pipes do not split so few bytes.
-        let (Some((failed, errno)), 8) = (message.split_first_chunk::<4>(), length) else { return Ok(None) };
-        let errno = errno.first_chunk().map_or(0, |errno| i32::from_ne_bytes(*errno));
-        let exec = i32::from_ne_bytes(*failed) == Failed::Exec as i32;
-        Ok(Some((if exec { Failed::Exec } else { Failed::BecomeUser }, Errno::from_raw(errno))))
+        let (Some((word, value)), 8) = (message.split_first_chunk::<4>(), length) else { return Ok(None) };
+        let value = value.first_chunk().map_or(0, |value| i32::from_ne_bytes(*value));
+        Ok(Some((i32::from_ne_bytes(*word), value)))
     }
 
     fn readable(&self, milliseconds: u8) -> Result<bool, LaunchError> {

@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::Mechanism;
+
 /// Best vantage point of this kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -12,6 +14,8 @@ pub enum Level {
     Fentry,
     /// Scheduler tracepoints and system call exit: observes.
     Tracepoint,
+    /// Nothing is observed: the command is confined only.
+    None,
 }
 
 impl Level {
@@ -21,6 +25,7 @@ impl Level {
             Self::Lsm => "lsm",
             Self::Fentry => "fentry",
             Self::Tracepoint => "tracepoint",
+            Self::None => "none",
         }
     }
 }
@@ -59,6 +64,86 @@ pub struct Protection {
     pub level_reason: String,
     /// Every hook, and every stated blind spot of the level.
     pub capabilities: Vec<Capability>,
+    /// What holds the command back, one row each.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub table: Vec<ProtectionRow>,
+    /// Rules that block something, and how much of each is held.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub rules: Vec<RuleHold>,
+}
+
+/// State of one protection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ProtectionState {
+    /// In force, as far as policy asks for it.
+    Enforced,
+    /// In force with a gap that `reason` names.
+    Degraded,
+    /// Not in force, for the `reason` given.
+    Off,
+}
+
+impl ProtectionState {
+    /// The wire name.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Enforced => "enforced",
+            Self::Degraded => "degraded",
+            Self::Off => "off",
+        }
+    }
+}
+
+/// One protection of a session.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProtectionRow {
+    /// Mechanism and what it covers: `landlock/file_read`.
+    pub name: String,
+    /// Whether it is in force.
+    pub state: ProtectionState,
+    /// Why not, or not wholly.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub reason: String,
+    /// Something it forbids was tried from inside, and refused.
+    pub verified: bool,
+}
+
+/// How much of a rule is held.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Held {
+    /// Nothing.
+    Nothing,
+    /// Some of what it blocks.
+    Part,
+    /// All it blocks.
+    Whole,
+}
+
+impl Held {
+    /// The wire name.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Nothing => "nothing",
+            Self::Part => "part",
+            Self::Whole => "whole",
+        }
+    }
+}
+
+/// What one mechanism does for one rule that blocks something.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RuleHold {
+    /// The rule's id.
+    pub rule: String,
+    /// What holds it.
+    pub mechanism: Mechanism,
+    /// How much of it.
+    pub held: Held,
+    /// Why not all of it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub reasons: Vec<String>,
 }
 
 /// Whether blocking was proven to work: three operations that must fail were tried.

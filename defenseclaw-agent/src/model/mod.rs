@@ -13,7 +13,10 @@ pub use action::{
     Access, Action, CredChange, EventKind, Exec, ExitStatus, FileRef, ModuleOp, MountOp, NamespaceOp,
     Namespaces, NetEndpoint, PtraceOp, SocketKind, Transport, UnixName,
 };
-pub use capability::{Capability, CapabilityState, Level, Posture, Protection, Unproven};
+pub use capability::{
+    Capability, CapabilityState, Held, Level, Posture, Protection, ProtectionRow, ProtectionState, RuleHold,
+    Unproven,
+};
 pub use event::{Event, KernelVerdict, Vantage};
 pub use ids::{BootTime, ParseSessionIdError, ProcessKey, SessionId, ToolCallId, WallTime};
 pub use loss::{Loss, LossReason};

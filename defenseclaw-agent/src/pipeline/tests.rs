@@ -23,7 +23,13 @@ fn start() -> Box<SessionStart> {
         host: String::new(),
         kernel: String::new(),
         version: String::new(),
-        protection: Protection { level: Level::Lsm, level_reason: String::new(), capabilities: Vec::new() },
+        protection: Protection {
+            level: Level::Lsm,
+            level_reason: String::new(),
+            capabilities: Vec::new(),
+            table: Vec::new(),
+            rules: Vec::new(),
+        },
     })
 }
 

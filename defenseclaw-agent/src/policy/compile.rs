@@ -23,6 +23,8 @@ const LENGTHS_MAX: usize = 32;
 /// Paths shorter than this are too much to protect file by file.
 const IDENTITY_DEPTH_MIN: usize = 2;
 
+type PortEntries = Vec<(Ports, Entry)>;
+
 /// Binds a policy and compiles it.
 pub fn compile(policy: &Policy, bindings: &Bindings) -> Result<Image, Vec<Problem>> {
     Session::new(policy, bindings)?.image()
@@ -54,27 +56,26 @@ impl Session {
 
     fn path_rows(&self, problems: &mut Problems) -> Vec<PathRow> {
         let mut rows: BTreeMap<PathPattern, Vec<Entry>> = BTreeMap::new();
-        let mut above: BTreeMap<Vec<Vec<u8>>, Vec<Entry>> = BTreeMap::new();
+        // Of what lies below a directory only the strictest rule counts, and it spares nobody: one entry each.
+        let mut above: BTreeMap<&[Vec<u8>], &BoundRule> = BTreeMap::new();
         for (path, rule) in self.paths.iter().filter_map(|path| Some((path, self.rules.get(path.rule)?))) {
             let entry = Entry { effects: path.effects, ..rule.entry };
             rows.entry(path.pattern.clone()).or_default().push(entry);
-            if let Some((key, last)) = path.below().filter(|_| entry.raw_action > PolicyAction::Allow) {
-                let entry = Entry { effects: Effects::FILE_DELETE, ..entry };
-                for length in 1..=last {
-                    let key = key.get(..length).unwrap_or_default();
-                    match above.get_mut(key) {
-                        // Most rules of a policy share the directories above them.
-                        Some(known) if known.last() == Some(&entry) => {}
-                        Some(known) => known.push(entry),
-                        None => {
-                            above.insert(key.to_vec(), vec![entry]);
-                        }
-                    }
+            let Some((key, last)) = path.below().filter(|_| rule.entry.raw_action > PolicyAction::Allow)
+            else {
+                continue;
+            };
+            for key in (1..=last).filter_map(|length| key.get(..length)) {
+                let known = above.entry(key).or_insert(rule);
+                if rule.weight() > known.weight() {
+                    *known = rule;
                 }
             }
         }
-        for (key, entries) in above {
-            rows.insert(PathPattern { key: PathKey::Anchored(key), reach: Reach::Ancestor }, entries);
+        for (key, rule) in above {
+            let pattern = PathPattern { key: PathKey::Anchored(key.to_vec()), reach: Reach::Ancestor };
+            let entry = Entry { effects: Effects::FILE_DELETE, unless: None, ..rule.entry };
+            rows.insert(pattern, vec![entry]);
         }
         let mut rows: Vec<_> = rows
             .into_iter()
@@ -188,7 +189,7 @@ impl Session {
     }
 
     fn host_rows(&self, problems: &mut Problems) -> Vec<HostRow> {
-        let mut rows: BTreeMap<(Vec<String>, bool), Vec<(Ports, Entry)>> = BTreeMap::new();
+        let mut rows: BTreeMap<(Vec<String>, bool), PortEntries> = BTreeMap::new();
         for rule in &self.rules {
             for host in &rule.hosts {
                 let row = rows.entry((host.labels.clone(), host.below)).or_default();

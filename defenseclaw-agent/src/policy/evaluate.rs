@@ -3,13 +3,13 @@
 //!
 //! Paths: the pattern that pins the path deepest decides; among equally deep ones the [`Rank`](super::pattern::Rank);
 //! among those the stricter. Only rules count that speak of the effect and do not spare who acts. If none does, the
-//! default. Taking away a directory takes away what is below: the stricter of both counts.
+//! default. Taking away a directory takes away what is below: the stricter of both counts, and nobody is spared.
 
 use std::{cmp::Reverse, collections::BTreeSet, net::IpAddr};
 
 use super::{
     image::{Entry, PathPattern, Unless},
-    network::{self, canonical},
+    network::{self, HostPattern, canonical},
     object::{Actor, Object},
     pattern::{self, Pin},
     rule::Subject,
@@ -98,7 +98,7 @@ impl Session {
         } else {
             held
         };
-        if effect == Effect::FileDelete { stricter(own, self.below(actor, path)) } else { own }
+        if effect == Effect::FileDelete { stricter(own, self.below(path)) } else { own }
     }
 
     /// Patterns that can match: those whose last name is in the path.
@@ -109,19 +109,19 @@ impl Session {
         named.chain(extension.into_iter().flatten()).chain(&self.of_root).copied()
     }
 
-    /// The strictest rule that protects something below this directory from being deleted.
-    fn below(&self, actor: Actor<'_>, path: &[&[u8]]) -> Option<Entry> {
-        let effects = Effects::from(Effect::FileDelete);
+    /// The strictest rule that protects something below this directory from being deleted. It spares nobody: whoever
+    /// takes away the directory takes more than what is theirs.
+    fn below(&self, path: &[&[u8]]) -> Option<Entry> {
         self.paths
             .iter()
             .filter_map(|candidate| {
                 let (key, last) = candidate.below()?;
                 let above = (1..=last).contains(&path.len()) && key.iter().zip(path).all(|(a, b)| a == b);
-                let rule = self.speaking(candidate.rule, candidate.effects, effects, actor)?;
+                let rule = self.rules.get(candidate.rule)?;
                 (above && rule.entry.raw_action > PolicyAction::Allow).then_some(rule)
             })
             .max_by_key(|rule| rule.weight())
-            .map(|rule| rule.entry)
+            .map(|rule| Entry { unless: None, ..rule.entry })
     }
 
     /// The rule, if it speaks of the effect and does not spare who acts.
@@ -225,7 +225,7 @@ impl Session {
 
 /// The most specific host pattern of a rule that means the name.
 fn host(rule: &BoundRule, labels: &[String]) -> Option<(bool, usize)> {
-    rule.hosts.iter().filter(|host| host.matches(labels)).map(|host| host.specificity()).max()
+    rule.hosts.iter().filter(|host| host.matches(labels)).map(HostPattern::specificity).max()
 }
 
 fn better<'a>(best: &mut Option<(Pin, &'a BoundRule)>, pin: Pin, rule: &'a BoundRule) {

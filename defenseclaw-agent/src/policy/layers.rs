@@ -101,22 +101,15 @@ fn landlock(landlock: Option<Landlock>, session: &Session, entry: &Entry, object
     let Some(Landlock { abi, files }) = landlock.filter(|_| entry.unless.is_none()) else { return false };
     match *object {
         Object::Path(effect, path) => {
-            let known = match effect {
-                Effect::FileAttr => false,
-                Effect::Unix => abi >= 9,
-                _ => true,
-            };
+            let known = effect != Effect::FileAttr && (effect != Effect::Unix || abi >= 9);
             files && known && nothing_above_allows(session, effect, path)
         }
         Object::Address { effect, port, .. } => abi >= 4 && port_is_closed(session, effect, port),
         Object::Abstract(_) => abi >= 6 && no_abstract_name_is_open(session),
-        Object::Privilege(privilege) => match privilege {
-            Privilege::Ptrace | Privilege::Inspect => true,
-            Privilege::Signal => abi >= 6,
-            Privilege::Mount => files,
-            _ => false,
-        },
-        Object::Unresolved(_) | Object::Name(_) => false,
+        Object::Privilege(Privilege::Ptrace | Privilege::Inspect) => true,
+        Object::Privilege(Privilege::Signal) => abi >= 6,
+        Object::Privilege(Privilege::Mount) => files,
+        Object::Privilege(_) | Object::Unresolved(_) | Object::Name(_) => false,
     }
 }
 

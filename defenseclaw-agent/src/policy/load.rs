@@ -140,12 +140,11 @@ fn replace<T>(all: &mut Vec<T>, new: Vec<T>, name: impl Fn(&T) -> &str) {
     let mut places: std::collections::HashMap<String, usize> =
         all.iter().enumerate().map(|(at, item)| (name(item).to_owned(), at)).collect();
     for item in new {
-        match places.get(name(&item)).and_then(|at| all.get_mut(*at)) {
-            Some(old) => *old = item,
-            None => {
-                places.insert(name(&item).to_owned(), all.len());
-                all.push(item);
-            }
+        if let Some(old) = places.get(name(&item)).and_then(|at| all.get_mut(*at)) {
+            *old = item;
+        } else {
+            places.insert(name(&item).to_owned(), all.len());
+            all.push(item);
         }
     }
 }

@@ -34,3 +34,4 @@ pub use presets::{CASES, NAMES as PRESETS, preset};
 pub use problem::{Position, Problem, Source};
 pub use rule::{At, Defaults, Matches, Policy, Profile, Rule, Settings, Spared, Subject, Thresholds};
 pub use session::{Bindings, Session};
+pub use yaml::SIZE_MAX;

@@ -2,6 +2,8 @@
 
 use std::{error::Error, fmt, sync::Arc};
 
+use serde::Serialize;
+
 /// Longest part of a line that is shown.
 const SNIPPET_MAX: usize = 120;
 /// Problems that are kept; more do not help anybody.
@@ -38,7 +40,7 @@ impl Position {
 }
 
 /// One mistake.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Problem {
     /// File or preset; empty if it is in no file.
     pub source: String,

@@ -232,7 +232,7 @@ impl Profile {
 
 impl Thresholds {
     /// What policy says in a mode. Mode observe asks what mode action would.
-    pub(super) fn action(&self, severity: Severity, mode: Mode) -> PolicyAction {
+    pub(super) fn action(self, severity: Severity, mode: Mode) -> PolicyAction {
         let (alert, confirm, block) = match mode {
             Mode::Observe | Mode::Action => (self.action_alert, self.action_block, self.action_block),
             Mode::Hitl => (self.hitl_alert, self.hitl_confirm, self.hitl_block),
@@ -251,12 +251,12 @@ impl Thresholds {
 
 impl Rule {
     /// What it says in a mode, before the mode is applied.
-    pub fn raw_action(&self, thresholds: &Thresholds, mode: Mode) -> PolicyAction {
+    pub fn raw_action(&self, thresholds: Thresholds, mode: Mode) -> PolicyAction {
         self.action.unwrap_or_else(|| thresholds.action(self.severity, mode))
     }
 
     /// Whether it asks for block or confirm in any mode.
-    pub(super) fn can_block(&self, thresholds: &Thresholds) -> bool {
+    pub(super) fn can_block(&self, thresholds: Thresholds) -> bool {
         Mode::ALL.iter().any(|mode| self.raw_action(thresholds, *mode) >= PolicyAction::Confirm)
     }
 }

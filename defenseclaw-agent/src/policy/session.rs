@@ -134,6 +134,13 @@ impl Session {
         self.info.get(usize::from(number))
     }
 
+    /// Ids of rules with patterns that only user space can judge. None of them blocks.
+    pub fn user_space_rules(&self) -> Vec<&str> {
+        let mut numbers: Vec<_> = self.wild.iter().map(|wild| wild.rule).collect();
+        numbers.dedup();
+        numbers.into_iter().filter_map(|number| self.info.get(number)).map(|info| info.id.as_str()).collect()
+    }
+
     fn add_defaults(&mut self, policy: &Policy, profile: Option<&super::Defaults>) {
         let mut defaults = policy.defaults.clone();
         defaults.extend(profile.into_iter().flatten().map(|(subject, action)| (*subject, *action)));
@@ -226,7 +233,7 @@ impl Binder<'_> {
         problems: &mut Problems,
     ) {
         let settings = &self.policy.settings;
-        let raw = rule.raw_action(&settings.thresholds, session.mode);
+        let raw = rule.raw_action(settings.thresholds, session.mode);
         let (action, would_block) = settings.applied(raw, session.mode);
         let number = session.rules.len();
         let entry = Entry {
@@ -241,9 +248,11 @@ impl Binder<'_> {
         for (effects, template) in rule.matches.patterns(rule.effects) {
             match self.bind(template, problems) {
                 Some(Bound::Held(pattern)) => {
-                    session.paths.push(BoundPath { rule: number, effects, pattern })
+                    session.paths.push(BoundPath { rule: number, effects, pattern });
                 }
-                Some(Bound::Wild(pattern)) => session.wild.push(BoundWild { rule: number, effects, pattern }),
+                Some(Bound::Wild(pattern)) => {
+                    session.wild.push(BoundWild { rule: number, effects, pattern });
+                }
                 None => {}
             }
         }

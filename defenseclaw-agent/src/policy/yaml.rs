@@ -10,7 +10,7 @@ use granit_parser::{Event, Marker, Options, Parser, ScanError, Span};
 use super::problem::{Position, Problem, Source};
 
 /// Bytes of one file.
-pub(super) const SIZE_MAX: usize = 1 << 20;
+pub const SIZE_MAX: usize = 1 << 20;
 /// Mappings and lists in each other.
 const DEPTH_MAX: usize = 16;
 /// Nodes after aliases are unfolded. A file without aliases cannot have as many.
@@ -259,17 +259,16 @@ mod tests {
     fn aliases_unfold_and_bombs_do_not() {
         let node = read("a: &a [x, y]\nb: *a\n").unwrap().unwrap();
         assert_eq!(node.size(), 9);
-        let mut bomb = "a: &a0 [x,x,x,x,x,x,x,x,x,x]\n".to_owned();
-        for level in 1..12 {
+        let bomb = |level| {
             let items = vec![format!("*a{}", level - 1); 10].join(",");
-            bomb += &format!("b{level}: &a{level} [{items}]\n");
-        }
-        assert!(said(&bomb).contains("aliases unfold to more than"));
-        let mut ladder = "a0: &a0 [x]\n".to_owned();
-        for level in 1..40 {
-            ladder += &format!("a{level}: &a{level} [*a{}]\n", level - 1);
-        }
-        assert!(said(&ladder).contains("more than 16 levels"));
+            format!("b{level}: &a{level} [{items}]\n")
+        };
+        let bomb: Vec<_> =
+            std::iter::once("a: &a0 [x,x,x,x,x,x,x,x,x,x]\n".to_owned()).chain((1..12).map(bomb)).collect();
+        assert!(said(&bomb.concat()).contains("aliases unfold to more than"));
+        let step = |level| format!("a{level}: &a{level} [*a{}]\n", level - 1);
+        let ladder: Vec<_> = std::iter::once("a0: &a0 [x]\n".to_owned()).chain((1..40).map(step)).collect();
+        assert!(said(&ladder.concat()).contains("more than 16 levels"));
     }
 
     #[test]

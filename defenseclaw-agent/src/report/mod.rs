@@ -28,7 +28,7 @@ pub use outcomes::Outcomes;
 pub use privileged::{Privileged, PrivilegedOperation};
 pub use processes::{ExecNode, ProcessCounts, ProcessNode, Processes};
 
-use crate::model::{AuditRecord, BootTime, Event, EventKind, SessionEnd, SessionStart};
+use crate::model::{AuditRecord, BootTime, Event, EventKind, Level, SessionEnd, SessionStart};
 
 /// What happened in a session. Times named `…_ns` count from its start.
 #[derive(Clone, Debug, Serialize)]
@@ -149,12 +149,13 @@ impl ReportBuilder {
         let losses = self.losses.finish();
         let as_many = self.end.as_ref().is_some_and(|end| end.events == self.events);
         let complete = self.start.is_some() && as_many;
+        let watched = self.start.as_ref().is_some_and(|start| start.protection.level != Level::None);
         let start = self.clock.start.unwrap_or_default();
         let places = self.start.as_ref().map(|start| (&start.project, &start.home));
         let places = classes::Places::new(places);
         Report {
             complete,
-            exact: complete && losses.nothing_lost(),
+            exact: complete && watched && losses.nothing_lost(),
             duration_ns: self.clock.last.0.saturating_sub(start.0),
             rows: self.rows,
             events: self.events,
@@ -200,6 +201,7 @@ impl Section {
             | EventKind::DnsAnswer
             | EventKind::UnixConnect => Self::Network,
             EventKind::Ptrace
+            | EventKind::SocketCreate
             | EventKind::Signal
             | EventKind::Mount
             | EventKind::Namespace

@@ -45,7 +45,13 @@ impl Sample {
     }
 
     pub(crate) fn lsm() -> Protection {
-        Protection { level: Level::Lsm, level_reason: String::new(), capabilities: Vec::new() }
+        Protection {
+            level: Level::Lsm,
+            level_reason: String::new(),
+            capabilities: Vec::new(),
+            table: Vec::new(),
+            rules: Vec::new(),
+        }
     }
 
     pub(crate) fn tracepoint() -> Protection {
@@ -66,6 +72,8 @@ impl Sample {
                     "unlink and rename show the text that was passed",
                 ),
             ],
+            table: Vec::new(),
+            rules: Vec::new(),
         }
     }
 

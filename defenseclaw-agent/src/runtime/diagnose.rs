@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::{clock, guard, host};
 use crate::{
-    launcher::Placement,
+    launcher::{Placement, landlock::Abi},
     model::{CapabilityState, Posture, Protection, SessionId},
     sensor::{self, Sensor},
 };
@@ -178,19 +178,12 @@ fn cgroup() -> Check {
 }
 
 fn landlock() -> Check {
-    const VERSION: libc::c_uint = 1;
-    // SAFETY: with a null attribute and this flag the call only returns the version.
-    let abi =
-        unsafe { libc::syscall(libc::SYS_landlock_create_ruleset, std::ptr::null::<u8>(), 0_usize, VERSION) };
-    if abi > 0 {
-        point(
-            "Landlock",
-            CapabilityState::Available,
-            format!("ABI {abi} (not used yet: this version only observes)"),
-            "",
-        )
+    let abi = Abi::of_this_kernel();
+    if abi == Abi::NONE {
+        let hint = "boot with landlock in lsm=, in a kernel built with CONFIG_SECURITY_LANDLOCK";
+        point("Landlock", CapabilityState::Degraded, "not there, or not enabled", hint)
     } else {
-        point("Landlock", CapabilityState::Degraded, std::io::Error::last_os_error().to_string(), "")
+        point("Landlock", CapabilityState::Available, abi.to_string(), "")
     }
 }
 

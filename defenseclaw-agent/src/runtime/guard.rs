@@ -7,13 +7,14 @@ use tracing::{info, warn};
 
 use super::{
     clock,
+    confine::ConfineError,
     policy::{self, Compiled, Directories, PolicyOptions, PolicyRejected},
     run::RunError,
 };
 use crate::{
     enforce::{
-        Attempts, CANARY_PROFILE, EnforceError, Enforcer, Identities, Maps, SESSION_PROFILE, Trap, posture,
-        unheld,
+        Attempts, CANARY_PROFILE, EnforceError, Enforcer, Identities, Maps, SESSION_PROFILE, Trap, holds,
+        posture,
     },
     launcher::{Canary, Cgroup, Forbidden},
     model::{Mode, PolicyLoaded, PolicyRefused, Posture, PostureChange, Protection, SessionId, Unproven},
@@ -52,7 +53,6 @@ impl Guard {
         compiled: Compiled,
     ) -> Result<(Self, PolicyLoaded), RunError> {
         let protection = sensor.protection();
-        check_held(&compiled, options, protection)?;
         let mut enforcer = Enforcer::new(Maps::open(|name| sensor.map(name))?)?;
         let loaded = put_in_force(&mut enforcer, session, &compiled)?;
         let guard = Self {
@@ -210,13 +210,18 @@ fn put_in_force(
     Ok(compiled.loaded(session, SESSION_PROFILE, swapped.generation))
 }
 
-/// Nothing is promised that nothing here can hold.
-fn check_held(compiled: &Compiled, options: &PolicyOptions, protection: &Protection) -> Result<(), RunError> {
-    let rules = unheld(&compiled.image, protection);
-    if rules.is_empty() || options.allow_degraded {
+/// Nothing is promised that nothing holds. What Landlock holds was settled when the command started, by the policy of
+/// that moment.
+fn check_held(
+    compiled: &Compiled,
+    options: &PolicyOptions,
+    protection: &Protection,
+) -> Result<(), ConfineError> {
+    let unheld = policy::unheld(&holds(&compiled.image, protection));
+    if compiled.mode == Mode::Observe || options.allow_degraded || unheld.is_empty() {
         return Ok(());
     }
-    Err(RunError::Unheld { policy: compiled.name.clone(), mode: compiled.mode, rules })
+    Err(ConfineError::NotHeld(unheld))
 }
 
 impl Proof {

@@ -2,20 +2,26 @@
 
 mod changes;
 pub mod clock;
+mod confine;
 mod diagnose;
 mod guard;
 mod host;
 mod pace;
 mod policy;
+mod rootless;
 mod run;
 mod watch;
 
+pub use confine::ConfineError;
 pub use diagnose::{Check, Diagnosis, diagnose};
 pub use guard::RuleVerdicts;
 pub use policy::{PolicyOptions, PolicyRejected, PolicySource};
 pub use run::{RunError, RunOptions, RunOutcome, RunStats, run};
 
 pub use crate::{
-    launcher::{UserChoice, choose_user, finish_like},
+    launcher::{
+        UserChoice, choose_user, finish_like,
+        landlock::{LandlockChoice, LandlockLevel, Siblings},
+    },
     sensor::SensorOptions,
 };

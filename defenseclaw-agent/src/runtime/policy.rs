@@ -15,7 +15,8 @@ use sha2::{Digest, Sha256};
 
 use crate::{
     enforce::{self, Identities, PathEntries},
-    model::{LoadedRule, Mode, PolicyAction, PolicyLoaded, SessionId},
+    launcher::landlock::{LandlockChoice, Siblings},
+    model::{Held, LoadedRule, Mode, PolicyAction, PolicyLoaded, RuleHold, SessionId},
     policy::{self, Bindings, image::Image},
 };
 
@@ -33,7 +34,11 @@ pub struct PolicyOptions {
     pub profile: String,
     /// Instead of the policy's own: what happens to objects that cannot be resolved.
     pub unresolved: Option<PolicyAction>,
-    /// Go on where blocking rules cannot be held.
+    /// How much Landlock may do.
+    pub landlock: LandlockChoice,
+    /// Whether Landlock holds rules where it takes away what the command makes there later.
+    pub siblings: Siblings,
+    /// Go on although rules that block are not held.
     pub allow_degraded: bool,
 }
 
@@ -191,6 +196,19 @@ pub(super) fn identities(image: &Image) -> Identities {
     })
 }
 
+/// What holds most of each rule, where that is not all of it.
+pub(super) fn unheld(rules: &[RuleHold]) -> Vec<RuleHold> {
+    let mut best: Vec<&RuleHold> = Vec::new();
+    for hold in rules {
+        match best.iter_mut().find(|known| known.rule == hold.rule) {
+            Some(known) if hold.held > known.held => *known = hold,
+            Some(_) => {}
+            None => best.push(hold),
+        }
+    }
+    best.into_iter().filter(|hold| hold.held != Held::Whole).cloned().collect()
+}
+
 impl Compiled {
     /// For the audit.
     pub(super) fn loaded(&self, session: SessionId, profile: u32, generation: u64) -> PolicyLoaded {
@@ -222,6 +240,8 @@ mod tests {
             mode: Some(Mode::Action),
             profile: "default".to_owned(),
             unresolved: None,
+            landlock: LandlockChoice::Auto,
+            siblings: Siblings::Stable,
             allow_degraded: false,
         }
     }

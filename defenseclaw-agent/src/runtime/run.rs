@@ -8,15 +8,17 @@ use serde::Serialize;
 
 use super::{
     clock,
+    confine::{ConfineError, Confinement},
     guard::{Guard, RuleVerdicts},
     host,
     policy::{self, Directories, PolicyOptions, PolicyRejected, PolicySource},
+    rootless,
     watch::{Begin, Policy, Watch},
 };
 use crate::{
-    enforce::EnforceError,
+    enforce::{self, EnforceError},
     launcher::{self, LaunchError, LaunchOptions, RunAs, Signals},
-    model::{ExitStatus, Mode, SessionId, SessionStart, Text, Unproven},
+    model::{ExitStatus, SessionId, SessionStart, Text, Unproven},
     sensor::{Sensor, SensorError, SensorOptions, SensorStats},
     store::{StoreError, Writer, WriterOptions},
 };
@@ -51,6 +53,13 @@ pub struct RunOutcome {
     pub stats: RunStats,
     /// What the user should know: a cgroup that could not be had, rows that could not be stored.
     pub warnings: Vec<String>,
+}
+
+impl RunOptions {
+    /// Without root nothing can be watched. With a policy the command can be confined all the same.
+    pub fn is_rootless(&self) -> bool {
+        self.policy.is_some() && !nix::unistd::geteuid().is_root()
+    }
 }
 
 /// Counters of every stage, for the loss equations.
@@ -94,20 +103,9 @@ pub enum RunError {
     /// Putting the policy in force.
     #[error("the policy cannot be enforced")]
     Enforce(#[from] EnforceError),
-    /// Rules that would block, and that nothing here can hold.
-    #[error(
-        "policy {policy} in mode {mode} has rules that block, and this kernel cannot hold {} of them: {}",
-        rules.len(),
-        rules.join(", ")
-    )]
-    Unheld {
-        /// Its name.
-        policy: String,
-        /// Its mode.
-        mode: Mode,
-        /// Their ids.
-        rules: Vec<String>,
-    },
+    /// Not everything that policy blocks is held.
+    #[error(transparent)]
+    Confine(#[from] ConfineError),
     /// The check of enforcement was not refused what is forbidden to it.
     #[error("enforcement does not work here: {}", unproven(which))]
     Unproven {
@@ -140,10 +138,7 @@ impl RunError {
             Self::PidNamespace => {
                 Some("in a container, share the host's pid namespace (`--pid=host`, `hostPID: true`)")
             }
-            Self::Unheld { .. } => Some(
-                "boot with `bpf` in the list of active LSMs (lsm=…,bpf) to hold them, or go on without with \
-                 --allow-degraded; `--mode observe` records what would be blocked",
-            ),
+            Self::Confine(error) => error.hint(),
             Self::Unproven { .. } => {
                 Some("see `defenseclaw doctor`; --allow-degraded goes on although blocking is not proven")
             }
@@ -170,13 +165,22 @@ fn unproven(which: &[Unproven]) -> String {
 
 /// Runs and watches. To be called before other threads are started: it blocks signals for all of them.
 pub fn run(options: &RunOptions) -> Result<RunOutcome, RunError> {
+    let directories = Directories::new(&home(options).0, &host::project().0);
+    // First of all: what is wrong with it needs no kernel to be said.
+    let policy = match &options.policy {
+        Some(chosen) => {
+            let compiled = policy::compile(chosen, &directories)?;
+            let confinement = Confinement::of(options, chosen, &compiled, &directories)?;
+            Some((chosen, compiled, confinement))
+        }
+        None => None,
+    };
+    if let Some((_, _, confinement)) = policy.as_ref().filter(|_| options.is_rootless()) {
+        return rootless::run(options, confinement);
+    }
     if !host::in_initial_pid_namespace() {
         return Err(RunError::PidNamespace);
     }
-    let project = host::project();
-    // First of all: what is wrong with it needs no kernel to be said.
-    let directories = Directories::new(&home(options).0, &project.0);
-    let compiled = options.policy.as_ref().map(|policy| policy::compile(policy, &directories)).transpose()?;
     let signals = Signals::block()?;
     let boot_id = clock::boot_id().map_err(RunError::system("read the boot id"))?;
     let (wall, boot) = (clock::wall_now(), clock::boot_now());
@@ -191,7 +195,8 @@ pub fn run(options: &RunOptions) -> Result<RunOutcome, RunError> {
     )?;
 
     let launch = LaunchOptions { command: options.command.clone(), session, user: options.user.clone() };
-    let prepared = launcher::prepare(&launch)?;
+    let domain = policy.as_ref().and_then(|(_, _, confinement)| confinement.domain());
+    let prepared = launcher::prepare_in(&launch, domain)?;
     let root = u32::try_from(prepared.pid()).unwrap_or(0);
     let mut warnings = Vec::new();
     match prepared.placement() {
@@ -201,19 +206,23 @@ pub fn run(options: &RunOptions) -> Result<RunOutcome, RunError> {
             warnings.push(format!("no cgroup of its own: {reason}"));
         }
     }
-    let mut policy = None;
-    if let (Some(compiled), Some(options)) = (compiled, &options.policy) {
-        for skipped in &compiled.identities.skipped {
-            warnings.push(format!("not protected by inode: {skipped}"));
-        }
+    let mut protection = sensor.protection().clone();
+    let mut judged = None;
+    if let Some((chosen, compiled, confinement)) = policy {
+        confinement.describe(&prepared, &mut protection);
+        protection.rules.extend(enforce::holds(&compiled.image, &protection));
+        confinement.check(&protection.rules)?;
+        warnings.extend(confinement.warnings());
+        let skipped = &compiled.identities.skipped;
+        warnings.extend(skipped.iter().map(|skipped| format!("not protected by inode: {skipped}")));
         let cgroup = prepared.placement().cgroup();
-        let (mut guard, loaded) = Guard::install(&sensor, session, options, directories, compiled)?;
+        let (mut guard, loaded) = Guard::install(&sensor, session, chosen, directories, compiled)?;
         let posture = guard.prove(&mut sensor, cgroup)?;
-        let file = match &options.source {
+        let file = match &chosen.source {
             PolicySource::File(file) => Some(file.clone()),
             PolicySource::Preset(_) => None,
         };
-        policy = Some(Policy { guard, file, begin: Some(Begin { loaded, posture }) });
+        judged = Some(Policy { guard, file, begin: Some(Begin { loaded, posture }) });
     }
     sensor.enrol(root, session)?;
 
@@ -227,14 +236,14 @@ pub fn run(options: &RunOptions) -> Result<RunOutcome, RunError> {
         boot_id,
         root: crate::model::ProcessKey { tgid: root, start_ns: prepared.start_ticks() * 10_000_000 },
         command: options.command.iter().cloned().map(host::text).collect(),
-        project,
+        project: host::project(),
         home: home(options),
         host: host.name,
         kernel: host.kernel,
         version: env!("CARGO_PKG_VERSION").to_owned(),
-        protection: sensor.protection().clone(),
+        protection,
     };
-    let mut watch = Watch::new(sensor, writer, start, policy);
+    let mut watch = Watch::new(sensor, writer, start, judged);
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_io()
         .enable_time()
@@ -266,7 +275,7 @@ pub fn run(options: &RunOptions) -> Result<RunOutcome, RunError> {
     Ok(RunOutcome { session, status, stats, warnings })
 }
 
-fn home(options: &RunOptions) -> Text {
+pub(super) fn home(options: &RunOptions) -> Text {
     match &options.user {
         Some(user) => user.home.as_os_str().as_bytes().into(),
         None => std::env::var_os("HOME").map(host::text).unwrap_or_default(),
@@ -274,7 +283,7 @@ fn home(options: &RunOptions) -> Text {
 }
 
 /// Bits that keep two sessions of the same millisecond apart. Not a secret.
-fn random() -> u32 {
+pub(super) fn random() -> u32 {
     use std::hash::{BuildHasher, RandomState};
     u32::try_from(RandomState::new().hash_one(std::process::id()) & 0xffff_ffff).unwrap_or(0)
 }

@@ -7,6 +7,8 @@ use aya::{
 };
 use tracing::debug;
 
+use defenseclaw_ebpf::{KINDS, SCRATCH_SLOTS};
+
 use super::{
     Sensor, SensorError, SensorOptions, counters, hooks,
     hooks::{Hook, Place},
@@ -22,8 +24,11 @@ static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/de
 pub(super) fn load(options: &SensorOptions) -> Result<Sensor, SensorError> {
     let bytes = refusal::object(OBJECT)?;
     let btf = Btf::from_sys_fs().map_err(|error| refusal::of_btf(&error))?;
+    let processors = processors()?;
     let mut object = EbpfLoader::new()
         .btf(Some(&btf))
+        .map_max_entries("COUNTERS", rows(processors, KINDS))
+        .map_max_entries("SCRATCH", rows(processors, SCRATCH_SLOTS))
         .map_max_entries("SCOPE", options.processes)
         .map_max_entries("BULK", options.bulk_ring)
         .map_max_entries("PRIORITY", options.priority_ring)
@@ -33,14 +38,16 @@ pub(super) fn load(options: &SensorOptions) -> Result<Sensor, SensorError> {
     let (mut level, mut level_reason) = level::detect();
     let mut capabilities = Vec::new();
     if level == Level::Lsm
-        && let Err(missing) = attach_lsm(&mut object, &btf, &mut capabilities)
+        && let Err(missing) = attach_lsm(&mut object, &btf, options.judge, &mut capabilities)
     {
         (level, level_reason) = missing.below_lsm();
         capabilities.clear();
     }
     let syscalls = match level {
         Level::Lsm => None,
-        Level::Fentry | Level::Tracepoint => Some(attach_syscalls(&mut object, &btf, &mut capabilities)?),
+        Level::Fentry | Level::Tracepoint | Level::None => {
+            Some(attach_syscalls(&mut object, &btf, &mut capabilities)?)
+        }
     };
     // Last, so that enrolment works only once everything watches.
     for hook in hooks::COMMON {
@@ -56,12 +63,30 @@ pub(super) fn load(options: &SensorOptions) -> Result<Sensor, SensorError> {
         scope,
         _syscalls: syscalls,
         object,
-        protection: Protection { level, level_reason, capabilities },
+        protection: Protection { level, level_reason, capabilities, table: Vec::new(), rules: Vec::new() },
     })
 }
 
-fn attach_lsm(object: &mut Ebpf, btf: &Btf, capabilities: &mut Vec<Capability>) -> Result<(), Missing> {
-    for hook in hooks::LSM {
+/// How many processors this machine can have.
+fn processors() -> Result<usize, SensorError> {
+    aya::util::nr_cpus().map_err(|(file, error)| SensorError::Map {
+        operation: "count the processors",
+        reason: format!("{file}: {error}"),
+    })
+}
+
+fn rows(processors: usize, each: usize) -> u32 {
+    u32::try_from(processors.saturating_mul(each)).unwrap_or(u32::MAX)
+}
+
+fn attach_lsm(
+    object: &mut Ebpf,
+    btf: &Btf,
+    judge: bool,
+    capabilities: &mut Vec<Capability>,
+) -> Result<(), Missing> {
+    let judging = if judge { hooks::JUDGING } else { &[] };
+    for hook in hooks::LSM.iter().chain(judging) {
         attach_into(object, btf, hook, capabilities)?;
     }
     Ok(())

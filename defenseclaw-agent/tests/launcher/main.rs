@@ -10,11 +10,14 @@
     reason = "the whole binary is a test, which clippy cannot see without `#[test]`"
 )]
 
+mod attempts;
 mod cgroups;
+mod confined;
 mod harness;
 mod jobs;
 mod passthrough;
 mod programs;
+mod rootless;
 mod signals;
 mod terminal;
 
@@ -29,6 +32,13 @@ fn main() -> ExitCode {
     {
         return code;
     }
-    let suites = [passthrough::trials(), signals::trials(), jobs::trials(), cgroups::trials()];
+    let suites = [
+        passthrough::trials(),
+        signals::trials(),
+        jobs::trials(),
+        cgroups::trials(),
+        confined::trials(),
+        rootless::trials(),
+    ];
     libtest_mimic::run(&Arguments::from_args(), suites.into_iter().flatten().collect()).exit_code()
 }

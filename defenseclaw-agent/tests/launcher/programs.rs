@@ -4,15 +4,20 @@
 use std::{
     ffi::{OsStr, OsString},
     io::{Write, stdin, stdout},
+    os::unix::ffi::OsStrExt,
+    path::{Path, PathBuf},
     process::ExitCode,
 };
 
 use defenseclaw::{
     launcher::{
-        CgroupEnd, LaunchError, LaunchOptions, Placement, Running, Signals, Step, UserChoice, choose_user,
-        finish_like, prepare,
+        CgroupEnd, LaunchError, LaunchOptions, Placement, RunAs, Running, Signals, Step, UserChoice,
+        choose_user, finish_like,
+        landlock::{self, Abi, Disk, Domain, LandlockLevel, LandlockPlan, PlanOptions, Siblings},
+        prepare, prepare_in,
     },
-    model::{ExitStatus, SessionId},
+    model::{ExitStatus, Mode, SessionId},
+    policy::{self, Bindings},
 };
 use nix::sys::{
     signal::{SigSet, Signal, kill},
@@ -20,12 +25,15 @@ use nix::sys::{
 };
 use tokio::io::{Interest, unix::AsyncFd};
 
+use crate::attempts;
+
 /// None if `name` is no program of ours.
 pub(crate) fn run(name: &OsStr, args: &[OsString]) -> Option<ExitCode> {
     match name.to_str()? {
         "watch" => Some(watch(args)),
         "report" => Some(report(args)),
         "many" => Some(many(args)),
+        "try" => Some(attempts::run(args)),
         _ => None,
     }
 }
@@ -41,6 +49,13 @@ struct WatchOptions {
     placement: bool,
     session: Option<SessionId>,
     user: Option<String>,
+    /// A policy to hold the command with.
+    policy: Option<PathBuf>,
+    level: LandlockLevel,
+    /// Plan as if the kernel had this version only.
+    abi: Option<Abi>,
+    /// Where to write what holds it.
+    held: Option<PathBuf>,
 }
 
 fn parse(args: &[OsString]) -> (WatchOptions, Vec<OsString>) {
@@ -54,6 +69,10 @@ fn parse(args: &[OsString]) -> (WatchOptions, Vec<OsString>) {
             "--placement" => options.placement = true,
             "--session" => options.session = Some(args.next().unwrap().to_str().unwrap().parse().unwrap()),
             "--user" => options.user = Some(args.next().unwrap().to_str().unwrap().to_owned()),
+            "--policy" => options.policy = args.next().map(PathBuf::from),
+            "--scopes" => options.level = LandlockLevel::ScopesAndNet,
+            "--abi" => options.abi = args.next().map(|abi| Abi(abi.to_str().unwrap().parse().unwrap())),
+            "--held" => options.held = args.next().map(PathBuf::from),
             other => panic!("unknown option {other}"),
         }
     }
@@ -86,7 +105,19 @@ fn attend(
     let user = options.user.clone().map(UserChoice::Named).unwrap_or_default();
     let user = choose_user(&user, nix::unistd::geteuid().is_root(), |name| std::env::var_os(name))?;
     let session = options.session.unwrap_or(SessionId(u64::from(std::process::id()) << 32));
-    let prepared = prepare(&LaunchOptions { command, session, user })?;
+    let plan = options.policy.as_ref().map(|policy| plan(options, policy, user.as_ref()));
+    let domain = plan.as_ref().map(Domain::open).transpose()?.flatten();
+    let prepared = prepare_in(&LaunchOptions { command, session, user }, domain.as_ref())?;
+    if let (Some(path), Some(plan)) = (&options.held, &plan) {
+        let table = if domain.is_some() { prepared.protections() } else { &plan.table };
+        let skipped: Vec<String> = domain
+            .iter()
+            .flat_map(|domain| &domain.skipped)
+            .map(|skipped| skipped.path.to_string())
+            .collect();
+        let held = serde_json::json!({ "table": table, "rules": plan.rules, "skipped": skipped });
+        std::fs::write(path, held.to_string()).unwrap();
+    }
     if options.hold {
         println!("{}", prepared.pid());
         stdin().read_line(&mut String::new()).unwrap();
@@ -109,13 +140,34 @@ fn attend(
             eprintln!("lingering");
             until(&signals, &mut running, |step| matches!(step, Step::Asked(_))).await?;
         }
-        Ok(status)
+        Ok::<_, LaunchError>(status)
     })?;
     if let CgroupEnd::Left(path) = running.finish() {
         eprintln!("left {}", path.display());
     }
     let Step::Ended(status) = status else { unreachable!("what was waited for") };
     Ok(status)
+}
+
+/// What `defenseclaw run` plans for a policy: the project is the working directory, and there is no home.
+fn plan(options: &WatchOptions, policy: &Path, user: Option<&RunAs>) -> LandlockPlan {
+    let text = std::fs::read_to_string(policy).unwrap();
+    let policy = policy::load("policy.yaml", &text, &|_| None).unwrap();
+    let project = std::env::current_dir().unwrap().canonicalize().unwrap();
+    let bindings = Bindings {
+        home: b"/nonexistent".to_vec(),
+        project: project.as_os_str().as_bytes().to_vec(),
+        profile: "default".to_owned(),
+        mode: Some(Mode::Action),
+    };
+    let image = policy::compile(&policy, &bindings).unwrap();
+    let places = Disk { uid: user.map_or_else(|| nix::unistd::geteuid().as_raw(), |user| user.uid) };
+    let abi = options.abi.unwrap_or_else(Abi::of_this_kernel);
+    let siblings = Siblings::Stable;
+    LandlockPlan::new(
+        &image,
+        &PlanOptions { level: options.level, abi, places: &places, siblings, home: &landlock::Path::root() },
+    )
 }
 
 async fn until(

@@ -43,6 +43,8 @@ pub(crate) fn start(session: SessionId) -> AuditRecord {
                 state: CapabilityState::Missing,
                 reason: "boot with lsm=...,bpf".to_owned(),
             }],
+            table: Vec::new(),
+            rules: Vec::new(),
         },
     }))
 }

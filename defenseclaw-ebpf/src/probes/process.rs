@@ -9,6 +9,7 @@ use crate::{
     lsm::namespaces_that_differ,
     scope::{self, Actor, SCOPE},
     shim::*,
+    verdict::{self, Judged},
 };
 
 const CLONE_NEWUSER: u64 = 0x1000_0000;
@@ -31,7 +32,7 @@ pub fn process_fork(ctx: BtfTracePointContext) -> i32 {
     }
     let start = shim_task_struct_start_boottime_direct(child);
     // SAFETY: the label is that of the current task, which stays enrolled while it forks.
-    let label = unsafe { Label { start_ns: start, ..*actor.label } };
+    let label = unsafe { Label { start_ns: start, parent_owner: (*actor.label).owner, ..*actor.label } };
     if SCOPE.insert(u64::from(tgid), &label, 0).is_err() {
         // The child is not watched: that is the alarm, and user space refuses to be quiet about it.
         count(Kind::ProcessFork, Count::Seen);
@@ -45,7 +46,9 @@ pub fn process_fork(ctx: BtfTracePointContext) -> i32 {
     if ours != theirs && shim_cred_user_ns_direct(ours) != shim_cred_user_ns_direct(theirs) {
         changed |= CLONE_NEWUSER;
     }
-    short(Kind::ProcessFork, Ring::Priority, &actor, None, || [u64::from(tgid), start, changed, 0, 0, 0]);
+    short(Kind::ProcessFork, Ring::Priority, &actor, None, &Judged::NOTHING, || {
+        [u64::from(tgid), start, changed, 0, 0, 0]
+    });
     0
 }
 
@@ -65,7 +68,15 @@ pub fn process_exec(ctx: BtfTracePointContext) -> i32 {
         (shim_mm_struct_arg_start_direct(memory), shim_mm_struct_arg_end_direct(memory));
     let argv_len = arguments_end.wrapping_sub(arguments);
     let (dentry, mnt) = (shim_file_dentry_direct(exe), shim_file_mnt_direct(exe));
-    let Some(mut record) = Record::about_known(Kind::ProcessExec, &actor, dentry, mnt) else { return 0 };
+    let Some(policy) = verdict::policy(&actor) else { return 0 };
+    let seed = policy.seed();
+    let Some(mut record) = Record::about_known(Kind::ProcessExec, &actor, dentry, mnt, seed) else {
+        verdict::forget_owner(&actor);
+        return 0;
+    };
+    if policy.judges() {
+        record.learn_owner(&actor);
+    }
     record
         .arg::<0>(pair(shim_cred_euid_direct(credentials), shim_cred_egid_direct(credentials)))
         .arg::<1>(u64::from(shim_super_block_dev_direct(shim_inode_sb_direct(inode))))
@@ -114,6 +125,8 @@ pub fn process_exit(ctx: BtfTracePointContext) -> i32 {
         shim_task_struct_exit_code_direct(shim_task_struct_group_leader_direct(task))
     };
     let actor = Actor { label: &raw const label, ..actor };
-    short(Kind::ProcessExit, Ring::Priority, &actor, None, || [status as u32 as u64, 0, 0, 0, 0, 0]);
+    short(Kind::ProcessExit, Ring::Priority, &actor, None, &Judged::NOTHING, || {
+        [status as u32 as u64, 0, 0, 0, 0, 0]
+    });
     0
 }

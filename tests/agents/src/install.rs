@@ -21,39 +21,59 @@ pub(crate) fn directory() -> Result<PathBuf> {
     Ok(target.join("agents"))
 }
 
-/// The client's executable, installed if it is missing.
-pub(crate) fn executable(client: &Client) -> Result<PathBuf> {
-    let installed = directory()?.join(format!("{}-{}", client.name, client.version));
-    if !installed.exists() {
-        install(client, &installed)?;
-    }
-    let executable = (client.executable)(&installed)
-        .with_context(|| format!("{} is damaged; remove it and start again", installed.display()))?;
-    Ok(executable.canonicalize()?)
+/// What npm installs, at the version of a committed lock file.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Package {
+    /// In folders and messages.
+    pub(crate) name: &'static str,
+    /// Pinned: what is asserted was observed on this one.
+    pub(crate) version: &'static str,
+    /// `package.json` that asks for it.
+    pub(crate) manifest: &'static str,
+    /// `package-lock.json` with the hashes of what npm may install.
+    pub(crate) lock: &'static str,
+    /// Its executable below the folder it was installed to.
+    pub(crate) executable: fn(&Path) -> Result<PathBuf>,
 }
 
-fn install(client: &Client, installed: &Path) -> Result<()> {
+/// The client's executable, installed if it is missing.
+pub(crate) fn executable(client: &Client) -> Result<PathBuf> {
+    let Client { name, version, manifest, lock, executable, .. } = *client;
+    Ok(package(&Package { name, version, manifest, lock, executable })?.canonicalize()?)
+}
+
+/// Likewise, of what is no agent; by the name that npm gives it.
+pub(crate) fn package(package: &Package) -> Result<PathBuf> {
+    let installed = directory()?.join(format!("{}-{}", package.name, package.version));
+    if !installed.exists() {
+        install(package, &installed)?;
+    }
+    (package.executable)(&installed)
+        .with_context(|| format!("{} is damaged; remove it and start again", installed.display()))
+}
+
+fn install(package: &Package, installed: &Path) -> Result<()> {
     let cache = directory()?;
     fs::create_dir_all(&cache).with_context(|| format!("cannot make {}", cache.display()))?;
     // Built aside and renamed, so that what has the name is complete.
     let partial = tempfile::Builder::new().prefix(".partial-").tempdir_in(&cache)?;
-    fs::write(partial.path().join("package.json"), client.manifest)?;
-    fs::write(partial.path().join("package-lock.json"), client.lock)?;
+    fs::write(partial.path().join("package.json"), package.manifest)?;
+    fs::write(partial.path().join("package-lock.json"), package.lock)?;
     // `ci` takes exactly what the lock file names and refuses what does not have its SHA-512. The clients start
     // without their install scripts, so those need not run.
     let mut npm = Command::new("npm");
     npm.args(["ci", "--ignore-scripts", "--no-audit", "--no-fund", "--prefix"]).arg(partial.path());
     let logs = cache.join("logs");
-    process::run(&mut npm, &logs, &format!("npm-{}", client.name), DEADLINE)?
+    process::run(&mut npm, &logs, &format!("npm-{}", package.name), DEADLINE)?
         .succeeded("npm ci")
-        .with_context(|| format!("cannot install {} {}", client.name, client.version))?;
-    let executable = (client.executable)(partial.path())?;
+        .with_context(|| format!("cannot install {} {}", package.name, package.version))?;
+    let executable = (package.executable)(partial.path())?;
     let mut version = Command::new(&executable);
     version.env_clear().env("HOME", partial.path()).arg("--version");
-    let version = process::run(&mut version, &logs, &format!("{}-version", client.name), DEADLINE)?;
+    let version = process::run(&mut version, &logs, &format!("{}-version", package.name), DEADLINE)?;
     version.succeeded("the installed client")?;
     let said = String::from_utf8_lossy(&version.stdout).into_owned();
-    ensure!(said.contains(client.version), "{} says it is version {said}", executable.display());
+    ensure!(said.contains(package.version), "{} says it is version {said}", executable.display());
     match fs::rename(partial.path(), installed) {
         // Another run was faster.
         Err(_) if installed.exists() => Ok(()),

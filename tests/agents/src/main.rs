@@ -17,6 +17,7 @@ mod prerequisites;
 mod process;
 mod proofs;
 mod run;
+mod sandboxes;
 mod scene;
 mod script;
 
@@ -39,7 +40,10 @@ fn main() -> ExitCode {
         process::overrunning_tree_is_ended(&install::directory()?.join("logs"))
             .map_err(|err| format!("{err:#}").into())
     });
-    let trials = std::iter::once(driver).chain(clients::ALL.iter().copied().flat_map(trials_of)).collect();
+    let trials = std::iter::once(driver)
+        .chain(clients::ALL.iter().copied().flat_map(trials_of))
+        .chain(sandboxes::trials())
+        .collect();
     libtest_mimic::run(&arguments, trials).exit_code()
 }
 

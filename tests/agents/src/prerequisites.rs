@@ -35,6 +35,18 @@ pub(crate) fn of_watching() -> Option<String> {
     of_driver().or_else(|| crate::run::program_under_test().err().map(|err| format!("{err:#}")))
 }
 
+/// Why other sandboxes cannot be run here.
+pub(crate) fn of_sandboxes() -> Option<String> {
+    of_watching().or_else(|| {
+        let missing =
+            [("bwrap", "bubblewrap"), ("socat", "socat"), ("rg", "ripgrep")].into_iter().find(|(name, _)| {
+                let flag = if *name == "socat" { "-V" } else { "--version" };
+                !Command::new(name).arg(flag).output().is_ok_and(|output| output.status.success())
+            });
+        missing.map(|(name, package)| format!("{name} is not in PATH: install {package}"))
+    })
+}
+
 fn version_of(program: &str) -> Option<String> {
     let output = Command::new(program).arg("--version").output().ok()?;
     output.status.success().then(|| String::from_utf8_lossy(&output.stdout).into_owned())

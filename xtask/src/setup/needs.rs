@@ -63,8 +63,13 @@ const ORACLE_PROGRAMS: [(&str, &str, &str); 4] = [
     ("gcc", "gcc", "tests: real work to watch"),
     ("python3", "python3", "tests: real work to watch"),
 ];
-const AGENT_PROGRAMS: [(&str, &str, &str); 2] =
-    [("node", "nodejs", "runs the agents"), ("npm", "npm", "installs the agents")];
+const AGENT_PROGRAMS: [(&str, &str, &str); 5] = [
+    ("node", "nodejs", "runs the agents"),
+    ("npm", "npm", "installs the agents"),
+    ("bwrap", "bubblewrap", "tests: the agents' own sandboxes"),
+    ("socat", "socat", "tests: the agents' own sandboxes"),
+    ("rg", "ripgrep", "tests: the agents' own sandboxes"),
+];
 
 /// Everything these purposes need, in the order it can be installed.
 pub(super) fn survey(purposes: &[Purpose], wanted: Option<Source>) -> Vec<Need> {

@@ -20,6 +20,8 @@ use tally::{Counts, Tally};
 
 /// A guest that has not finished its suite by then never will.
 const GUEST_TIMEOUT: Duration = Duration::from_mins(20);
+/// Four runs with hundreds of attempts each, every one a process.
+const BYPASS_TIMEOUT: Duration = Duration::from_mins(40);
 /// Names the features that must be there: without one, a test fails instead of skipping itself.
 const EXPECT: &str = "DEFENSECLAW_EXPECT";
 
@@ -44,6 +46,11 @@ enum Suite {
     Vm612,
     #[value(name = "vm-6.12-no-lsm")]
     Vm612NoLsm,
+    #[value(name = "bypass-6.1")]
+    Bypass61,
+    #[value(name = "bypass-6.12")]
+    Bypass612,
+    BypassHost,
     Agents,
 }
 
@@ -77,6 +84,9 @@ impl Suite {
             Self::Vm61 => "vm-6.1",
             Self::Vm612 => "vm-6.12",
             Self::Vm612NoLsm => "vm-6.12-no-lsm",
+            Self::Bypass61 => "bypass-6.1",
+            Self::Bypass612 => "bypass-6.12",
+            Self::BypassHost => "bypass-host",
             Self::Agents => "agents",
         }
     }
@@ -89,6 +99,9 @@ impl Suite {
             Self::Vm61 => "kernel behaviour at level lsm, in a guest with Linux 6.1",
             Self::Vm612 => "kernel behaviour at level lsm, in a guest with Linux 6.12",
             Self::Vm612NoLsm => "kernel behaviour at level tracepoint, in a guest without an active BPF LSM",
+            Self::Bypass61 => "known ways around a policy at level lsm, in a guest with Linux 6.1",
+            Self::Bypass612 => "known ways around a policy at level lsm, in a guest with Linux 6.12",
+            Self::BypassHost => "those that every level holds, on this host; needs root",
             Self::Agents => "real agents against a scripted model; needs root and an npm registry",
         }
     }
@@ -125,9 +138,16 @@ impl Suite {
                 let mut command = on_host("suite-vm", "root,tools")?;
                 count(command.args(["--level", "tracepoint"]), tally)
             }
-            Self::Vm61 => in_guest("6.1", Profile::Lsm, tally),
-            Self::Vm612 => in_guest("6.12", Profile::Lsm, tally),
-            Self::Vm612NoLsm => in_guest("6.12", Profile::NoLsm, tally),
+            Self::Vm61 => kernel_suite("6.1", Profile::Lsm, tally),
+            Self::Vm612 => kernel_suite("6.12", Profile::Lsm, tally),
+            Self::Vm612NoLsm => kernel_suite("6.12", Profile::NoLsm, tally),
+            Self::Bypass61 => bypass_suite("6.1", tally),
+            Self::Bypass612 => bypass_suite("6.12", tally),
+            Self::BypassHost => {
+                build("suite-bypass")?;
+                let mut command = on_host("suite-bypass", "")?;
+                count(command.args(["--level", "tracepoint"]), tally)
+            }
             Self::Agents => {
                 setup::ensure(&[Purpose::Agents])?;
                 build("suite-agents")?;
@@ -162,23 +182,39 @@ fn on_host(name: &str, expect: &str) -> Result<Command> {
     process::as_root(workspace::release_binary(name), &environment)
 }
 
-fn in_guest(kernel: &str, profile: Profile, tally: &mut Tally) -> Result<()> {
-    setup::ensure(&[Purpose::Vm])?;
-    build("suite-vm")?;
+fn kernel_suite(kernel: &str, profile: Profile, tally: &mut Tally) -> Result<()> {
     let (level, expect) = match profile {
         Profile::Lsm => ("lsm", "root,tools,bpf_lsm"),
         Profile::NoLsm => ("tracepoint", "root,tools"),
     };
-    let mut guest = Vm::new(Kernel::Version(kernel.to_owned()))
-        .profile(profile)
-        .timeout(GUEST_TIMEOUT)
-        .env(EXPECT, expect)
-        .copy_to(workspace::release_binary("defenseclaw"), "/usr/local/bin/defenseclaw")
-        .copy_to(workspace::release_binary("suite-vm"), "/usr/local/bin/suite-vm");
+    let mut guest = guest_for("suite-vm", kernel)?.profile(profile).env(EXPECT, expect);
     for path in tools::paths()? {
         guest = guest.copy(path);
     }
-    let command = ["suite-vm", "--level", level].map(OsString::from);
+    in_guest(&guest, &["suite-vm", "--level", level], tally)
+}
+
+/// The guest is the suite's own: it mounts file systems there and changes files of the system.
+fn bypass_suite(kernel: &str, tally: &mut Tally) -> Result<()> {
+    let mut guest = guest_for("suite-bypass", kernel)?.timeout(BYPASS_TIMEOUT);
+    for (module, name) in tools::modules(kernel) {
+        guest = guest.copy_to(module, format!("/usr/lib/suite-modules/{name}"));
+    }
+    in_guest(&guest, &["suite-bypass", "--level", "lsm", "--own-machine"], tally)
+}
+
+/// A guest with `defenseclaw` and a suite.
+fn guest_for(suite: &str, kernel: &str) -> Result<Vm> {
+    setup::ensure(&[Purpose::Vm])?;
+    build(suite)?;
+    Ok(Vm::new(Kernel::Version(kernel.to_owned()))
+        .timeout(GUEST_TIMEOUT)
+        .copy_to(workspace::release_binary("defenseclaw"), "/usr/local/bin/defenseclaw")
+        .copy_to(workspace::release_binary(suite), format!("/usr/local/bin/{suite}")))
+}
+
+fn in_guest(guest: &Vm, command: &[&str], tally: &mut Tally) -> Result<()> {
+    let command: Vec<OsString> = command.iter().map(OsString::from).collect();
     let finished = guest.run(&command, &mut |stream, bytes| {
         vm::print(stream, bytes);
         if stream == Stream::Output {

@@ -1,4 +1,5 @@
-//! Programs the suites in guests provoke events with and compare with: strace, git, Python, a C compiler.
+//! Programs the suites in guests provoke events with and compare with: strace, git, Python, a C compiler; and modules of
+//! the guest's kernel.
 //!
 //! Names host paths only; `vm` finds the libraries. What a compiler needs is asked of the compiler itself.
 
@@ -6,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
 
-use crate::{process, workspace};
+use crate::{process, vm, workspace};
 
 /// Headers a C program needs without any library but libc. All of `/usr/include` is too much for a guest.
 const HEADERS: [&str; 6] = ["asm", "asm-generic", "bits", "gnu", "linux", "sys"];
@@ -28,6 +29,30 @@ const COMPILER_FILES: [&str; 13] = [
     "libc_nonshared.a",
     "liblto_plugin.so",
 ];
+
+/// Modules that a guest can load: file systems and sockets of cloud kernels, and two that do nothing by themselves.
+const MODULES: [&str; 6] = [
+    "fs/overlayfs/overlay.ko",
+    "net/vmw_vsock/vsock.ko",
+    "crypto/af_alg.ko",
+    "net/netfilter/nfnetlink.ko",
+    "drivers/net/dummy.ko",
+    "drivers/net/ifb.ko",
+];
+
+/// Those of them that this kernel has as modules, with their file names, compressed or not.
+pub(super) fn modules(kernel: &str) -> Vec<(PathBuf, String)> {
+    let releases = vm::kernel::directory(kernel).join("lib/modules");
+    let Some(release) = releases.read_dir().into_iter().flatten().flatten().next() else { return Vec::new() };
+    let candidates = MODULES.iter().flat_map(|module| ["", ".xz"].map(|suffix| format!("{module}{suffix}")));
+    candidates
+        .filter_map(|module| {
+            let path = release.path().join("kernel").join(module);
+            let name = path.file_name()?.to_str()?.to_owned();
+            path.is_file().then_some((path, name))
+        })
+        .collect()
+}
 
 /// Everything to copy.
 pub(super) fn paths() -> Result<Vec<PathBuf>> {

@@ -34,7 +34,7 @@ impl fmt::Display for Finding {
     }
 }
 
-fn finding(path: &str, line: usize, message: impl Into<String>) -> Finding {
+pub(super) fn finding(path: &str, line: usize, message: impl Into<String>) -> Finding {
     Finding { path: path.to_owned(), line, message: message.into() }
 }
 

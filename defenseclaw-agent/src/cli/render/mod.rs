@@ -11,6 +11,7 @@ mod judged;
 mod line;
 mod network;
 mod privileged;
+mod protection;
 #[cfg(test)]
 mod tests;
 mod tree;
@@ -232,6 +233,7 @@ fn coverage(report: &Report, options: &RenderOptions) -> Vec<Line> {
         Level::Lsm => "Level lsm: seen inside the kernel's own checks, before anything happens.",
         Level::Fentry => "Level fentry: seen at the kernel's own checks.",
         Level::Tracepoint => "Level tracepoint: seen when system calls return.",
+        Level::None => "Not watched: what the command did is not in this report.",
     };
     let mut text = level.to_owned();
     if !protection.level_reason.is_empty() {
@@ -240,6 +242,11 @@ fn coverage(report: &Report, options: &RenderOptions) -> Vec<Line> {
             &escape(protection.level_reason.as_bytes()),
             ".",
         ]);
+    }
+    if protection.level == Level::None {
+        let mut lines = paragraph(&text, Role::Warning, options);
+        lines.extend(protection::lines(protection, options));
+        return lines;
     }
     let (blind, limits): (Vec<_>, Vec<_>) = protection
         .capabilities
@@ -270,6 +277,7 @@ fn coverage(report: &Report, options: &RenderOptions) -> Vec<Line> {
         let words = format!("Not seen at this level (`defenseclaw doctor` explains): {}.", spots.join(", "));
         lines.extend(paragraph(&words, Role::Dim, options));
     }
+    lines.extend(protection::lines(protection, options));
     lines
 }
 

@@ -72,10 +72,10 @@ fn entries_that_never_count_are_left_out() {
 
 #[test]
 fn many_protected_files_below_one_directory_fit() {
-    let rules: String = (0..200)
+    let rules: Vec<_> = (0..200)
         .map(|n| format!("  - {{id: r{n}, effect: 'file.*', match: {{paths: '~/d{n}/**'}}, severity: high, reason: x}}\n"))
         .collect();
-    let image = image(&format!("rules:\n{rules}")).unwrap();
+    let image = image(&format!("rules:\n{}", rules.concat())).unwrap();
     let above: Vec<_> = image.paths.iter().filter(|row| row.pattern.reach == Reach::Ancestor).collect();
     assert_eq!(above.len(), 2);
     assert!(above.iter().all(|row| row.entries.len() == 1));
@@ -84,8 +84,8 @@ fn many_protected_files_below_one_directory_fit() {
 #[test]
 fn what_does_not_fit_is_refused() {
     let many = |count: usize, body: &dyn Fn(usize) -> String| {
-        let rules: String = (0..count).map(|n| format!("  - {{id: r{n}, {}}}\n", body(n))).collect();
-        format!("rules:\n{rules}")
+        let rules: Vec<_> = (0..count).map(|n| format!("  - {{id: r{n}, {}}}\n", body(n))).collect();
+        format!("rules:\n{}", rules.concat())
     };
     let path = |n: usize| {
         format!(

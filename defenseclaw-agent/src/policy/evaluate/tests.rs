@@ -134,7 +134,7 @@ fn at_equal_rank_the_stricter_decides() {
 fn taking_away_a_directory_takes_away_what_is_below() {
     table(
         "rules:
-  - {id: keys, effect: file.delete, match: {paths: '~/.ssh/**'}, severity: high, reason: x}
+  - {id: keys, effect: file.delete, match: {paths: '~/.ssh/**'}, severity: high, reason: x, unless: {executables: /bin/x}}
   - {id: one, effect: 'file.*', match: {paths: '/etc/x/y'}, severity: critical, reason: x}
   - {id: in, effect: file.delete, match: {paths: '/var/d/*'}, severity: high, reason: x}
   - {id: allowed, effect: file.delete, match: {paths: '/etc/**'}, severity: low}
@@ -144,7 +144,9 @@ fn taking_away_a_directory_takes_away_what_is_below() {
         &[
             ("file.delete /home/u", "keys"),
             ("file.delete /home", "keys"),
-            ("file.delete /home/u/.ssh", "keys"),
+            // The owner may delete what is its own, and nothing above.
+            ("file.delete /home/u/.ssh", ""),
+            ("file.delete /home/u/.ssh/id", ""),
             ("file.delete /home/u/.ss", ""),
             ("file.write /home/u", ""),
             ("file.delete /etc/x", "one"),

@@ -33,10 +33,10 @@ pub(super) fn policy(policy: &Policy, problems: &mut Problems) {
 /// Critical is never lowered to allow where anything is blocked, and who is blocked learns why.
 fn severe(rule: &Rule, policy: &Policy, problems: &mut Problems) {
     let settings = &policy.settings;
-    let can_block = rule.can_block(&settings.thresholds);
+    let can_block = rule.can_block(settings.thresholds);
     if rule.severity == Severity::Critical {
         for mode in [Mode::Action, Mode::Hitl] {
-            let raw = rule.raw_action(&settings.thresholds, mode);
+            let raw = rule.raw_action(settings.thresholds, mode);
             if settings.applied(raw, mode).0 != PolicyAction::Allow {
                 continue;
             }
@@ -60,7 +60,7 @@ fn severe(rule: &Rule, policy: &Policy, problems: &mut Problems) {
 
 /// What may block is held by the kernel.
 fn held(rule: &Rule, policy: &Policy, problems: &mut Problems) {
-    if !rule.can_block(&policy.settings.thresholds) {
+    if !rule.can_block(policy.settings.thresholds) {
         return;
     }
     for (_, pattern) in rule.matches.patterns(rule.effects) {

@@ -179,8 +179,27 @@ fn what_never_blocks_may_be_wild() {
 
 #[test]
 fn problems_have_an_end() {
-    let keys: String = (0..5000).map(|key| format!("k{key}: 1\n")).collect();
-    let problems = read(&keys).unwrap_err();
+    let keys: Vec<_> = (0..5000).map(|key| format!("k{key}: 1\n")).collect();
+    let problems = read(&keys.concat()).unwrap_err();
     assert_eq!(problems.len(), 101);
     assert_eq!(problems[100].message, "and 4901 more");
+}
+
+proptest::proptest! {
+    /// Any text is a policy or a list of problems, however close to a policy it is.
+    #[test]
+    fn no_text_is_too_odd(
+        cuts in proptest::collection::vec((0_usize..20_000, 0_usize..40, "[-a-z*~${}\\[\\],:'\"&!%@|>0-9/ \n\\PC]{0,6}"), 0..8),
+    ) {
+        let mut text = crate::policy::preset("strict").unwrap().to_owned();
+        for (at, length, new) in cuts {
+            let at = text.floor_char_boundary(at % (text.len() + 1));
+            let end = text.floor_char_boundary((at + length).min(text.len())).max(at);
+            text.replace_range(at..end, &new);
+        }
+        let include = |name: &str| crate::policy::preset(name).map(str::to_owned);
+        if let Err(problems) = load("p", &text, &include) {
+            proptest::prop_assert!(problems.iter().all(|problem| !problem.message.is_empty()));
+        }
+    }
 }

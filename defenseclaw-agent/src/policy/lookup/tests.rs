@@ -14,13 +14,16 @@ fn name() -> impl Strategy<Value = String> {
     prop::sample::select(NAMES.to_vec()).prop_map(str::to_owned)
 }
 
+fn path(names: &[String]) -> String {
+    names.iter().flat_map(|name| ["/", name]).collect()
+}
+
 fn held_pattern() -> impl Strategy<Value = String> {
     let front = prop::sample::select(vec!["", "~", "${project}"]);
     let tail = prop::sample::select(vec!["", "/**", "/*"]);
     prop_oneof![
         4 => (front, prop::collection::vec(name(), 0..4), tail).prop_map(|(front, names, tail)| {
-            let path: String = names.iter().map(|name| format!("/{name}")).collect();
-            let text = format!("{front}{path}{tail}");
+            let text = format!("{front}{}{tail}", path(&names));
             if text.is_empty() { "/".into() } else { text }
         }),
         2 => (name(), prop::bool::ANY).prop_map(|(name, tree)| format!("**/{name}{}", if tree { "/**" } else { "" })),
@@ -152,14 +155,10 @@ fn policy(wild: bool) -> impl Strategy<Value = String> {
     ]);
     let unresolved = prop::sample::select(vec!["block", "alert", "allow"]);
     (prop::collection::vec(rule, 0..12), defaults, unresolved).prop_map(|(rules, defaults, unresolved)| {
-        let mut text = format!("version: 1\nsettings: {{unresolved: {unresolved}}}\ndefaults: {defaults}\n");
-        if !rules.is_empty() {
-            text.push_str("rules:\n");
-        }
-        for (number, rule) in rules.iter().enumerate() {
-            text.push_str(&format!("  - {{id: r{number}, {rule}}}\n"));
-        }
-        text
+        let head = format!("version: 1\nsettings: {{unresolved: {unresolved}}}\ndefaults: {defaults}\n");
+        let rules: Vec<_> =
+            rules.iter().enumerate().map(|(n, rule)| format!("  - {{id: r{n}, {rule}}}\n")).collect();
+        head + if rules.is_empty() { "" } else { "rules:\n" } + &rules.concat()
     })
 }
 
@@ -169,8 +168,7 @@ type Question = (Subject, String, Option<&'static str>, Option<&'static str>);
 fn question() -> impl Strategy<Value = Question> {
     let path = (prop::sample::select(vec!["", "/a/b", "/a/proj"]), prop::collection::vec(name(), 0..5))
         .prop_map(|(front, names)| {
-            let path: String = names.iter().map(|name| format!("/{name}")).collect();
-            let text = format!("{front}{path}");
+            let text = format!("{front}{}", path(&names));
             if text.is_empty() { "/".to_owned() } else { text }
         });
     let effects: Vec<_> = crate::model::Effect::ALL.iter().copied().take(8).map(Subject::Effect).collect();
@@ -222,7 +220,7 @@ fn bind(text: &str, mode: Mode) -> Session {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 512, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 256, ..ProptestConfig::default() })]
 
     #[test]
     fn the_image_answers_as_the_policy_does(

@@ -135,7 +135,13 @@ fn start(boot: BootTime, wall: WallTime) -> Box<SessionStart> {
         host: String::new(),
         kernel: String::new(),
         version: String::new(),
-        protection: Protection { level: Level::Lsm, level_reason: String::new(), capabilities: Vec::new() },
+        protection: Protection {
+            level: Level::Lsm,
+            level_reason: String::new(),
+            capabilities: Vec::new(),
+            table: Vec::new(),
+            rules: Vec::new(),
+        },
     })
 }
 

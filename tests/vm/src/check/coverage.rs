@@ -33,7 +33,7 @@ fn needed(level: Level, claim: &Claim) -> Vec<String> {
         return vec![name.to_owned()];
     }
     match level {
-        Level::Tracepoint | Level::Fentry => vec![format!("syscall/{}", claim.call)],
+        Level::Tracepoint | Level::Fentry | Level::None => vec![format!("syscall/{}", claim.call)],
         Level::Lsm if matches!(action, Action::Namespace { operation, .. } if *operation != NamespaceOp::UserCreate) =>
         {
             vec!["fentry/switch_task_namespaces".to_owned()]
@@ -58,6 +58,7 @@ fn hooks(action: &Action, call: &str) -> &'static [&'static str] {
         Action::DirRemove { .. } => &["path_rmdir"],
         Action::NetConnect { .. } => &["socket_connect"],
         Action::NetBind { .. } => &["socket_bind"],
+        Action::SocketCreate { .. } => &["socket_create"],
         Action::NetSend { .. } => &["socket_sendmsg"],
         Action::UnixConnect { datagram: false, .. } => &["unix_stream_connect"],
         Action::UnixConnect { datagram: true, .. } => &["unix_may_send"],

@@ -61,6 +61,8 @@ fn session() -> Vec<AuditRecord> {
                     state: CapabilityState::Missing,
                     reason: "why".to_owned(),
                 }],
+                table: Vec::new(),
+                rules: Vec::new(),
             },
         })),
         AuditRecord::Loss(Loss {
