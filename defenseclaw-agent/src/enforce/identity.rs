@@ -2,12 +2,12 @@
 //! another mount namespace) is judged as the file. Looks at the file system, and keeps within stated bounds.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, VecDeque},
     ffi::CString,
     fs, io,
     mem::MaybeUninit,
     os::unix::ffi::{OsStrExt, OsStringExt},
-    path::{Path, PathBuf},
+    path::Path,
 };
 
 use nix::sys::statfs::{self, FsType, statfs};
@@ -22,13 +22,15 @@ use crate::{
 pub struct Bounds {
     /// Files, directories and links, over all patterns.
     pub files: usize,
+    /// Of one pattern, so that a large tree does not leave the others without.
+    pub per_pattern: usize,
     /// Directories below a pattern's own.
     pub depth: usize,
 }
 
 impl Default for Bounds {
     fn default() -> Self {
-        Self { files: 50_000, depth: 32 }
+        Self { files: 50_000, per_pattern: 10_000, depth: 32 }
     }
 }
 
@@ -63,6 +65,7 @@ pub fn find(roots: &[Vec<u8>], bounds: Bounds, entries_of: &dyn Fn(&[u8]) -> Vec
         found: BTreeMap::new(),
         skipped: Vec::new(),
         seen: 0,
+        seen_max: 0,
     };
     for root in roots {
         walk.root(Path::new(std::ffi::OsStr::from_bytes(root)));
@@ -78,10 +81,13 @@ struct Walk<'a> {
     found: BTreeMap<(u64, u64), Vec<Entry>>,
     skipped: Vec<String>,
     seen: usize,
+    /// Where the current pattern has to end.
+    seen_max: usize,
 }
 
 impl Walk<'_> {
     fn root(&mut self, root: &Path) {
+        self.seen_max = self.bounds.files.min(self.seen + self.bounds.per_pattern);
         let metadata = match fs::symlink_metadata(root) {
             Ok(metadata) => metadata,
             Err(error) => {
@@ -107,10 +113,10 @@ impl Walk<'_> {
         }
     }
 
-    /// Everything below a directory; `named` is the name that policy knows it by.
+    /// Everything below a directory, what is nearest to it first; `named` is the name that policy knows it by.
     fn below(&mut self, start: &Path, named: &Path, effects: Effects) {
-        let mut todo: Vec<(PathBuf, PathBuf, usize)> = vec![(start.to_owned(), named.to_owned(), 0)];
-        while let Some((directory, named, depth)) = todo.pop() {
+        let mut todo = VecDeque::from([(start.to_owned(), named.to_owned(), 0)]);
+        while let Some((directory, named, depth)) = todo.pop_front() {
             match statfs(&directory) {
                 Ok(found) if is_pseudo(found.filesystem_type()) => continue,
                 Ok(_) => {}
@@ -131,15 +137,14 @@ impl Walk<'_> {
                 continue;
             }
             for entry in entries.flatten() {
-                if self.seen >= self.bounds.files {
-                    let reason = format!("more than {} files are protected", self.bounds.files);
-                    self.skip(&directory, &reason);
+                if self.seen >= self.seen_max {
+                    self.skip(start, "it has too many files; those nearest to it are protected");
                     return;
                 }
                 let (path, name) = (entry.path(), named.join(entry.file_name()));
                 self.take(&path, &name, effects);
                 if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-                    todo.push((path, name, depth + 1));
+                    todo.push_back((path, name, depth + 1));
                 }
             }
         }
@@ -294,7 +299,7 @@ mod tests {
         let found = find(&[bytes(&keys), bytes(&place.path().join("absent"))], Bounds::default(), &entries);
         let mut expected: Vec<u64> = ["", "deep", "deep/id", "out"]
             .iter()
-            .map(|name| ino(&keys.join(name).components().collect::<PathBuf>()))
+            .map(|name| ino(&keys.join(name).components().collect::<std::path::PathBuf>()))
             .collect();
         let mut inodes = inodes(&found);
         expected.sort_unstable();
@@ -342,7 +347,11 @@ mod tests {
             fs::create_dir(&deep).unwrap();
             fs::write(deep.join("file"), "").unwrap();
         }
-        for (bounds, most) in [(Bounds { files: 5, depth: 32 }, 5), (Bounds { files: 100, depth: 2 }, 6)] {
+        for (bounds, most) in [
+            (Bounds { files: 5, per_pattern: 100, depth: 32 }, 5),
+            (Bounds { files: 100, per_pattern: 4, depth: 32 }, 4),
+            (Bounds { files: 100, per_pattern: 100, depth: 2 }, 6),
+        ] {
             let found = find(&[bytes(place.path())], bounds, &entries);
             assert!(found.files.len() <= most, "{bounds:?}: {}", found.files.len());
             assert_eq!(found.skipped.len(), 1, "{:?}", found.skipped);

@@ -88,7 +88,8 @@ impl Enforcer {
         getrandom::fill(&mut seed).map_err(|error| EnforceError::Random(error.to_string()))?;
         Ok(Self {
             maps,
-            seed: u64::from_ne_bytes(seed),
+            // 0 is the image that judges nothing.
+            seed: u64::from_ne_bytes(seed).max(1),
             registry: Registry::default(),
             owner_rows: BTreeMap::new(),
             profiles: BTreeMap::new(),
@@ -114,7 +115,7 @@ impl Enforcer {
         let written = written.and_then(|()| {
             running::refresh(&mut self.maps.scope, &registry);
             let write = started.elapsed();
-            self.maps.current.set(profile, slot + 1, 0).map_err(failed("swap", CURRENT))?;
+            self.maps.current.set(profile, index(slot), 0).map_err(failed("swap", CURRENT))?;
             Ok((write, started.elapsed()))
         });
         let (write, swapped) = match written {
@@ -185,7 +186,7 @@ impl Enforcer {
         }
         if !added.is_empty() {
             // Only bits are added to what programs may be reading.
-            self.maps.images.set(*slot, ImagePod(**image), 0).map_err(failed("update", IMAGES))?;
+            self.maps.images.set(index(*slot), ImagePod(**image), 0).map_err(failed("update", IMAGES))?;
             changed += added.len();
             keys.extend(&added);
         }
@@ -243,7 +244,7 @@ impl Enforcer {
             row.map_err(|error| row_error(policy, &error, *rule))?;
             undo.keys.push(*key);
         }
-        self.maps.images.set(slot, ImagePod(*image), 0).map_err(failed("write", IMAGES))
+        self.maps.images.set(index(slot), ImagePod(*image), 0).map_err(failed("write", IMAGES))
     }
 
     /// As if nothing had been written. A row that cannot be removed is in a slot that is not in force.
@@ -269,6 +270,11 @@ impl Enforcer {
             profile.leftover = Some((before.keys, since));
         }
     }
+}
+
+/// Where the image of a slot lies, and what says that it is in force: the first one stays empty.
+fn index(slot: u32) -> u32 {
+    slot + 1
 }
 
 fn remove(maps: &mut Maps, keys: &[Key]) {

@@ -133,6 +133,9 @@ impl Guard {
         }
         let done = put_in_force(&mut self.enforcer, self.session, &compiled);
         let loaded = done.map_err(|error| self.refused(one(&error)))?;
+        for skipped in &compiled.identities.skipped {
+            warn!(skipped, "not protected by inode");
+        }
         self.in_force = compiled;
         Ok(loaded)
     }
@@ -204,9 +207,6 @@ fn put_in_force(
         cleanup = ?swapped.cleanup,
         "policy in force"
     );
-    for skipped in &compiled.identities.skipped {
-        warn!(skipped, "not protected by inode");
-    }
     Ok(compiled.loaded(session, SESSION_PROFILE, swapped.generation))
 }
 

@@ -312,10 +312,14 @@ impl Watch {
     fn begin(&mut self, start_ns: Option<u64>) -> Result<(), RunError> {
         if let Some(mut start) = self.start.take() {
             start.root.start_ns = start_ns.unwrap_or(start.root.start_ns);
+            let boot = start.boot;
             self.step(Input::Started(start));
-            if let Some(Begin { loaded, posture }) =
+            if let Some(Begin { mut loaded, mut posture }) =
                 self.policy.as_mut().and_then(|policy| policy.begin.take())
             {
+                // Both were ready before the session began.
+                loaded.boot = boot;
+                posture.iter_mut().for_each(|change| change.boot = boot);
                 self.step(Input::PolicyLoaded(Box::new(loaded)));
                 if let Some(change) = posture {
                     self.step(Input::Posture(change));

@@ -9,7 +9,7 @@ use super::{
 };
 use crate::{
     cli::describe,
-    model::{PolicyAction, Posture},
+    model::{Level, PolicyAction, Posture},
     report::{Judged, JudgedGroup, JudgedOperation},
 };
 
@@ -23,7 +23,12 @@ pub(super) fn summary(judged: &Judged) -> String {
 }
 
 /// Lines of the section, without its heading; none if there was no policy.
-pub(super) fn lines(judged: &Judged, commands: &Commands, options: &RenderOptions) -> Vec<Line> {
+pub(super) fn lines(
+    judged: &Judged,
+    level: Option<Level>,
+    commands: &Commands,
+    options: &RenderOptions,
+) -> Vec<Line> {
     let mut lines = Vec::new();
     for group in &judged.groups {
         lines.extend(self::group(group, commands, options));
@@ -32,7 +37,12 @@ pub(super) fn lines(judged: &Judged, commands: &Commands, options: &RenderOption
         let words = format!("{} beyond what a report lists", words::count(judged.unlisted, "event"));
         lines.extend(paragraph(&words, Role::Warning, options));
     }
-    if judged.groups.is_empty() && !judged.policies.is_empty() {
+    let seen = judged.policies.is_empty() || level.is_none_or(|level| level == Level::Lsm);
+    if !seen {
+        let words = "Files, programs and privileged operations are not judged at this level: what policy would have said of \
+                     them is not known.";
+        lines.extend(paragraph(words, Role::Warning, options));
+    } else if judged.groups.is_empty() && !judged.policies.is_empty() {
         lines.extend(paragraph("Nothing was blocked, and nothing is to be looked at.", Role::Good, options));
     }
     lines.extend(in_force(judged, options));

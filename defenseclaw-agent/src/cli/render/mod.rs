@@ -63,7 +63,8 @@ pub fn render(report: &Report, options: &RenderOptions) -> Vec<Line> {
     let signs = files::Signs::new(report);
     let mut lines = header(report, options);
 
-    let judged_lines = judged::lines(&report.policy, &commands, options);
+    let level = report.session.as_ref().map(|session| session.protection.level);
+    let judged_lines = judged::lines(&report.policy, level, &commands, options);
     section(&mut lines, options, "Policy", &judged::summary(&report.policy), judged_lines);
 
     let processes = tree::summary(report);

@@ -19,7 +19,7 @@ fn maps(rules: u32) -> Option<Maps> {
     let slots = u32::try_from(SLOTS).unwrap();
     Some(Maps {
         current: Array::create(slots / 2, 0).unwrap(),
-        images: Array::create(slots, 0).unwrap(),
+        images: Array::create(slots + 1, 0).unwrap(),
         rules: HashMap::create(rules, 0).unwrap(),
         verdicts: PerCpuArray::create(16, 0).unwrap(),
         scope: HashMap::create(16, 0).unwrap(),
@@ -64,7 +64,7 @@ fn each_policy_replaces_the_one_before_and_leaves_nothing_of_it() {
         assert_eq!(current(&enforcer, profile), slot + 1);
         assert_eq!(slots(&enforcer), [slot].into(), "the rows of the other image are gone");
         assert_eq!(all_rows(&enforcer).len(), paths.len());
-        let ImagePod(image) = enforcer.maps.images.get(&slot, 0).unwrap();
+        let ImagePod(image) = enforcer.maps.images.get(&(slot + 1), 0).unwrap();
         assert_eq!(image.generation, swapped.generation);
     }
     enforcer.withdraw(profile).unwrap();
@@ -158,7 +158,7 @@ fn protected_files_are_followed() {
     assert_eq!(inodes(&enforcer), [hash(&enforcer, 1), hash(&enforcer, 2)].into());
     assert_eq!(enforcer.refresh_identities(2, &image, &[file(2), file(3)]).unwrap(), 2);
     assert_eq!(inodes(&enforcer), [hash(&enforcer, 2), hash(&enforcer, 3)].into());
-    let ImagePod(written) = enforcer.maps.images.get(&4, 0).unwrap();
+    let ImagePod(written) = enforcer.maps.images.get(&5, 0).unwrap();
     let (word, bit) = abi::bloom(hash(&enforcer, 3), class::INODE);
     assert_eq!(written.bloom[word] >> bit & 1, 1);
     assert_eq!(enforcer.refresh_identities(9, &image, &[file(2)]).unwrap(), 0, "nothing in force there");
