@@ -88,7 +88,7 @@ pub fn unix_record(actor: &Actor, sk: Ptr, policy: &Policy) -> Option<(Record, J
     if !dentry.is_null() {
         let seed = policy.seed();
         let record = Record::about(Kind::UnixConnect, actor, dentry, shim_path_mnt(path), seed)?;
-        let judged = record.judge(&policy, effect::UNIX, 0, 0);
+        let judged = record.judge(policy, effect::UNIX, 0, 0);
         return Some((record, judged));
     }
     let mut record = Record::begin(Kind::UnixConnect, actor)?;

@@ -16,7 +16,7 @@ pub(super) const ROOMS: [Room; 12] = [
     Room { name: "pipeline", imports: &["model", "tree"], pure: true },
     Room { name: "report", imports: &["model", "tree"], pure: true },
     Room { name: "sensor", imports: &["model"], pure: false },
-    Room { name: "launcher", imports: &["model"], pure: false },
+    Room { name: "launcher", imports: &["model", "policy"], pure: false },
     Room { name: "store", imports: &["model"], pure: false },
     Room { name: "telemetry", imports: &["model"], pure: false },
     Room { name: "config", imports: &["model"], pure: false },
