@@ -11,7 +11,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use defenseclaw::store::{Writer, verify};
+use defenseclaw::{
+    model::{AuditRecord, BootTime, PolicyAction, PolicyRefused},
+    store::{Writer, verify},
+};
 use insta::assert_snapshot;
 use nix::{
     sys::signal::{Signal, kill},
@@ -292,4 +295,37 @@ fn without_a_name_the_audit_is_the_users_own() {
     let place = if root { Path::new("/var/lib") } else { Path::new("[DIR]") };
     // Whether it exists is not ours to decide when the test runs as root.
     assert!(text.contains(place.join("defenseclaw/audit.db").to_str().unwrap()) || root, "{text}");
+}
+
+#[test]
+fn what_policy_blocked_stands_first() {
+    let audit = Audit::empty_place();
+    let writer = audit.writer();
+    let refused = AuditRecord::PolicyRefused(PolicyRefused {
+        session: SESSION,
+        boot: BootTime(records::BEGIN + 8_000_000_000),
+        name: "mine.yaml".to_owned(),
+        problems: vec!["mine.yaml:3:5: \u{1b}[31mno such effect".to_owned()],
+    });
+    let rows = [
+        records::start(SESSION),
+        records::policy_loaded(),
+        records::opened(SESSION, 1),
+        records::judged(PolicyAction::Alert),
+        records::judged(PolicyAction::Block),
+        refused,
+        records::degraded(),
+        records::end(SESSION),
+    ];
+    writer.append(rows.to_vec()).unwrap();
+    writer.close().unwrap();
+    settings().bind(|| {
+        assert_snapshot!("blocked_events", audit.run(&["events", "--session", "last", "--blocked"]));
+        assert_snapshot!("judged_events", audit.run(&["events", "--session", "last"]));
+        assert_snapshot!("judged_report", audit.run(&["report"]));
+        let json = audit.run(&["report", "--json"]);
+        let (_, json) = json.split_once("--- stdout\n").unwrap();
+        let report: serde_json::Value = serde_json::from_str(json).unwrap();
+        insta::assert_json_snapshot!("judged_json", report["policy"]);
+    });
 }

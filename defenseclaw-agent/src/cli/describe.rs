@@ -6,9 +6,9 @@ use nix::{errno::Errno, sys::signal::Signal};
 
 use super::output::{escape, size};
 use crate::model::{
-    Access, Action, AuditRecord, CredChange, Event, Exec, ExitStatus, KernelPath, Loss, LossReason, MainExit,
-    ModuleOp, MountOp, NamespaceOp, Namespaces, NetEndpoint, ProcessKey, PtraceOp, SessionEnd, SessionStart,
-    Text, Transport, UnixName,
+    Access, Action, AuditRecord, CredChange, Decision, Event, Exec, ExitStatus, KernelPath, Loss, LossReason,
+    MainExit, ModuleOp, MountOp, NamespaceOp, Namespaces, NetEndpoint, PolicyAction, PolicyLoaded,
+    PolicyRefused, Posture, ProcessKey, PtraceOp, SessionEnd, SessionStart, Text, Transport, UnixName,
 };
 
 /// Any row of the audit.
@@ -16,6 +16,9 @@ pub fn record(record: &AuditRecord) -> String {
     match record {
         AuditRecord::SessionStart(start) => session_start(start),
         AuditRecord::Event(event) => self::event(event),
+        AuditRecord::PolicyLoaded(policy) => policy_loaded(policy),
+        AuditRecord::PolicyRefused(policy) => policy_refused(policy),
+        AuditRecord::Posture(change) => posture(&change.posture),
         AuditRecord::Loss(loss) => self::loss(loss),
         AuditRecord::SessionEnd(end) => session_end(end),
     }
@@ -33,7 +36,64 @@ pub fn event(event: &Event) -> String {
     if let Some(result) = event.result.filter(|result| *result < 0) {
         write!(text, " failed: {}", errno(i32::try_from(-result).unwrap_or(0))).ok();
     }
+    if let Some(decision) = &event.decision {
+        text.push_str(&self::decision(decision));
+    } else if let Some(verdict) = event.verdict {
+        let (rule, generation) = (verdict.rule, verdict.generation);
+        write!(text, " [{} by rule number {rule} of unknown policy {generation}]", verdict.action).ok();
+    }
     text
+}
+
+/// What policy said, in brackets; nothing if it simply allowed.
+fn decision(decision: &Decision) -> String {
+    let rules =
+        decision.verdict.rule_ids.iter().map(|id| escape(id.as_bytes())).collect::<Vec<_>>().join(", ");
+    let action = decision.action;
+    if action == PolicyAction::Allow {
+        String::new()
+    } else if decision.would_block {
+        format!(" [{action} by {rules}, would be blocked in another mode]")
+    } else {
+        format!(" [{action} by {rules}]")
+    }
+}
+
+fn policy_loaded(policy: &PolicyLoaded) -> String {
+    let PolicyLoaded { name, mode, generation, digest, rules, .. } = policy;
+    let digest = digest.get(..12).unwrap_or(digest);
+    let name = escape(name.as_bytes());
+    format!(
+        "{name} in mode {mode}, generation {generation}, {} rules (sha256 {})",
+        rules.len(),
+        escape(digest.as_bytes())
+    )
+}
+
+fn policy_refused(policy: &PolicyRefused) -> String {
+    let problems: Vec<_> = policy.problems.iter().map(|problem| escape(problem.as_bytes())).collect();
+    format!("{} was not taken: {}", escape(policy.name.as_bytes()), problems.join("; "))
+}
+
+/// Whether blocking is proven to work.
+pub fn posture(posture: &Posture) -> String {
+    match posture {
+        Posture::Enforced => "enforced: each forbidden operation that was tried was refused".to_owned(),
+        Posture::Off => "off: no policy is in force".to_owned(),
+        Posture::Degraded { which } => {
+            let which: Vec<_> = which
+                .iter()
+                .map(|unproven| {
+                    format!(
+                        "{} ({})",
+                        escape(unproven.operation.as_bytes()),
+                        escape(unproven.reason.as_bytes())
+                    )
+                })
+                .collect();
+            format!("degraded: not refused: {}", which.join(", "))
+        }
+    }
 }
 
 /// What happened to which objects.

@@ -1,4 +1,5 @@
-//! `defenseclaw doctor`: what this machine lets us see. Exit code 1: a command cannot be watched here.
+//! `defenseclaw doctor`: what this machine lets us see and hold. Exit code 1: a command cannot be watched here, or not
+//! everything that policy forbids is refused.
 
 use std::process::ExitCode;
 
@@ -8,7 +9,7 @@ use super::{
 };
 use crate::{
     config::Settings,
-    model::{Capability, CapabilityState, Protection},
+    model::{Capability, CapabilityState, Posture, Protection},
     runtime::{self, Check},
 };
 
@@ -40,8 +41,16 @@ pub fn run(args: &Args, settings: &Settings, out: &mut Out) -> anyhow::Result<Ex
         } else {
             "Commands cannot be watched here."
         }))?;
+        out.line(&output::strong(match found.posture {
+            Posture::Enforced => {
+                "They can be held to a policy: defenseclaw run --policy default --mode action -- COMMAND"
+            }
+            Posture::Degraded { .. } => "They cannot be held to a policy in full: see enforcement above.",
+            Posture::Off => "They cannot be held to a policy.",
+        }))?;
     }
-    Ok(if found.can_watch { ExitCode::SUCCESS } else { ExitCode::from(NEGATIVE) })
+    let degraded = matches!(found.posture, Posture::Degraded { .. });
+    Ok(if found.can_watch && !degraded { ExitCode::SUCCESS } else { ExitCode::from(NEGATIVE) })
 }
 
 fn word(state: CapabilityState) -> String {

@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     config::Settings,
-    model::{AuditRecord, BootTime, EventKind, SessionId},
+    model::{AuditRecord, BootTime, EventKind, PolicyAction, SessionId},
     store::{Filter, Reader, Stored},
 };
 
@@ -26,6 +26,9 @@ pub struct Args {
     /// Only about paths that match; `*` stays within a directory, `**` does not
     #[arg(long, value_name = "GLOB")]
     path: Option<String>,
+    /// Only what policy blocked
+    #[arg(long)]
+    blocked: bool,
     /// Go on with what is recorded from now on, until interrupted
     #[arg(long, short)]
     follow: bool,
@@ -47,7 +50,8 @@ fn kind_parser() -> impl TypedValueParser<Value = EventKind> {
 pub fn run(args: &Args, settings: &Settings, out: &mut Out) -> anyhow::Result<ExitCode> {
     let reader = Reader::open(&settings.database)?;
     let session = args.session.as_deref().map(|name| reader.resolve_session(name)).transpose()?;
-    let mut filter = Filter { session, kinds: args.kinds.clone(), ..Filter::default() };
+    let mut filter =
+        Filter { session, kinds: args.kinds.clone(), blocked: args.blocked, ..Filter::default() };
     if let Some(pattern) = &args.path {
         filter = filter.with_path(pattern)?;
     }
@@ -96,6 +100,9 @@ impl Lines {
             AuditRecord::Event(event) => {
                 (Some(event.session), event.time, event.process.tgid, event.kind().as_str())
             }
+            AuditRecord::PolicyLoaded(policy) => (Some(policy.session), policy.boot, 0, "policy_loaded"),
+            AuditRecord::PolicyRefused(policy) => (Some(policy.session), policy.boot, 0, "policy_refused"),
+            AuditRecord::Posture(change) => (Some(change.session), change.boot, 0, "posture"),
             AuditRecord::Loss(loss) => (loss.session, loss.last, 0, "loss"),
             AuditRecord::SessionEnd(end) => (Some(end.session), end.boot, 0, "session_end"),
         };
@@ -117,9 +124,16 @@ impl Lines {
             _ => line.push_str(&what),
         }
         match &stored.record {
-            AuditRecord::Loss(_) => line = output::bad(&line),
-            AuditRecord::SessionStart(_) | AuditRecord::SessionEnd(_) => line = output::strong(&line),
-            AuditRecord::Event(_) => {}
+            AuditRecord::Loss(_) | AuditRecord::PolicyRefused(_) => line = output::bad(&line),
+            AuditRecord::SessionStart(_)
+            | AuditRecord::PolicyLoaded(_)
+            | AuditRecord::Posture(_)
+            | AuditRecord::SessionEnd(_) => line = output::strong(&line),
+            AuditRecord::Event(event) => {
+                if event.policy_action() == Some(PolicyAction::Block) {
+                    line = output::bad(&line);
+                }
+            }
         }
         Ok(out.line(&line)?)
     }

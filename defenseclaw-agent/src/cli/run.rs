@@ -4,7 +4,10 @@
 use std::{ffi::OsString, fs::File, path::PathBuf, process::ExitCode};
 
 use anyhow::Context;
-use clap::ValueEnum;
+use clap::{
+    ValueEnum,
+    builder::{PossibleValuesParser, TypedValueParser},
+};
 
 use super::{
     output::{self, Out},
@@ -12,10 +15,10 @@ use super::{
 };
 use crate::{
     config::Settings,
-    model::Mode,
+    model::{Mode, PolicyAction},
     runtime::{
-        self, LandlockChoice, LandlockLevel, PolicyOptions, RunError, RunOptions, RunOutcome, SensorOptions,
-        Siblings, UserChoice,
+        self, LandlockChoice, LandlockLevel, PolicyOptions, PolicySource, RunError, RunOptions, RunOutcome,
+        SensorOptions, Siblings, UserChoice,
     },
     store::Reader,
 };
@@ -46,18 +49,19 @@ pub struct Args {
     /// Under sudo, run the command as root
     #[arg(long)]
     as_root: bool,
-    /// Size of each ring between kernel and watcher, in bytes: a power of two, at least 4096
-    #[arg(long, value_name = "BYTES", value_parser = ring_size)]
-    ring_bytes: Option<u32>,
-    /// Write the counters of every stage to this file, as JSON
-    #[arg(long, value_name = "PATH")]
-    stats_json: Option<PathBuf>,
-    /// What the command may do: a preset (observe, default, strict) or a file. Without root, Landlock alone holds it
-    #[arg(long, value_name = "POLICY")]
-    policy: Option<OsString>,
-    /// Instead of the policy's own mode
-    #[arg(long, value_enum, requires = "policy")]
-    mode: Option<ModeArg>,
+    /// What the command may do: a preset (observe, default, strict) or a file, which is read again when it changes and
+    /// on SIGHUP. Without root, Landlock alone holds it
+    #[arg(long, value_name = "PRESET|FILE")]
+    policy: Option<PathBuf>,
+    /// What follows from the severity of a rule [default: what the policy says, else observe]
+    #[arg(long, value_parser = mode(), requires = "policy")]
+    mode: Option<Mode>,
+    /// Profile of the policy
+    #[arg(long, value_name = "NAME", default_value = "default", requires = "policy")]
+    profile: String,
+    /// What happens to objects that cannot be resolved [default: what the policy says]
+    #[arg(long, value_name = "ACTION", value_parser = unresolved(), requires = "policy")]
+    unresolved: Option<PolicyAction>,
     /// How much Landlock may do; `auto` leaves files to other layers for a command that makes a sandbox of its own
     #[arg(long, value_enum, default_value_t, requires = "policy")]
     landlock: LandlockArg,
@@ -65,21 +69,18 @@ pub struct Args {
     /// them later cannot be used
     #[arg(long, requires = "policy")]
     landlock_carve: bool,
-    /// Start the command although rules that block are not held
+    /// Start the command although not every rule that blocks is held, or that it is is not proven
     #[arg(long, requires = "policy")]
     allow_degraded: bool,
+    /// Size of each ring between kernel and watcher, in bytes: a power of two, at least 4096
+    #[arg(long, value_name = "BYTES", value_parser = ring_size)]
+    ring_bytes: Option<u32>,
+    /// Write the counters of every stage to this file, as JSON
+    #[arg(long, value_name = "PATH")]
+    stats_json: Option<PathBuf>,
     /// The command and its arguments
     #[arg(last = true, required = true, value_name = "COMMAND")]
     command: Vec<OsString>,
-}
-
-/// Modes to choose from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum ModeArg {
-    /// Record what would be blocked
-    Observe,
-    /// Block
-    Action,
 }
 
 /// Levels to choose from.
@@ -103,17 +104,28 @@ fn policy(args: &Args) -> Option<PolicyOptions> {
         LandlockArg::Scopes => LandlockChoice::Level(LandlockLevel::ScopesAndNet),
         LandlockArg::Off => LandlockChoice::Level(LandlockLevel::Off),
     };
-    let mode = args.mode.map(|mode| match mode {
-        ModeArg::Observe => Mode::Observe,
-        ModeArg::Action => Mode::Action,
-    });
     Some(PolicyOptions {
-        policy: args.policy.clone()?,
-        mode,
+        source: PolicySource::named(args.policy.as_deref()?),
+        mode: args.mode,
+        profile: args.profile.clone(),
+        unresolved: args.unresolved,
         landlock,
         siblings: if args.landlock_carve { Siblings::Any } else { Siblings::Stable },
         allow_degraded: args.allow_degraded,
     })
+}
+
+fn mode() -> impl TypedValueParser<Value = Mode> {
+    // The parser lets these words through only, so the fallback is never taken.
+    PossibleValuesParser::new(Mode::ALL.iter().map(|mode| mode.as_str()))
+        .map(|name| Mode::from_name(&name).unwrap_or(Mode::Observe))
+}
+
+fn unresolved() -> impl TypedValueParser<Value = PolicyAction> {
+    // Nobody can be asked about what has no name.
+    let words = [PolicyAction::Allow, PolicyAction::Alert, PolicyAction::Block];
+    PossibleValuesParser::new(words.map(PolicyAction::as_str))
+        .map(|name| PolicyAction::from_name(&name).unwrap_or(PolicyAction::Block))
 }
 
 fn ring_size(text: &str) -> Result<u32, String> {
@@ -182,7 +194,7 @@ fn options(args: &Args, settings: &Settings) -> Result<RunOptions, RunError> {
     if let Some(user) = user.as_ref().filter(|user| user.is_invoker) {
         output::note(&format!("the command runs as {}, who called sudo; --as-root keeps root", user.name));
     }
-    let mut sensor = SensorOptions::default();
+    let mut sensor = SensorOptions { judge: args.policy.is_some(), ..SensorOptions::default() };
     if let Some(size) = args.ring_bytes {
         (sensor.bulk_ring, sensor.priority_ring) = (size, size);
     }
@@ -192,7 +204,7 @@ fn options(args: &Args, settings: &Settings) -> Result<RunOptions, RunError> {
         database: settings.database.clone(),
         default_database: settings.default_place,
         detach_after_main: args.detach_after_main,
-        sensor,
         policy: policy(args),
+        sensor,
     })
 }

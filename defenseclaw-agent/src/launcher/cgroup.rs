@@ -56,7 +56,7 @@ pub struct Cgroup {
 
 impl Placement {
     /// Removes what killed runs left behind, then makes the cgroup of `session`.
-    pub(super) fn create(session: SessionId) -> Self {
+    pub fn create(session: SessionId) -> Self {
         let name = format!("{PREFIX}{session}");
         let mut reasons = Vec::new();
         for parent in mounts::cgroup_parents() {

@@ -14,6 +14,7 @@
 //!
 //! What it can notice: its parent is this process, and it is in a cgroup of its own.
 
+mod canary;
 mod cgroup;
 mod child;
 mod error;
@@ -33,6 +34,7 @@ use std::ffi::OsString;
 
 use crate::model::SessionId;
 
+pub use canary::{Canary, Forbidden};
 pub use cgroup::{Cgroup, CgroupEnd, Placement};
 pub use error::LaunchError;
 pub use exit::{exit_code, finish_like};

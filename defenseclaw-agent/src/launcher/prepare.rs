@@ -19,7 +19,7 @@ use nix::{
 };
 
 use super::{
-    LaunchError, LaunchOptions, Placement, RunAs, Running,
+    Cgroup, LaunchError, LaunchOptions, Placement, RunAs, Running,
     child::{self, ChildPlan, Failed, Ids},
     image::Image,
     inherited::sigset,
@@ -65,7 +65,10 @@ pub fn prepare_in(options: &LaunchOptions, domain: Option<&Domain>) -> Result<Pr
         argv: image.argv.as_ptr(),
         envp: image.envp.as_ptr(),
     };
-    let child = start(&plan, &mut placement)?;
+    let (child, is_inside) = start(placement.cgroup(), &plan)?;
+    if !is_inside {
+        placement.admit(child.pid);
+    }
     // Ours: its end is the child's end.
     drop(report_child);
     let start_ticks = stat(child.pid)?.start_ticks;
@@ -79,8 +82,21 @@ pub fn prepare_in(options: &LaunchOptions, domain: Option<&Domain>) -> Result<Pr
     Ok(prepared)
 }
 
-/// All signals are blocked around the fork, so that none runs a handler of ours in the child.
-fn start(plan: &ChildPlan<'_>, placement: &mut Placement) -> Result<Child, LaunchError> {
+/// What a process does between its fork and its end, or its exec. It must keep to what is allowed after a fork of a
+/// threaded process.
+pub(super) trait ChildSide {
+    fn run(&self) -> !;
+}
+
+impl ChildSide for ChildPlan<'_> {
+    fn run(&self) -> ! {
+        child::run(self)
+    }
+}
+
+/// Makes a process that does nothing but `side`, in this cgroup if possible, and says whether it was. All signals are
+/// blocked around the fork, so that none runs a handler of ours in the child.
+pub(super) fn start(cgroup: Option<&Cgroup>, side: &dyn ChildSide) -> Result<(Child, bool), LaunchError> {
     let all = sigset(|_| true);
     let mut before = mem::MaybeUninit::<sigset_t>::zeroed();
     // SAFETY: both sets are ours; all zero is a valid set.
@@ -88,31 +104,30 @@ fn start(plan: &ChildPlan<'_>, placement: &mut Placement) -> Result<Child, Launc
         libc::pthread_sigmask(libc::SIG_SETMASK, &raw const all, before.as_mut_ptr());
         before.assume_init()
     };
-    let started = start_blocked(plan, placement);
+    let started = start_blocked(cgroup, side);
     // SAFETY: `before` was filled by the call above.
     unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, &raw const before, ptr::null_mut()) };
     started
 }
 
-fn start_blocked(plan: &ChildPlan<'_>, placement: &mut Placement) -> Result<Child, LaunchError> {
-    if let Placement::Cgroup(cgroup) = &*placement
-        && let Ok(child) = clone_into(plan, cgroup.as_fd().as_raw_fd())
+fn start_blocked(cgroup: Option<&Cgroup>, side: &dyn ChildSide) -> Result<(Child, bool), LaunchError> {
+    if let Some(cgroup) = cgroup
+        && let Ok(child) = clone_into(cgroup.as_fd().as_raw_fd(), side)
     {
-        return Ok(child);
+        return Ok((child, true));
     }
     // No cgroup, or clone3 is forbidden (container seccomp filters) or refuses this one.
-    // SAFETY: the child runs `child::run` only, which keeps to what is allowed after a fork of a threaded process.
+    // SAFETY: the child runs `side` only, which keeps to what is allowed after a fork of a threaded process.
     let pid = match unsafe { libc::fork() } {
-        0 => child::run(plan),
+        0 => side.run(),
         pid => Errno::result(pid).map_err(LaunchError::system("fork"))?,
     };
     let pidfd = open_pidfd(pid).inspect_err(|_| abandon(pid))?;
-    placement.admit(pid);
-    Ok(Child::held(pid, pidfd))
+    Ok((Child::held(pid, pidfd), false))
 }
 
 /// The child is born in the cgroup: no moment outside of it, and no wait for the kernel's cgroup lock.
-fn clone_into(plan: &ChildPlan<'_>, cgroup: RawFd) -> Result<Child, Errno> {
+fn clone_into(cgroup: RawFd, side: &dyn ChildSide) -> Result<Child, Errno> {
     let mut pidfd: RawFd = -1;
     // SAFETY: all zero is what clone3 takes as "not used" for every field.
     let mut args: libc::clone_args = unsafe { mem::zeroed() };
@@ -120,10 +135,10 @@ fn clone_into(plan: &ChildPlan<'_>, cgroup: RawFd) -> Result<Child, Errno> {
     args.pidfd = (&raw mut pidfd).addr() as u64;
     args.exit_signal = u64::from(libc::SIGCHLD.cast_unsigned());
     args.cgroup = u64::from(cgroup.cast_unsigned());
-    // SAFETY: without CLONE_VM this is a fork: the child has its own copy of everything, and runs `child::run` only.
+    // SAFETY: without CLONE_VM this is a fork: the child has its own copy of everything, and runs `side` only.
     // The kernel writes `pidfd` in the parent, before the call returns.
     match unsafe { libc::syscall(libc::SYS_clone3, &raw mut args, size_of::<libc::clone_args>()) } {
-        0 => child::run(plan),
+        0 => side.run(),
         -1 => Err(Errno::last()),
         pid => {
             // SAFETY: the kernel has just given us this descriptor, close-on-exec, and nobody else knows it.

@@ -18,6 +18,8 @@ pub struct Running {
     placement: Placement,
     /// `step` has reported the end.
     end_reported: bool,
+    /// SIGHUP of a process outside the tree is for us.
+    hangup_is_ours: bool,
 }
 
 /// What [`Running::step`] asks its caller to do.
@@ -28,6 +30,8 @@ pub enum Step {
     /// The command was stopped by job control, and the shell waits for us to be, too: finish what must not wait, then
     /// call [`Running::stop_along`].
     Stop,
+    /// A process outside the tree has sent SIGHUP, which is for us; see [`Running::keep_hangup`].
+    Hangup,
     /// The command has ended. Its children may go on.
     Ended(ExitStatus),
     /// The command had ended before, and this signal asks for an end: it can only mean us.
@@ -37,12 +41,17 @@ pub enum Step {
 impl Running {
     pub(super) fn new(mut child: Child, placement: Placement) -> Self {
         child.let_go();
-        Self { child, placement, end_reported: false }
+        Self { child, placement, end_reported: false, hangup_is_ours: false }
     }
 
     /// Process id of the command, in our pid namespace.
     pub fn pid(&self) -> pid_t {
         self.child.pid
+    }
+
+    /// From now on SIGHUP that a process outside the tree sends means us, as it does a daemon: it is not handed on.
+    pub fn keep_hangup(&mut self) {
+        self.hangup_is_ours = true;
     }
 
     /// Its pidfd: readable when it has ended.
@@ -83,6 +92,9 @@ impl Running {
     fn answer(&self, received: Received) -> Result<Option<Step>, LaunchError> {
         let Received { signal, sender } = received;
         let from_tree = sender.is_some_and(|pid| pid == self.child.pid || self.placement.holds(pid));
+        if signal == libc::SIGHUP && self.hangup_is_ours && sender.is_some() && !from_tree {
+            return Ok(Some(Step::Hangup));
+        }
         if self.child.ended.is_some() {
             return Ok((asks_to_end(signal) && !from_tree).then_some(Step::Asked(signal)));
         }

@@ -145,3 +145,38 @@ pub struct RuleHold {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub reasons: Vec<String>,
 }
+
+/// Whether blocking was proven to work: three operations that must fail were tried.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "posture", rename_all = "snake_case")]
+pub enum Posture {
+    /// Each of them failed.
+    Enforced,
+    /// At least one did not, or could not be tried.
+    Degraded {
+        /// Each with the reason.
+        which: Vec<Unproven>,
+    },
+    /// No policy is in force.
+    Off,
+}
+
+/// A forbidden operation that was not refused.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Unproven {
+    /// `open`, `exec`, `connect`; `canary` if none of them could be tried.
+    pub operation: String,
+    /// What happened instead.
+    pub reason: String,
+}
+
+impl Posture {
+    /// The wire name.
+    pub fn as_str(&self) -> &'static str {
+        match self {
+            Self::Enforced => "enforced",
+            Self::Degraded { .. } => "degraded",
+            Self::Off => "off",
+        }
+    }
+}

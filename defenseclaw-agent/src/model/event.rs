@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Action, BootTime, EventKind, ProcessKey, SessionId, ToolCallId};
+use super::{Action, BootTime, Decision, EventKind, PolicyAction, ProcessKey, SessionId, ToolCallId};
 
 /// Where in the kernel it was seen; says how far its details can be trusted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -12,6 +12,22 @@ pub enum Vantage {
     Kernel,
     /// When the system call returned: paths may be the process's own text, and memory may have changed meanwhile.
     SyscallExit,
+}
+
+/// What policy said, as the kernel writes it: numbers that the pipeline turns into a [`Decision`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KernelVerdict {
+    /// What was done.
+    pub action: PolicyAction,
+    /// Before mode.
+    pub raw_action: PolicyAction,
+    /// Another mode would have blocked it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub would_block: bool,
+    /// Number of the decisive rule in its policy.
+    pub rule: u16,
+    /// Low byte of the policy's generation.
+    pub generation: u8,
 }
 
 /// What an enrolled process did.
@@ -37,6 +53,12 @@ pub struct Event {
     pub result: Option<i64>,
     /// Where it was seen.
     pub vantage: Vantage,
+    /// What policy said. Only where the policy is not known whose rules it counts: otherwise it has become `decision`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub verdict: Option<KernelVerdict>,
+    /// What policy said, and what became of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub decision: Option<Box<Decision>>,
     /// What.
     #[serde(flatten)]
     pub action: Action,
@@ -46,5 +68,11 @@ impl Event {
     /// The wire name of what happened.
     pub fn kind(&self) -> EventKind {
         self.action.kind()
+    }
+
+    /// What policy did about it; none if no policy spoke.
+    pub fn policy_action(&self) -> Option<PolicyAction> {
+        let decision = self.decision.as_ref().map(|decision| decision.action);
+        decision.or(self.verdict.map(|verdict| verdict.action))
     }
 }

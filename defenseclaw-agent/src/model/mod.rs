@@ -14,11 +14,14 @@ pub use action::{
     Namespaces, NetEndpoint, PtraceOp, SocketKind, Transport, UnixName,
 };
 pub use capability::{
-    Capability, CapabilityState, Held, Level, Protection, ProtectionRow, ProtectionState, RuleHold,
+    Capability, CapabilityState, Held, Level, Posture, Protection, ProtectionRow, ProtectionState, RuleHold,
+    Unproven,
 };
-pub use event::{Event, Vantage};
+pub use event::{Event, KernelVerdict, Vantage};
 pub use ids::{BootTime, ParseSessionIdError, ProcessKey, SessionId, ToolCallId, WallTime};
 pub use loss::{Loss, LossReason};
 pub use policy::{Decision, Effect, Effects, Mechanism, Mode, PolicyAction, Privilege, Severity, Verdict};
-pub use record::{AuditRecord, MainExit, SessionEnd, SessionStart};
+pub use record::{
+    AuditRecord, LoadedRule, MainExit, PolicyLoaded, PolicyRefused, PostureChange, SessionEnd, SessionStart,
+};
 pub use text::{KernelPath, Text};

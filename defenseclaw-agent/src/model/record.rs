@@ -2,7 +2,10 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{BootTime, Event, ExitStatus, Loss, ProcessKey, Protection, SessionId, Text, WallTime};
+use super::{
+    BootTime, Event, ExitStatus, Loss, Mode, Posture, ProcessKey, Protection, SessionId, Severity, Text,
+    WallTime,
+};
 
 /// One row of the audit.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -12,6 +15,12 @@ pub enum AuditRecord {
     SessionStart(Box<SessionStart>),
     /// The kernel saw something.
     Event(Box<Event>),
+    /// A policy came into force.
+    PolicyLoaded(Box<PolicyLoaded>),
+    /// A policy was not taken; what was in force before still is.
+    PolicyRefused(PolicyRefused),
+    /// Whether enforcement was proven has changed.
+    Posture(PostureChange),
     /// Something is missing.
     Loss(Loss),
     /// A session ended.
@@ -74,4 +83,62 @@ pub struct SessionEnd {
     pub left_running: u64,
     /// Events stored for this session.
     pub events: u64,
+}
+
+/// A policy came into force: what is needed to read the verdicts that follow.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PolicyLoaded {
+    /// Session it judges.
+    pub session: SessionId,
+    /// Boot clock.
+    pub boot: BootTime,
+    /// Number of its image in the kernel.
+    pub profile: u32,
+    /// Preset or file.
+    pub name: String,
+    /// What follows from severity.
+    pub mode: Mode,
+    /// Counts the policies of this profile, from 1.
+    pub generation: u64,
+    /// SHA-256 of its text, hexadecimal.
+    pub digest: String,
+    /// By the number that verdicts carry.
+    pub rules: Vec<LoadedRule>,
+}
+
+/// One rule of a policy in force.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LoadedRule {
+    /// Id, as in the policy.
+    pub id: String,
+    /// How bad it is.
+    pub severity: Severity,
+    /// Why, and what to do instead.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub reason: String,
+}
+
+/// A policy that was not taken.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PolicyRefused {
+    /// Session it was meant for.
+    pub session: SessionId,
+    /// Boot clock.
+    pub boot: BootTime,
+    /// Preset or file.
+    pub name: String,
+    /// What is wrong with it.
+    pub problems: Vec<String>,
+}
+
+/// What the canary has found, when that has changed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PostureChange {
+    /// Session it concerns.
+    pub session: SessionId,
+    /// Boot clock.
+    pub boot: BootTime,
+    /// From now on.
+    #[serde(flatten)]
+    pub posture: Posture,
 }

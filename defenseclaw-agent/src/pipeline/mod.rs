@@ -3,17 +3,20 @@
 //! It keeps the process tree and the sessions. It has no clock, no queue and no I/O: `runtime` feeds it one input
 //! after the other and carries out the effects, in their order.
 
+mod policies;
 mod session;
 #[cfg(test)]
 mod tests;
 
 use std::{collections::BTreeMap, time::Duration};
 
+use policies::Policies;
 use session::Session;
 
 use crate::{
     model::{
-        AuditRecord, BootTime, Event, ExitStatus, KernelPath, Loss, ProcessKey, SessionId, SessionStart,
+        AuditRecord, BootTime, Event, ExitStatus, KernelPath, Loss, PolicyLoaded, PolicyRefused,
+        PostureChange, ProcessKey, SessionId, SessionStart,
     },
     tree::{ProcessFacts, ProcessTree},
 };
@@ -30,6 +33,12 @@ pub enum Input {
     Started(Box<SessionStart>),
     /// The kernel saw something.
     Event(Box<Event>),
+    /// A policy is about to be, or has just come, into force; told before the first event it has judged.
+    PolicyLoaded(Box<PolicyLoaded>),
+    /// A policy was not taken.
+    PolicyRefused(PolicyRefused),
+    /// What the canary has found has changed.
+    Posture(PostureChange),
     /// Observations are missing.
     Loss(Loss),
     /// The main process of a session ended.
@@ -62,12 +71,18 @@ pub enum Effect {
 pub struct State {
     tree: ProcessTree,
     sessions: BTreeMap<SessionId, Session>,
+    policies: Policies,
     forget_at: usize,
 }
 
 impl Default for State {
     fn default() -> Self {
-        Self { tree: ProcessTree::new(), sessions: BTreeMap::new(), forget_at: ENDED_MAX }
+        Self {
+            tree: ProcessTree::new(),
+            sessions: BTreeMap::new(),
+            policies: Policies::default(),
+            forget_at: ENDED_MAX,
+        }
     }
 }
 
@@ -107,7 +122,8 @@ pub fn step(state: &mut State, input: Input, now: BootTime, effects: &mut Vec<Ef
             state.sessions.insert(start.session, Session::new(&start));
             effects.push(Effect::Store(AuditRecord::SessionStart(start)));
         }
-        Input::Event(event) => {
+        Input::Event(mut event) => {
+            state.policies.explain(&mut event);
             let session = event.session;
             state.tree.apply(&event);
             if let Some(session) = state.sessions.get_mut(&session) {
@@ -117,6 +133,12 @@ pub fn step(state: &mut State, input: Input, now: BootTime, effects: &mut Vec<Ef
             forget_if_full(state, now);
             check_tree(state, session, effects);
         }
+        Input::PolicyLoaded(policy) => {
+            state.policies.load((*policy).clone());
+            effects.push(Effect::Store(AuditRecord::PolicyLoaded(policy)));
+        }
+        Input::PolicyRefused(policy) => effects.push(Effect::Store(AuditRecord::PolicyRefused(policy))),
+        Input::Posture(change) => effects.push(Effect::Store(AuditRecord::Posture(change))),
         Input::Loss(loss) => effects.push(Effect::Store(AuditRecord::Loss(loss))),
         Input::MainExited { session, status } => {
             // The tree is not told: its own record comes after those of the children it made, so that none of them
@@ -142,6 +164,7 @@ pub fn step(state: &mut State, input: Input, now: BootTime, effects: &mut Vec<Ef
             }
         }
         Input::Stop => {
+            state.policies.forget();
             for (id, session) in std::mem::take(&mut state.sessions) {
                 let left_running = state.tree.n_live_in(id);
                 effects.push(Effect::Store(AuditRecord::SessionEnd(session.end(id, left_running, now))));

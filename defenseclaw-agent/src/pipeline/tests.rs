@@ -33,7 +33,7 @@ fn start() -> Box<SessionStart> {
     })
 }
 
-fn event(process: ProcessKey, time: u64, action: Action) -> Box<Event> {
+pub(super) fn event(process: ProcessKey, time: u64, action: Action) -> Box<Event> {
     Box::new(Event {
         time: BootTime(time),
         session: SESSION,
@@ -44,6 +44,8 @@ fn event(process: ProcessKey, time: u64, action: Action) -> Box<Event> {
         tool_call: None,
         result: None,
         vantage: Vantage::Kernel,
+        verdict: None,
+        decision: None,
         action,
     })
 }

@@ -6,6 +6,7 @@
 
 mod classes;
 mod files;
+mod judged;
 mod losses;
 mod network;
 mod outcomes;
@@ -20,6 +21,7 @@ use serde::Serialize;
 
 pub use classes::PathClass;
 pub use files::{FileEntry, FileGroup, FileOperation, Files, NoiseFolder};
+pub use judged::{Judged, JudgedGroup, JudgedOperation, PolicyInForce, PostureAt, RefusedPolicy};
 pub use losses::Losses;
 pub use network::{Endpoint, Lookup, Network, ResolvedName, UnixPeer};
 pub use outcomes::Outcomes;
@@ -45,6 +47,8 @@ pub struct Report {
     pub rows: Option<(u64, u64)>,
     /// Events; the sum over the four sections below.
     pub events: u64,
+    /// What policy had to say about some of them.
+    pub policy: Judged,
     /// The process tree.
     pub processes: Processes,
     /// Files and directories.
@@ -65,6 +69,7 @@ pub struct ReportBuilder {
     rows: Option<(u64, u64)>,
     clock: Clock,
     events: u64,
+    judged: judged::Builder,
     processes: processes::Builder,
     files: files::Builder,
     network: network::Builder,
@@ -105,6 +110,18 @@ impl ReportBuilder {
                 self.start.get_or_insert_with(|| (**start).clone());
             }
             AuditRecord::Event(event) => self.event(event),
+            AuditRecord::PolicyLoaded(policy) => {
+                let at_ns = self.clock.since_start(policy.boot);
+                self.judged.loaded(policy, at_ns);
+            }
+            AuditRecord::PolicyRefused(policy) => {
+                let at_ns = self.clock.since_start(policy.boot);
+                self.judged.refused(policy, at_ns);
+            }
+            AuditRecord::Posture(change) => {
+                let at_ns = self.clock.since_start(change.boot);
+                self.judged.posture(&change.posture, at_ns);
+            }
             AuditRecord::Loss(loss) => self.losses.push(loss),
             AuditRecord::SessionEnd(end) => {
                 self.clock.since_start(end.boot);
@@ -118,6 +135,7 @@ impl ReportBuilder {
         let at_ns = self.clock.since_start(event.time);
         let section = Section::of(event.kind());
         self.processes.event(event, at_ns, section);
+        self.judged.push(event, at_ns);
         match section {
             Section::Processes => self.privileged.notice(event, at_ns),
             Section::Files => self.files.push(event, at_ns),
@@ -134,14 +152,16 @@ impl ReportBuilder {
         let watched = self.start.as_ref().is_some_and(|start| start.protection.level != Level::None);
         let start = self.clock.start.unwrap_or_default();
         let places = self.start.as_ref().map(|start| (&start.project, &start.home));
+        let places = classes::Places::new(places);
         Report {
             complete,
             exact: complete && watched && losses.nothing_lost(),
             duration_ns: self.clock.last.0.saturating_sub(start.0),
             rows: self.rows,
             events: self.events,
+            policy: self.judged.finish(&places),
             processes: self.processes.finish(start, self.end.as_ref().map(|end| end.main)),
-            files: self.files.finish(&classes::Places::new(places)),
+            files: self.files.finish(&places),
             network: self.network.finish(),
             privileged: self.privileged.finish(),
             losses,

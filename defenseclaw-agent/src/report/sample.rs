@@ -256,6 +256,8 @@ fn event(process: ProcessKey, now: u64, action: Action, result: Option<i64>) -> 
         tool_call: None,
         result,
         vantage: Vantage::Kernel,
+        verdict: None,
+        decision: None,
         action,
     }
 }

@@ -4,11 +4,11 @@ use std::{fs, path::Path};
 
 use serde::Serialize;
 
-use super::{clock, host};
+use super::{clock, guard, host};
 use crate::{
-    launcher::landlock::Abi,
-    model::{CapabilityState, Protection},
-    sensor,
+    launcher::{Placement, landlock::Abi},
+    model::{CapabilityState, Posture, Protection, SessionId},
+    sensor::{self, Sensor},
 };
 
 /// One point that was looked at.
@@ -38,13 +38,19 @@ pub struct Diagnosis {
     pub checks: Vec<Check>,
     /// Level and hooks, if the programs could be loaded.
     pub protection: Option<Protection>,
+    /// Whether what policy forbids is refused here, as just tried; off if it could not be tried.
+    #[serde(flatten)]
+    pub posture: Posture,
 }
 
-/// Looks at this machine. Loads the programs and unloads them again; nobody is watched.
+/// Looks at this machine. Loads the programs and unloads them again; nobody is watched but a process of our own that tries
+/// what is forbidden to it.
 pub fn diagnose(database: &Path) -> Diagnosis {
     let mut checks = vec![privileges(), pid_namespace(), btf(), boot_clock()];
+    let mut posture = Posture::Off;
     let protection = match sensor::survey() {
-        Ok(protection) => {
+        Ok(mut sensor) => {
+            let protection = sensor.protection().clone();
             let level = if protection.level_reason.is_empty() {
                 point("vantage level", CapabilityState::Available, protection.level.as_str(), "")
             } else {
@@ -52,6 +58,9 @@ pub fn diagnose(database: &Path) -> Diagnosis {
                 point("vantage level", CapabilityState::Degraded, detail, "")
             };
             checks.push(level);
+            let (found, check) = enforcement(&mut sensor);
+            posture = found;
+            checks.push(check);
             Some(protection)
         }
         Err(error) => {
@@ -70,7 +79,38 @@ pub fn diagnose(database: &Path) -> Diagnosis {
         can_watch,
         checks,
         protection,
+        posture,
     }
+}
+
+/// Tries what policy would forbid.
+fn enforcement(sensor: &mut Sensor) -> (Posture, Check) {
+    const NAME: &str = "enforcement";
+    let session = SessionId::new(clock::wall_now(), std::process::id());
+    let placement = Placement::create(session);
+    let found = guard::survey(sensor, placement.cgroup());
+    let check = match &found {
+        Ok(Posture::Enforced) => {
+            let detail = "a forbidden open, exec and connect were tried just now, and refused";
+            point(NAME, CapabilityState::Available, detail, "")
+        }
+        Ok(Posture::Degraded { which }) => {
+            let which: Vec<_> =
+                which.iter().map(|unproven| format!("{}: {}", unproven.operation, unproven.reason)).collect();
+            let detail = format!("not everything that was forbidden was refused: {}", which.join("; "));
+            let hint = "boot with `bpf` in the list of active LSMs (lsm=…,bpf); until then `run --mode action` is \
+                        refused without --allow-degraded";
+            point(NAME, CapabilityState::Degraded, detail, hint)
+        }
+        Ok(Posture::Off) => point(NAME, CapabilityState::Degraded, "nothing was tried", ""),
+        Err(error) => point(
+            NAME,
+            CapabilityState::Degraded,
+            super::run::causes(error),
+            error.hint().unwrap_or_default(),
+        ),
+    };
+    (found.unwrap_or(Posture::Off), check)
 }
 
 fn point(name: &'static str, state: CapabilityState, detail: impl Into<String>, hint: &'static str) -> Check {

@@ -43,7 +43,8 @@ pub(super) fn run(options: &RunOptions, confinement: &Confinement) -> Result<Run
         table: Vec::new(),
         rules: Vec::new(),
     };
-    confinement.describe(&prepared, &mut protection)?;
+    confinement.describe(&prepared, &mut protection);
+    confinement.check(&protection.rules)?;
     let host = host::host();
     let root = ProcessKey {
         tgid: u32::try_from(prepared.pid()).unwrap_or(0),
@@ -133,7 +134,7 @@ fn until_the_end(running: &mut Running, signals: &Signals, writer: &Writer) -> R
                 }
             }
             // It comes only after the end.
-            Step::Asked(_) => {}
+            Step::Asked(_) | Step::Hangup => {}
         }
     }
 }

@@ -8,15 +8,19 @@ use serde::Serialize;
 
 use super::{
     clock,
-    confine::{ConfineError, Confinement, PolicyOptions},
-    host, rootless,
-    watch::Watch,
+    confine::{ConfineError, Confinement},
+    guard::{Guard, RuleVerdicts},
+    host,
+    policy::{self, Directories, PolicyOptions, PolicyRejected, PolicySource},
+    rootless,
+    watch::{Begin, Policy, Watch},
 };
 use crate::{
+    enforce::{self, EnforceError},
     launcher::{self, LaunchError, LaunchOptions, RunAs, Signals},
-    model::{ExitStatus, Protection, SessionId, SessionStart, Text},
+    model::{ExitStatus, SessionId, SessionStart, Text, Unproven},
     sensor::{Sensor, SensorError, SensorOptions, SensorStats},
-    store::{StoreError, Writer, WriterOptions, WriterStats},
+    store::{StoreError, Writer, WriterOptions},
 };
 
 /// What to run, and how.
@@ -32,10 +36,10 @@ pub struct RunOptions {
     pub default_database: bool,
     /// Stop watching when the command itself has ended, whatever its children do.
     pub detach_after_main: bool,
+    /// Judge by this policy; without it nothing is judged.
+    pub policy: Option<PolicyOptions>,
     /// Sizes of the kernel's half.
     pub sensor: SensorOptions,
-    /// What the command may do.
-    pub policy: Option<PolicyOptions>,
 }
 
 /// How it went.
@@ -68,6 +72,17 @@ pub struct RunStats {
     pub stored: u64,
     /// Events that could not be stored.
     pub store_error: u64,
+    /// Records of the check of enforcement, which are not stored.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub filtered: u64,
+    /// Verdicts of the policy's rules as the kernel counts them, whether or not a record got through.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub verdicts: Vec<RuleVerdicts>,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it with a reference")]
+fn is_zero(count: &u64) -> bool {
+    *count == 0
 }
 
 /// Why it could not be run, or not to its end.
@@ -82,9 +97,21 @@ pub enum RunError {
     /// The audit.
     #[error("the audit cannot be kept")]
     Store(#[from] StoreError),
-    /// Policy.
+    /// The policy's text.
+    #[error(transparent)]
+    Policy(#[from] PolicyRejected),
+    /// Putting the policy in force.
+    #[error("the policy cannot be enforced")]
+    Enforce(#[from] EnforceError),
+    /// Not everything that policy blocks is held.
     #[error(transparent)]
     Confine(#[from] ConfineError),
+    /// The check of enforcement was not refused what is forbidden to it.
+    #[error("enforcement does not work here: {}", unproven(which))]
+    Unproven {
+        /// What was not refused.
+        which: Vec<Unproven>,
+    },
     /// Pids here are not the kernel's.
     #[error("this is not the initial pid namespace, so processes cannot be told apart")]
     PidNamespace,
@@ -112,7 +139,10 @@ impl RunError {
                 Some("in a container, share the host's pid namespace (`--pid=host`, `hostPID: true`)")
             }
             Self::Confine(error) => error.hint(),
-            Self::Launch(_) | Self::System { .. } => None,
+            Self::Unproven { .. } => {
+                Some("see `defenseclaw doctor`; --allow-degraded goes on although blocking is not proven")
+            }
+            Self::Policy(_) | Self::Enforce(_) | Self::Launch(_) | Self::System { .. } => None,
         }
     }
 
@@ -122,10 +152,30 @@ impl RunError {
     }
 }
 
+/// An error with all its causes in one line.
+pub(super) fn causes(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(Some(error), |error| error.source());
+    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
+}
+
+fn unproven(which: &[Unproven]) -> String {
+    let which = which.iter().map(|unproven| format!("{}: {}", unproven.operation, unproven.reason));
+    which.collect::<Vec<_>>().join("; ")
+}
+
 /// Runs and watches. To be called before other threads are started: it blocks signals for all of them.
 pub fn run(options: &RunOptions) -> Result<RunOutcome, RunError> {
-    let confinement = Confinement::of(options)?;
-    if let Some(confinement) = confinement.as_ref().filter(|_| options.is_rootless()) {
+    let directories = Directories::new(&home(options).0, &host::project().0);
+    // First of all: what is wrong with it needs no kernel to be said.
+    let policy = match &options.policy {
+        Some(chosen) => {
+            let compiled = policy::compile(chosen, &directories)?;
+            let confinement = Confinement::of(options, chosen, &compiled, &directories)?;
+            Some((chosen, compiled, confinement))
+        }
+        None => None,
+    };
+    if let Some((_, _, confinement)) = policy.as_ref().filter(|_| options.is_rootless()) {
         return rootless::run(options, confinement);
     }
     if !host::in_initial_pid_namespace() {
@@ -145,21 +195,34 @@ pub fn run(options: &RunOptions) -> Result<RunOutcome, RunError> {
     )?;
 
     let launch = LaunchOptions { command: options.command.clone(), session, user: options.user.clone() };
-    let domain = confinement.as_ref().and_then(Confinement::domain);
+    let domain = policy.as_ref().and_then(|(_, _, confinement)| confinement.domain());
     let prepared = launcher::prepare_in(&launch, domain)?;
     let root = u32::try_from(prepared.pid()).unwrap_or(0);
     let mut warnings = Vec::new();
-    let mut protection = sensor.protection().clone();
-    if let Some(confinement) = &confinement {
-        confinement.describe(&prepared, &mut protection)?;
-        warnings.extend(confinement.warnings());
-    }
     match prepared.placement() {
         launcher::Placement::Cgroup(cgroup) => sensor.watch_cgroup(cgroup.path(), cgroup.id(), session),
         launcher::Placement::Shared { reason } => {
             sensor.without_cgroup(&format!("the command has no cgroup of its own: {reason}"));
             warnings.push(format!("no cgroup of its own: {reason}"));
         }
+    }
+    let mut protection = sensor.protection().clone();
+    let mut judged = None;
+    if let Some((chosen, compiled, confinement)) = policy {
+        confinement.describe(&prepared, &mut protection);
+        protection.rules.extend(enforce::holds(&compiled.image, &protection));
+        confinement.check(&protection.rules)?;
+        warnings.extend(confinement.warnings());
+        let skipped = &compiled.identities.skipped;
+        warnings.extend(skipped.iter().map(|skipped| format!("not protected by inode: {skipped}")));
+        let cgroup = prepared.placement().cgroup();
+        let (mut guard, loaded) = Guard::install(&sensor, session, chosen, directories, compiled)?;
+        let posture = guard.prove(&mut sensor, cgroup)?;
+        let file = match &chosen.source {
+            PolicySource::File(file) => Some(file.clone()),
+            PolicySource::Preset(_) => None,
+        };
+        judged = Some(Policy { guard, file, begin: Some(Begin { loaded, posture }) });
     }
     sensor.enrol(root, session)?;
 
@@ -178,9 +241,9 @@ pub fn run(options: &RunOptions) -> Result<RunOutcome, RunError> {
         host: host.name,
         kernel: host.kernel,
         version: env!("CARGO_PKG_VERSION").to_owned(),
-        protection: Protection { capabilities: sensor.protection().capabilities.clone(), ..protection },
+        protection,
     };
-    let mut watch = Watch::new(sensor, writer, start);
+    let mut watch = Watch::new(sensor, writer, start, judged);
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_io()
         .enable_time()
@@ -202,29 +265,14 @@ pub fn run(options: &RunOptions) -> Result<RunOutcome, RunError> {
         }
     };
     let status = runtime.block_on(watch.until_the_end(&mut running, &signals, options.detach_after_main))?;
-    let (sensor, written) = watch.finish()?;
+    let (stats, last_error) = watch.finish()?;
     if let launcher::CgroupEnd::Left(path) = running.finish() {
         warnings.push(format!("processes are still in {}", path.display()));
     }
-    Ok(outcome(session, status, sensor, &written, warnings))
-}
-
-fn outcome(
-    session: SessionId,
-    status: Option<ExitStatus>,
-    sensor: SensorStats,
-    written: &WriterStats,
-    mut warnings: Vec<String>,
-) -> RunOutcome {
-    if let (1.., Some(error)) = (written.lost, &written.last_error) {
-        warnings.push(format!("{} events could not be stored: {error}", written.lost));
+    if let (1.., Some(error)) = (stats.store_error, last_error) {
+        warnings.push(format!("{} events could not be stored: {error}", stats.store_error));
     }
-    RunOutcome {
-        session,
-        status,
-        stats: RunStats { sensor, stored: written.rows, store_error: written.lost },
-        warnings,
-    }
+    Ok(RunOutcome { session, status, stats, warnings })
 }
 
 pub(super) fn home(options: &RunOptions) -> Text {

@@ -1,20 +1,35 @@
 //! The loop: kernel records, signals and the state of the command go in; rows of the audit come out.
 
-use std::{future::poll_fn, os::fd::AsFd, task::Poll, time::Duration};
+use std::{
+    future::{pending, poll_fn},
+    os::fd::AsFd,
+    path::PathBuf,
+    task::Poll,
+    time::Duration,
+};
 
 use tokio::{
     io::{Interest, unix::AsyncFd},
+    task::JoinHandle,
     time::{self, Instant, MissedTickBehavior},
 };
-use tracing::debug;
+use tracing::{debug, warn};
 
-use super::{clock, pace::Pace, run::RunError};
+use super::{
+    changes::Changes,
+    clock,
+    guard::{CANARY_SESSION, Guard},
+    pace::Pace,
+    policy::{Compiled, PolicyRejected},
+    run::{RunError, RunStats},
+};
 use crate::{
+    enforce::Identities,
     launcher::{Running, Signals, Step},
-    model::{AuditRecord, Event, ExitStatus, Loss, SessionId, SessionStart},
+    model::{AuditRecord, Event, ExitStatus, Loss, PolicyLoaded, PostureChange, SessionId, SessionStart},
     pipeline::{self, Effect, Input, State},
-    sensor::{self, Sensor, SensorStats},
-    store::{Writer, WriterStats},
+    sensor::{self, Sensor},
+    store::{StoreError, Writer},
 };
 
 /// How often the rings are read while nothing else wakes us. The kernel does not wake us for each record: at the
@@ -22,8 +37,31 @@ use crate::{
 const READ_EVERY: Duration = Duration::from_millis(20);
 /// Losses are looked for, and processes without a recorded end looked after, this often.
 const CHECK_EVERY: Duration = Duration::from_millis(500);
+/// Enforcement is tried, and protected files are looked for, this often.
+const PROVE_EVERY: Duration = Duration::from_secs(30);
 /// Records taken before signals are looked at again.
 const BATCH: usize = 4096;
+
+/// The policy of the session.
+pub(super) struct Policy {
+    pub(super) guard: Guard,
+    /// To be read again when it changes.
+    pub(super) file: Option<PathBuf>,
+    /// Until the session's first row is written.
+    pub(super) begin: Option<Begin>,
+}
+
+/// What the audit has to say before the first event.
+pub(super) struct Begin {
+    pub(super) loaded: PolicyLoaded,
+    pub(super) posture: Option<PostureChange>,
+}
+
+/// What takes too long for the loop, and is done beside it.
+enum Done {
+    Compiled(Box<Result<Compiled, PolicyRejected>>),
+    Files(Identities),
+}
 
 pub(super) struct Watch {
     sensor: Sensor,
@@ -32,6 +70,12 @@ pub(super) struct Watch {
     session: SessionId,
     /// Until the kernel's first record says when the root process really started.
     start: Option<Box<SessionStart>>,
+    policy: Option<Policy>,
+    /// One at a time.
+    job: Option<JoinHandle<Done>>,
+    /// To be started when the other job is done.
+    reload: Option<Reload>,
+    filtered: u64,
     events: Vec<Event>,
     effects: Vec<Effect>,
     tree_ended: bool,
@@ -40,14 +84,27 @@ pub(super) struct Watch {
     pace: Pace,
 }
 
+/// Why a policy is read again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Reload {
+    /// Its file has changed.
+    Changed,
+    /// Somebody has asked.
+    Asked,
+}
+
 impl Watch {
-    pub(super) fn new(sensor: Sensor, writer: Writer, start: SessionStart) -> Self {
+    pub(super) fn new(sensor: Sensor, writer: Writer, start: SessionStart, policy: Option<Policy>) -> Self {
         Self {
             sensor,
             writer,
             state: State::new(),
             session: start.session,
             start: Some(Box::new(start)),
+            policy,
+            job: None,
+            reload: None,
+            filtered: 0,
             events: Vec::new(),
             effects: Vec::new(),
             tree_ended: false,
@@ -67,10 +124,16 @@ impl Watch {
             // SAFETY: the descriptor belongs to `signals`, which outlives this function and so the registration.
             unsafe { AsyncFd::register_with_interest(signals.as_fd(), Interest::READABLE) }
                 .map_err(|error| RunError::system("wait for signals")(error.into()))?;
+        let changes = self.changes();
+        if self.policy.is_some() {
+            running.keep_hangup();
+        }
         let mut status = None;
         let mut next_read = Instant::now();
         let mut check = time::interval(CHECK_EVERY);
         check.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut prove = time::interval_at(Instant::now() + PROVE_EVERY, PROVE_EVERY);
+        prove.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
                 biased;
@@ -89,6 +152,7 @@ impl Watch {
                                 status = Some(end);
                                 self.main_exited(end)?;
                             }
+                            Step::Hangup => self.reload = self.reload.max(Some(Reload::Asked)),
                             Step::Asked(signal) => {
                                 debug!(signal, "asked to end");
                                 return Ok(status);
@@ -97,6 +161,16 @@ impl Watch {
                     }
                 }
                 _ = check.tick() => self.check()?,
+                _ = prove.tick(), if self.policy.is_some() => self.prove(running),
+                changed = changed(changes.as_ref()) => {
+                    if changed {
+                        self.reload = self.reload.max(Some(Reload::Changed));
+                    }
+                }
+                done = finished(&mut self.job) => {
+                    self.job = None;
+                    self.take_in(done)?;
+                }
                 () = time::sleep_until(next_read) => {
                     let taken = self.read()?;
                     let full = taken >= BATCH;
@@ -107,6 +181,7 @@ impl Watch {
                     }
                 }
             }
+            self.start_reload();
             self.carry_out()?;
             if self.tree_ended || (detach && status.is_some()) {
                 return Ok(status);
@@ -131,22 +206,91 @@ impl Watch {
         Ok(())
     }
 
-    /// Takes what is left, closes the session and the audit, and detaches everything.
-    pub(super) fn finish(mut self) -> Result<(SensorStats, WriterStats), RunError> {
+    fn changes(&self) -> Option<AsyncFd<Changes>> {
+        let file = self.policy.as_ref()?.file.as_ref()?;
+        let watched = Changes::of(file).and_then(|changes| {
+            // SAFETY: the descriptor belongs to `changes`, which the registration owns.
+            unsafe { AsyncFd::register_with_interest(changes, Interest::READABLE) }.map_err(Into::into)
+        });
+        watched
+            .inspect_err(|error| {
+                warn!(file = %file.display(), %error, "the file is not watched; SIGHUP reads it again");
+            })
+            .ok()
+    }
+
+    /// Tries again what is forbidden, and looks for files to protect.
+    fn prove(&mut self, running: &Running) {
+        let Some(policy) = &mut self.policy else { return };
+        let change = policy.guard.check(&mut self.sensor, running.placement().cgroup());
+        if self.job.is_none() {
+            let find = policy.guard.find_files();
+            self.job = Some(tokio::task::spawn_blocking(|| Done::Files(find())));
+        }
+        if let Some(change) = change {
+            self.step(Input::Posture(change));
+        }
+    }
+
+    fn start_reload(&mut self) {
+        if self.job.is_some() {
+            return;
+        }
+        let (Some(reload), Some(policy)) = (self.reload.take(), &self.policy) else { return };
+        if let Some(compile) = policy.guard.reload(reload == Reload::Asked) {
+            self.job = Some(tokio::task::spawn_blocking(|| Done::Compiled(Box::new(compile()))));
+        }
+    }
+
+    fn take_in(&mut self, done: Result<Done, tokio::task::JoinError>) -> Result<(), RunError> {
+        let Some(policy) = &mut self.policy else { return Ok(()) };
+        match done {
+            Ok(Done::Files(found)) => policy.guard.protect(&found),
+            Ok(Done::Compiled(compiled)) => {
+                // Nothing is read between the swap and this: the pipeline knows the policy before its first verdict.
+                let input = match policy.guard.replace(*compiled) {
+                    Ok(loaded) => Input::PolicyLoaded(Box::new(loaded)),
+                    Err(refused) => Input::PolicyRefused(refused),
+                };
+                self.begin(None)?;
+                self.step(input);
+            }
+            Err(error) => warn!(%error, "reading the policy was cut off"),
+        }
+        Ok(())
+    }
+
+    /// Takes what is left, closes the session and the audit, and detaches everything. Besides the counters: why the last
+    /// row that could not be stored was not.
+    pub(super) fn finish(mut self) -> Result<(RunStats, Option<StoreError>), RunError> {
         self.drain()?;
         self.begin(None)?;
         self.losses()?;
         self.step(Input::Stop);
         self.carry_out()?;
-        let stats = self.sensor.stats()?;
+        let sensor = self.sensor.stats()?;
+        let verdicts = self.policy.as_ref().map(|policy| policy.guard.verdicts()).unwrap_or_default();
+        // The canary ends with it, while its enrolment is still known.
+        drop(self.policy);
         drop(self.sensor);
-        Ok((stats, self.writer.close()?))
+        let written = self.writer.close()?;
+        let stats = RunStats {
+            sensor,
+            stored: written.rows,
+            store_error: written.lost,
+            filtered: self.filtered,
+            verdicts,
+        };
+        Ok((stats, written.last_error))
     }
 
     /// Moves records from the rings into the pipeline.
     fn read(&mut self) -> Result<usize, RunError> {
         let mut events = std::mem::take(&mut self.events);
         let taken = self.sensor.read(&mut events, BATCH);
+        let all = events.len();
+        events.retain(|event| event.session != CANARY_SESSION);
+        self.filtered += u64::try_from(all - events.len()).unwrap_or(0);
         if let (true, Some(first)) = (self.start.is_some(), events.first()) {
             self.begin(Some(first.process.start_ns).filter(|start| *start != 0))?;
         }
@@ -169,6 +313,14 @@ impl Watch {
         if let Some(mut start) = self.start.take() {
             start.root.start_ns = start_ns.unwrap_or(start.root.start_ns);
             self.step(Input::Started(start));
+            if let Some(Begin { loaded, posture }) =
+                self.policy.as_mut().and_then(|policy| policy.begin.take())
+            {
+                self.step(Input::PolicyLoaded(Box::new(loaded)));
+                if let Some(change) = posture {
+                    self.step(Input::Posture(change));
+                }
+            }
             self.carry_out()?;
             self.writer.flush()?;
         }
@@ -221,6 +373,26 @@ impl Watch {
 
     fn append(&self, rows: Vec<AuditRecord>) -> Result<(), RunError> {
         Ok(self.writer.append(rows)?)
+    }
+}
+
+/// Waits until the policy's file may have changed; for ever if it is not watched.
+async fn changed(changes: Option<&AsyncFd<Changes>>) -> bool {
+    let Some(changes) = changes else { return pending().await };
+    match changes.readable().await {
+        Ok(mut ready) => {
+            ready.clear_ready();
+            changes.get_ref().take().unwrap_or(true)
+        }
+        Err(_) => pending().await,
+    }
+}
+
+/// Waits for the job beside the loop; for ever if there is none.
+async fn finished(job: &mut Option<JoinHandle<Done>>) -> Result<Done, tokio::task::JoinError> {
+    match job {
+        Some(job) => job.await,
+        None => pending().await,
     }
 }
 

@@ -4,15 +4,16 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use defenseclaw_ebpf::{
-    ABI_VERSION, Body, Header, Kind, STRINGS, cred, flags, module, mount, namespace, ptrace,
+    ABI_VERSION, Body, Header, Kind, STRINGS, cred, flags, image, image::VerdictWord, module, mount,
+    namespace, ptrace,
 };
 use zerocopy::FromBytes;
 
 use super::dns;
 use crate::model::{
-    Access, Action, BootTime, CredChange, Event, Exec, ExitStatus, FileRef, KernelPath, ModuleOp, MountOp,
-    NamespaceOp, Namespaces, NetEndpoint, ProcessKey, PtraceOp, SessionId, Text, ToolCallId, Transport,
-    UnixName, Vantage,
+    Access, Action, BootTime, CredChange, Event, Exec, ExitStatus, FileRef, KernelPath, KernelVerdict,
+    ModuleOp, MountOp, NamespaceOp, Namespaces, NetEndpoint, PolicyAction, ProcessKey, PtraceOp, SessionId,
+    Text, ToolCallId, Transport, UnixName, Vantage,
 };
 
 /// Bytes that are no record.
@@ -53,7 +54,12 @@ pub(super) fn decode(bytes: &[u8]) -> Result<(Kind, Event), DecodeError> {
     let record = split(bytes)?;
     let header = &record.header;
     let kind = Kind::from_u16(header.kind).ok_or(DecodeError { kind: None, what: "unknown kind" })?;
-    let action = action(kind, &record).ok_or(DecodeError { kind: Some(kind), what: "invalid fields" })?;
+    let invalid = |what| DecodeError { kind: Some(kind), what };
+    let action = action(kind, &record).ok_or_else(|| invalid("invalid fields"))?;
+    let verdict = match VerdictWord(record.body.verdict) {
+        VerdictWord(0) => None,
+        word => Some(verdict(word).ok_or_else(|| invalid("invalid verdict"))?),
+    };
     let event = Event {
         time: BootTime(header.time_ns),
         session: SessionId(header.session),
@@ -68,9 +74,31 @@ pub(super) fn decode(bytes: &[u8]) -> Result<(Kind, Event), DecodeError> {
         } else {
             Vantage::SyscallExit
         },
+        verdict,
+        decision: None,
         action,
     };
     Ok((kind, event))
+}
+
+fn verdict(word: VerdictWord) -> Option<KernelVerdict> {
+    Some(KernelVerdict {
+        action: policy_action(word.action())?,
+        raw_action: policy_action(word.raw_action())?,
+        would_block: word.would_block(),
+        rule: word.rule(),
+        generation: word.generation(),
+    })
+}
+
+fn policy_action(number: u8) -> Option<PolicyAction> {
+    match number {
+        image::action::ALLOW => Some(PolicyAction::Allow),
+        image::action::ALERT => Some(PolicyAction::Alert),
+        image::action::CONFIRM => Some(PolicyAction::Confirm),
+        image::action::BLOCK => Some(PolicyAction::Block),
+        _ => None,
+    }
 }
 
 fn split(bytes: &[u8]) -> Result<Record<'_>, DecodeError> {

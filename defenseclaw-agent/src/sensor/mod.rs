@@ -11,11 +11,15 @@ mod proc;
 mod refusal;
 mod ring;
 
-use std::{fmt, io, os::fd::BorrowedFd, path::Path};
+use std::{
+    fmt, io,
+    os::fd::{AsFd, BorrowedFd},
+    path::Path,
+};
 
 use aya::{
     Ebpf,
-    maps::{HashMap, MapData, MapError, ProgramArray},
+    maps::{HashMap, IterableMap, Map, MapData, MapError, ProgramArray},
     programs::{CgroupAttachMode, CgroupSkbAttachType},
 };
 pub use counters::SensorStats;
@@ -151,6 +155,26 @@ impl Sensor {
         self.scope.insert(u64::from(tgid), LabelPod::of(session), 0).map_err(map_error("enrol the process"))
     }
 
+    /// Likewise, to be judged by this profile's policy; [`Sensor::enrol`] takes profile 0.
+    pub fn enrol_as(&mut self, tgid: u32, session: SessionId, profile: u32) -> Result<(), SensorError> {
+        let LabelPod(label) = LabelPod::of(session);
+        let label = LabelPod(Label { profile, ..label });
+        self.scope.insert(u64::from(tgid), label, 0).map_err(map_error("enrol the process"))
+    }
+
+    /// Another handle of one of the programs' maps, for who writes it; none if they have no such map.
+    pub fn map(&self, name: &str) -> Option<MapData> {
+        let held = if name == "SCOPE" {
+            self.scope.map()
+        } else {
+            let (Map::Array(map) | Map::HashMap(map) | Map::PerCpuArray(map)) = self.object.map(name)? else {
+                return None;
+            };
+            map
+        };
+        MapData::from_fd(held.fd().as_fd().try_clone_to_owned().ok()?).ok()
+    }
+
     /// Stops watching one process; its children stay watched.
     pub fn release(&mut self, tgid: u32) -> Result<(), SensorError> {
         match self.scope.remove(&u64::from(tgid)) {
@@ -225,13 +249,7 @@ impl Sensor {
     }
 }
 
-/// What this kernel offers, without keeping anything attached.
-pub fn survey() -> Result<Protection, SensorError> {
-    let sensor = Sensor::load(&SensorOptions {
-        bulk_ring: 64 << 10,
-        priority_ring: 64 << 10,
-        processes: 16,
-        judge: true,
-    })?;
-    Ok(sensor.protection.clone())
+/// Loads everything this kernel takes, small, to see what that is.
+pub fn survey() -> Result<Sensor, SensorError> {
+    Sensor::load(&SensorOptions { bulk_ring: 64 << 10, priority_ring: 64 << 10, processes: 16, judge: true })
 }

@@ -109,7 +109,11 @@ fn own(connection: &Connection, writer: i64, record: &AuditRecord) -> rusqlite::
                 .prepare_cached("DELETE FROM open_session WHERE session = ?1")?
                 .execute([row::session_column(end.session)])?;
         }
-        AuditRecord::Event(_) | AuditRecord::Loss(_) => {}
+        AuditRecord::Event(_)
+        | AuditRecord::PolicyLoaded(_)
+        | AuditRecord::PolicyRefused(_)
+        | AuditRecord::Posture(_)
+        | AuditRecord::Loss(_) => {}
     }
     Ok(())
 }

@@ -38,7 +38,10 @@ impl Backlog {
                     self.count(lost(&event));
                 }
                 AuditRecord::Loss(loss) => self.count(loss),
-                AuditRecord::SessionStart(_) => self.starts.push(record),
+                AuditRecord::SessionStart(_)
+                | AuditRecord::PolicyLoaded(_)
+                | AuditRecord::PolicyRefused(_)
+                | AuditRecord::Posture(_) => self.starts.push(record),
                 AuditRecord::SessionEnd(_) => self.ends.push(record),
             }
         }

@@ -9,7 +9,7 @@ use globset::{GlobBuilder, GlobMatcher};
 use rusqlite::{Connection, params_from_iter, types::ValueRef};
 
 use super::{StoreError, database, row};
-use crate::model::{AuditRecord, EventKind, SessionId};
+use crate::model::{AuditRecord, EventKind, PolicyAction, SessionId};
 
 /// Records held in memory at once.
 const CHUNK: u64 = 1024;
@@ -21,8 +21,11 @@ pub struct Filter {
     pub session: Option<SessionId>,
     /// Of one of these kinds; a loss has the kind of what was lost.
     pub kinds: Vec<EventKind>,
-    /// Of one of these types, wire names: `session_start`, `event`, `loss`, `session_end`.
+    /// Of one of these types, wire names: `session_start`, `event`, `policy_loaded`, `policy_refused`, `posture`, `loss`,
+    /// `session_end`.
     pub records: Vec<&'static str>,
+    /// Only events that policy blocked.
+    pub blocked: bool,
     /// About a path, or second path, that matches.
     pub path: Option<GlobMatcher>,
 }
@@ -54,6 +57,10 @@ impl Filter {
                 write!(sql, " AND {column} IN (?{})", ", ?".repeat(rest)).ok();
                 values.extend(names.iter().map(|name| (*name).to_owned().into()));
             }
+        }
+        if self.blocked {
+            // A first sieve: quotes within strings of the body are escaped, so no text of a process has this form.
+            sql.push_str(" AND record = 'event' AND instr(body, '\"action\":\"block\"') > 0");
         }
         sql.push_str(" ORDER BY seq");
         (sql, values)
@@ -134,7 +141,11 @@ impl Reader {
             }
             let seq = row.get::<_, i64>(0).map_err(failed)?.cast_unsigned();
             let body = row.get_ref(3).and_then(|value| Ok(value.as_str()?)).map_err(failed)?;
-            found.push(Stored { seq, record: row::decode(&self.path, seq, body)? });
+            let record = row::decode(&self.path, seq, body)?;
+            if filter.blocked && !is_blocked(&record) {
+                continue;
+            }
+            found.push(Stored { seq, record });
             if found.len() as u64 == limit {
                 return Ok((found, seq));
             }
@@ -155,6 +166,10 @@ impl Reader {
     pub(super) fn failed(&self, action: &'static str, err: rusqlite::Error) -> StoreError {
         StoreError::sqlite(&self.path, action, err)
     }
+}
+
+fn is_blocked(record: &AuditRecord) -> bool {
+    matches!(record, AuditRecord::Event(event) if event.policy_action() == Some(PolicyAction::Block))
 }
 
 fn path_of(value: ValueRef<'_>) -> Option<&Path> {

@@ -17,6 +17,9 @@ pub(super) fn session_of(record: &AuditRecord) -> Option<SessionId> {
     match record {
         AuditRecord::SessionStart(start) => Some(start.session),
         AuditRecord::Event(event) => Some(event.session),
+        AuditRecord::PolicyLoaded(policy) => Some(policy.session),
+        AuditRecord::PolicyRefused(policy) => Some(policy.session),
+        AuditRecord::Posture(change) => Some(change.session),
         AuditRecord::Loss(loss) => loss.session,
         AuditRecord::SessionEnd(end) => Some(end.session),
     }
@@ -32,6 +35,9 @@ pub(super) fn columns<'a>(record: &'a AuditRecord, body: &'a [u8]) -> [ValueRef<
     let (time, name) = match record {
         AuditRecord::SessionStart(start) => (start.boot, "session_start"),
         AuditRecord::Event(event) => (event.time, "event"),
+        AuditRecord::PolicyLoaded(policy) => (policy.boot, "policy_loaded"),
+        AuditRecord::PolicyRefused(policy) => (policy.boot, "policy_refused"),
+        AuditRecord::Posture(change) => (change.boot, "posture"),
         AuditRecord::Loss(loss) => (loss.first, "loss"),
         AuditRecord::SessionEnd(end) => (end.boot, "session_end"),
     };
@@ -42,7 +48,10 @@ pub(super) fn columns<'a>(record: &'a AuditRecord, body: &'a [u8]) -> [ValueRef<
             (Some(event.kind().as_str()), Some(event.process), action.path(), action.other_path())
         }
         AuditRecord::Loss(loss) => (Some(loss.kind.as_str()), None, None, None),
-        AuditRecord::SessionEnd(_) => (None, None, None, None),
+        AuditRecord::PolicyLoaded(_)
+        | AuditRecord::PolicyRefused(_)
+        | AuditRecord::Posture(_)
+        | AuditRecord::SessionEnd(_) => (None, None, None, None),
     };
     [
         session_of(record).map_or(ValueRef::Null, |session| ValueRef::Integer(session_column(session))),

@@ -48,6 +48,10 @@ pub(super) const STEPS: &[&str] = &["
         session INTEGER PRIMARY KEY,
         writer  INTEGER NOT NULL
     ) STRICT;
+", "
+    -- Rows may be of the types policy_loaded, policy_refused and posture, and events may have a decision: nothing that
+    -- the tables show, but what older programs cannot read.
+    UPDATE meta SET value = value WHERE false;
 "];
 
 /// What a file is, before anything is done to it.

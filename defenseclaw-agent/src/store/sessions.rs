@@ -112,10 +112,8 @@ impl Reader {
         let found = mark(&self.connection, "session_start", session)
             .map_err(|err| self.failed("reading a session", err))?;
         let Some((seq, body)) = found else { return Ok(None) };
-        match row::decode(&self.path, seq, &body)? {
-            AuditRecord::SessionStart(start) => Ok(Some(*start)),
-            AuditRecord::Event(_) | AuditRecord::Loss(_) | AuditRecord::SessionEnd(_) => Ok(None),
-        }
+        let record = row::decode(&self.path, seq, &body)?;
+        Ok(if let AuditRecord::SessionStart(start) = record { Some(*start) } else { None })
     }
 
     fn summary(&self, seq: u64, start: SessionStart, alive: bool) -> Result<SessionSummary, StoreError> {
@@ -134,10 +132,10 @@ impl Reader {
             count("SELECT count(*) FROM log WHERE record <> 'event' AND record = 'loss' AND session = ?1")
                 .map_err(failed)?;
         let end = match mark(&self.connection, "session_end", session).map_err(failed)? {
-            Some((seq, body)) => match row::decode(&self.path, seq, &body)? {
-                AuditRecord::SessionEnd(end) => Some(end),
-                AuditRecord::Event(_) | AuditRecord::Loss(_) | AuditRecord::SessionStart(_) => None,
-            },
+            Some((seq, body)) => {
+                let record = row::decode(&self.path, seq, &body)?;
+                if let AuditRecord::SessionEnd(end) = record { Some(end) } else { None }
+            }
             None => None,
         };
         let state = match (&end, alive) {

@@ -24,6 +24,8 @@ fn event(process: ProcessKey, time: u64, action: Action) -> Event {
         tool_call: None,
         result: None,
         vantage: Vantage::Kernel,
+        verdict: None,
+        decision: None,
         action,
     }
 }

@@ -180,7 +180,7 @@ async fn until(
             step if wanted(step) => return Ok(step),
             Step::Stop => running.stop_along(),
             Step::Idle => signals.readable().await.unwrap().clear_ready(),
-            Step::Ended(_) | Step::Asked(_) => {}
+            Step::Ended(_) | Step::Asked(_) | Step::Hangup => {}
         }
     }
 }

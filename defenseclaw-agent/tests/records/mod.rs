@@ -2,10 +2,11 @@
 
 use defenseclaw::{
     model::{
-        Access, Action, AuditRecord, BootTime, Capability, CapabilityState, CredChange, Event, Exec,
-        ExitStatus, FileRef, KernelPath, Level, Loss, LossReason, MainExit, ModuleOp, MountOp, NamespaceOp,
-        Namespaces, NetEndpoint, ProcessKey, Protection, PtraceOp, SessionEnd, SessionId, SessionStart, Text,
-        Transport, UnixName, Vantage, WallTime,
+        Access, Action, AuditRecord, BootTime, Capability, CapabilityState, CredChange, Decision, Event,
+        Exec, ExitStatus, FileRef, KernelPath, Level, LoadedRule, Loss, LossReason, MainExit, Mechanism,
+        Mode, ModuleOp, MountOp, NamespaceOp, Namespaces, NetEndpoint, PolicyAction, PolicyLoaded, Posture,
+        PostureChange, ProcessKey, Protection, PtraceOp, SessionEnd, SessionId, SessionStart, Severity, Text,
+        Transport, UnixName, Unproven, Vantage, Verdict, WallTime,
     },
     store::WriterOptions,
 };
@@ -85,8 +86,59 @@ pub(crate) fn event(session: SessionId, number: u64, action: Action) -> AuditRec
         tool_call: None,
         result: None,
         vantage: Vantage::Kernel,
+        verdict: None,
+        decision: None,
         action,
     }))
+}
+
+/// A policy of one rule comes into force.
+pub(crate) fn policy_loaded() -> AuditRecord {
+    AuditRecord::PolicyLoaded(Box::new(PolicyLoaded {
+        session: SESSION,
+        boot: BootTime(BEGIN),
+        profile: 0,
+        name: "default".to_owned(),
+        mode: Mode::Action,
+        generation: 1,
+        digest: "5f".repeat(32),
+        rules: vec![LoadedRule {
+            id: "CRED-SSH".to_owned(),
+            severity: Severity::High,
+            reason: "keys are not for agents; ask the user".to_owned(),
+        }],
+    }))
+}
+
+/// What that rule says of reading a key.
+pub(crate) fn judged(action: PolicyAction) -> AuditRecord {
+    let open = Action::FileOpen { file: file("/home/dev/.ssh/id_ed25519"), access: Access::READ };
+    let AuditRecord::Event(mut event) = event(SESSION, 5, open) else { unreachable!() };
+    let blocked = action == PolicyAction::Block;
+    event.result = blocked.then_some(-1);
+    event.decision = Some(Box::new(Decision {
+        verdict: Verdict {
+            raw_action: PolicyAction::Block,
+            severity: Some(Severity::High),
+            rule_ids: vec!["CRED-SSH".to_owned()],
+            reason: "keys are not for agents; ask the user".to_owned(),
+        },
+        action,
+        would_block: !blocked,
+        mechanism: if blocked { Mechanism::Lsm } else { Mechanism::None },
+        generation: 1,
+    }));
+    AuditRecord::Event(event)
+}
+
+/// The canary was not refused a connect.
+pub(crate) fn degraded() -> AuditRecord {
+    let which = vec![Unproven { operation: "connect".to_owned(), reason: "it went through".to_owned() }];
+    AuditRecord::Posture(PostureChange {
+        session: SESSION,
+        boot: BootTime(BEGIN + 30_000_000_000),
+        posture: Posture::Degraded { which },
+    })
 }
 
 /// The most frequent row there is.

@@ -1,6 +1,9 @@
 //! Each way of changing the file behind the writer's back is found and named.
 
-use defenseclaw::store::{Break, Head, VerifyReport, Writer, verify};
+use defenseclaw::{
+    model::PolicyAction,
+    store::{Break, Filter, Head, VerifyReport, Writer, verify},
+};
 
 use super::Place;
 use crate::records;
@@ -152,4 +155,30 @@ fn the_writer_goes_on_behind_rows_that_are_not_its_own() {
     assert_eq!(writer.close().unwrap().rows, 1);
     let report = check(&place);
     assert_eq!((report.intact_rows, report.first_break), (5, Some(Break::Changed { seq: 6 })));
+}
+
+#[test]
+fn an_audit_of_before_policies_goes_on_with_them() {
+    let place = Place::with_events(20);
+    place.tamper("PRAGMA user_version = 1");
+    let before = check(&place);
+    assert_eq!((before.intact_rows, before.first_break), (22, None), "read as it is");
+
+    let writer = Writer::open(&place.db(), &records::options()).unwrap();
+    let (blocked, alerted) = (records::judged(PolicyAction::Block), records::judged(PolicyAction::Alert));
+    let rows = [records::policy_loaded(), blocked.clone(), alerted, records::degraded()];
+    writer.append(rows.to_vec()).unwrap();
+    writer.close().unwrap();
+
+    let after = verify(&place.db(), Some(&before.head)).unwrap();
+    assert_eq!((after.intact_rows, after.first_break), (26, None), "the noted head still lies in it");
+    let all = super::read(&place.db(), &Filter::default());
+    let added: Vec<_> = all.into_iter().skip(22).map(|stored| stored.record).collect();
+    assert_eq!(added, rows);
+    let filter = Filter { blocked: true, ..Filter::default() };
+    let found: Vec<_> = super::read(&place.db(), &filter).into_iter().map(|stored| stored.record).collect();
+    assert_eq!(found, [blocked]);
+    let connection = rusqlite::Connection::open(place.db()).unwrap();
+    let version: i64 = connection.query_row("PRAGMA user_version", [], |row| row.get(0)).unwrap();
+    assert_eq!(version, 2, "so that an older program says what it lacks instead of failing at a row");
 }

@@ -17,11 +17,9 @@ use crate::records::{self, OTHER, SESSION};
 fn losses(place: &Place) -> Vec<Loss> {
     read(&place.db(), &Filter { records: vec!["loss"], ..Filter::default() })
         .into_iter()
-        .map(|stored| match stored.record {
-            AuditRecord::Loss(loss) => loss,
-            other @ (AuditRecord::SessionStart(_) | AuditRecord::Event(_) | AuditRecord::SessionEnd(_)) => {
-                panic!("{other:?}")
-            }
+        .map(|stored| {
+            let AuditRecord::Loss(loss) = stored.record else { panic!("{:?}", stored.record) };
+            loss
         })
         .collect()
 }
@@ -96,12 +94,9 @@ fn many_writers_make_one_chain() {
             Filter { session: Some(SessionId(number + 1)), records: vec!["event"], ..Filter::default() };
         let times: Vec<_> = read(&place.db(), &filter)
             .into_iter()
-            .map(|stored| match stored.record {
-                AuditRecord::Event(event) => event.time,
-                other
-                @ (AuditRecord::SessionStart(_) | AuditRecord::Loss(_) | AuditRecord::SessionEnd(_)) => {
-                    panic!("{other:?}")
-                }
+            .map(|stored| {
+                let AuditRecord::Event(event) = stored.record else { panic!("{:?}", stored.record) };
+                event.time
             })
             .collect();
         assert!(times.is_sorted(), "each session keeps its order");

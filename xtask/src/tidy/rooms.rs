@@ -9,13 +9,14 @@ pub(super) struct Room {
 }
 
 /// Every room.
-pub(super) const ROOMS: [Room; 12] = [
+pub(super) const ROOMS: [Room; 13] = [
     Room { name: "model", imports: &[], pure: true },
     Room { name: "tree", imports: &["model"], pure: true },
     Room { name: "policy", imports: &["model"], pure: true },
-    Room { name: "pipeline", imports: &["model", "tree"], pure: true },
+    Room { name: "pipeline", imports: &["model", "tree", "policy"], pure: true },
     Room { name: "report", imports: &["model", "tree"], pure: true },
     Room { name: "sensor", imports: &["model"], pure: false },
+    Room { name: "enforce", imports: &["model", "policy"], pure: false },
     Room { name: "launcher", imports: &["model", "policy"], pure: false },
     Room { name: "store", imports: &["model"], pure: false },
     Room { name: "telemetry", imports: &["model"], pure: false },
@@ -44,6 +45,7 @@ pub(super) const ROOMS: [Room; 12] = [
             "pipeline",
             "report",
             "sensor",
+            "enforce",
             "launcher",
             "store",
             "telemetry",
@@ -53,8 +55,8 @@ pub(super) const ROOMS: [Room; 12] = [
     },
 ];
 
-/// The one room that speaks the kernel ABI.
-pub(super) const ABI_ROOM: &str = "sensor";
+/// The rooms that speak the kernel ABI.
+pub(super) const ABI_ROOMS: [&str; 2] = ["sensor", "enforce"];
 
 /// What a pure room may not name.
 pub(super) const IMPURE: [&str; 10] = [

@@ -161,8 +161,9 @@ fn imports(path: &str, named: &[NamedPath<'_>]) -> Vec<Finding> {
                 if room.imports.is_empty() { "nothing".to_owned() } else { room.imports.join(", ") };
             findings.push(finding(path, named.line, format!("{written}: room {name} may import {allowed}")));
         }
-        if named.is_in("defenseclaw_ebpf") && name != rooms::ABI_ROOM {
-            let message = format!("{written}: only room {} speaks the kernel ABI", rooms::ABI_ROOM);
+        if named.is_in("defenseclaw_ebpf") && !rooms::ABI_ROOMS.contains(&name) {
+            let message =
+                format!("{written}: only rooms {} speak the kernel ABI", rooms::ABI_ROOMS.join(" and "));
             findings.push(finding(path, named.line, message));
         }
         if room.pure && rooms::IMPURE.iter().any(|prefix| named.is_in(prefix)) {
@@ -253,7 +254,7 @@ mod tests {
                 ":2: std::time::Instant::now: room tree is pure",
             ),
             (TREE, "//! x\nuse tokio::sync::mpsc;\n", ":2: tokio::sync::mpsc: room tree is pure"),
-            (TREE, "//! x\nuse defenseclaw_ebpf::Kind;\n", ":2: defenseclaw_ebpf::Kind: only room sensor"),
+            (TREE, "//! x\nuse defenseclaw_ebpf::Kind;\n", ":2: defenseclaw_ebpf::Kind: only rooms sensor"),
             (
                 "defenseclaw-agent/src/cli/run.rs",
                 "//! x\nuse crate::sensor::Ring;\n",

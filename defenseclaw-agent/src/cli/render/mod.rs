@@ -7,6 +7,7 @@
 mod command;
 mod files;
 mod fold;
+mod judged;
 mod line;
 mod network;
 mod privileged;
@@ -61,6 +62,9 @@ pub fn render(report: &Report, options: &RenderOptions) -> Vec<Line> {
     let commands = Commands::new(&report.processes);
     let signs = files::Signs::new(report);
     let mut lines = header(report, options);
+
+    let judged_lines = judged::lines(&report.policy, &commands, options);
+    section(&mut lines, options, "Policy", &judged::summary(&report.policy), judged_lines);
 
     let processes = tree::summary(report);
     section(&mut lines, options, "Processes", &processes, tree::lines(report, &commands, options));

@@ -1,7 +1,7 @@
 //! What held a command back: the table of protections, and each rule that blocks something.
 
 use super::{Line, RenderOptions, Role, escape, paragraph};
-use crate::model::{Held, Protection, ProtectionRow, ProtectionState};
+use crate::model::{Held, Protection, ProtectionRow, ProtectionState, RuleHold};
 
 /// Nothing where there was no policy.
 pub(super) fn lines(protection: &Protection, options: &RenderOptions) -> Vec<Line> {
@@ -9,7 +9,16 @@ pub(super) fn lines(protection: &Protection, options: &RenderOptions) -> Vec<Lin
     for row in &protection.table {
         lines.extend(paragraph(&row_words(row), role(row.state), options));
     }
-    let of = |held| protection.rules.iter().filter(move |hold| hold.held == held);
+    // What one mechanism does not hold, another one may.
+    let mut best: Vec<&RuleHold> = Vec::new();
+    for hold in &protection.rules {
+        match best.iter_mut().find(|known| known.rule == hold.rule) {
+            Some(known) if hold.held > known.held => *known = hold,
+            Some(_) => {}
+            None => best.push(hold),
+        }
+    }
+    let of = |held| best.iter().filter(move |hold| hold.held == held);
     let whole: Vec<_> = of(Held::Whole).map(|hold| escape(hold.rule.as_bytes())).collect();
     if !whole.is_empty() {
         lines.extend(paragraph(&format!("Rules held: {}.", whole.join(", ")), Role::Plain, options));

@@ -101,6 +101,8 @@ fn event(action: Action) -> Event {
         tool_call: None,
         result: None,
         vantage: Vantage::Kernel,
+        verdict: None,
+        decision: None,
         action,
     }
 }

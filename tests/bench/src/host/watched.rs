@@ -96,6 +96,7 @@ fn first_event(database: &Path) -> Result<BootTime> {
 /// The watcher's process.
 pub(crate) fn watch(arguments: &Watched) -> Result<ExitCode> {
     let outcome = runtime::run(&RunOptions {
+        policy: None,
         command: arguments.command.clone(),
         user: None,
         database: arguments.database.clone(),

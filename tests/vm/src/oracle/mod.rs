@@ -89,7 +89,11 @@ fn compare(setting: &Setting) -> Result<()> {
             match row.record {
                 AuditRecord::Event(event) => events.push(*event),
                 AuditRecord::Loss(loss) => losses.push(loss),
-                AuditRecord::SessionStart(_) | AuditRecord::SessionEnd(_) => {}
+                AuditRecord::SessionStart(_)
+                | AuditRecord::PolicyLoaded(_)
+                | AuditRecord::PolicyRefused(_)
+                | AuditRecord::Posture(_)
+                | AuditRecord::SessionEnd(_) => {}
             }
             Ok(())
         })?;

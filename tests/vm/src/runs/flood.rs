@@ -91,7 +91,11 @@ fn flood(setting: &Setting, dir: &Path, times: u64) -> Result<(Stats, Audit, End
             AuditRecord::Loss(loss) => {
                 *audit.losses.entry((loss.kind, loss.reason)).or_default() += loss.count;
             }
-            AuditRecord::SessionStart(_) | AuditRecord::SessionEnd(_) => {}
+            AuditRecord::SessionStart(_)
+            | AuditRecord::PolicyLoaded(_)
+            | AuditRecord::PolicyRefused(_)
+            | AuditRecord::Posture(_)
+            | AuditRecord::SessionEnd(_) => {}
         }
         Ok(())
     })?;

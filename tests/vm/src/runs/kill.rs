@@ -226,7 +226,11 @@ fn session_without_end(setting: &Setting, db: &Path) -> bool {
         match row.record {
             AuditRecord::SessionStart(_) => open = true,
             AuditRecord::SessionEnd(_) => open = false,
-            AuditRecord::Event(_) | AuditRecord::Loss(_) => {}
+            AuditRecord::Event(_)
+            | AuditRecord::PolicyLoaded(_)
+            | AuditRecord::PolicyRefused(_)
+            | AuditRecord::Posture(_)
+            | AuditRecord::Loss(_) => {}
         }
         Ok(())
     });

@@ -1,0 +1,194 @@
+//! Which rules of a policy block where nothing here can hold them: told from the hooks that work.
+
+use std::collections::BTreeMap;
+
+use super::words;
+use crate::{
+    model::{CapabilityState, Effect, Held, Level, Mechanism, PolicyAction, Privilege, Protection, RuleHold},
+    policy::image::{Entry, Image},
+};
+
+/// What refuses an effect: all hooks of one of these lists. Names of users' resolution are held by the resolver, which
+/// says so itself.
+fn hooks_of(effect: Effect) -> Lists {
+    match effect {
+        Effect::FileRead => &[&["lsm/file_open"]],
+        Effect::FileWrite => &[&["lsm/file_open", "lsm/path_truncate"]],
+        Effect::FileCreate => &[&[
+            "lsm/file_open",
+            "lsm/path_mkdir",
+            "lsm/path_mknod",
+            "lsm/path_symlink",
+            "lsm/path_link",
+            "lsm/path_rename",
+        ]],
+        Effect::FileDelete => &[&["lsm/path_unlink", "lsm/path_rmdir", "lsm/path_rename"]],
+        Effect::FileLink => &[&["lsm/path_link"]],
+        Effect::FileAttr => &[&["lsm/path_chmod", "lsm/path_chown"]],
+        Effect::Exec => &[&["lsm/bprm_check_security", "lsm/mmap_file"]],
+        Effect::Unix => &[&["lsm/unix_stream_connect", "lsm/unix_may_send"]],
+        Effect::NetConnect => &[
+            &["lsm/socket_connect", "lsm/socket_sendmsg"],
+            &["cgroup/connect4", "cgroup/connect6", "cgroup/sendmsg4", "cgroup/sendmsg6"],
+        ],
+        Effect::NetBind => &[&["lsm/socket_bind"], &["cgroup/bind4", "cgroup/bind6"]],
+        Effect::Dns => &[&[]],
+    }
+}
+
+/// Likewise; nothing: nothing refuses it yet.
+fn hooks_of_privilege(privilege: Privilege) -> Lists {
+    match privilege {
+        Privilege::Ptrace => &[&["lsm/ptrace_access_check", "lsm/ptrace_traceme"]],
+        Privilege::Inspect => &[&["lsm/ptrace_access_check"]],
+        Privilege::Signal => &[&["lsm/task_kill"]],
+        Privilege::Mount => &[&["lsm/sb_mount", "lsm/sb_umount", "lsm/move_mount", "lsm/sb_pivotroot"]],
+        Privilege::Chroot => &[&["lsm/path_chroot"]],
+        Privilege::UserNamespace => &[&["lsm/userns_create"]],
+        Privilege::Bpf => &[&["lsm/bpf"]],
+        Privilege::Module => {
+            &[&["lsm/kernel_read_file", "lsm/kernel_load_data", "lsm/kernel_module_request"]]
+        }
+        Privilege::SetId => &[&["lsm/task_fix_setuid", "lsm/task_fix_setgid"]],
+        Privilege::RawSocket | Privilege::OtherSocket => &[&["lsm/socket_create"]],
+        Privilege::Device => &[&["lsm/path_mknod"]],
+        Privilege::Namespace | Privilege::IoUring | Privilege::Perf => &[],
+    }
+}
+
+/// Every rule that blocks something, in the policy's order, and how much of it the programs here refuse.
+pub fn holds(image: &Image, protection: &Protection) -> Vec<RuleHold> {
+    let mut rules: BTreeMap<u16, Pieces> = BTreeMap::new();
+    let mut note = |entry: &Entry, lists: Lists| {
+        if entry.action == PolicyAction::Block {
+            rules.entry(entry.rule).or_default().add(lists, protection);
+        }
+    };
+    let entries = image.paths.iter().flat_map(|row| &row.entries);
+    let entries = entries.chain(image.abstract_names.iter().flat_map(|row| &row.entries));
+    let entries =
+        entries.chain(image.addresses.iter().flat_map(|row| row.entries.iter().map(|(_, entry)| entry)));
+    for entry in entries.chain(&image.defaults).chain(&image.unresolved) {
+        for effect in Effect::ALL.iter().filter(|effect| entry.effects.contains((**effect).into())) {
+            note(entry, hooks_of(*effect));
+        }
+    }
+    for (privilege, entry) in &image.privileges {
+        note(entry, hooks_of_privilege(*privilege));
+    }
+    rules.into_iter().map(|(rule, pieces)| pieces.of(words::rule_id(image, rule))).collect()
+}
+
+/// Alternatives, each of which needs all its hooks.
+type Lists = &'static [&'static [&'static str]];
+
+/// What a rule blocks, piece by piece.
+#[derive(Debug, Default)]
+struct Pieces {
+    held: bool,
+    unheld: bool,
+    /// Nothing is needed of LSM.
+    cgroup: bool,
+    reasons: Vec<String>,
+}
+
+impl Pieces {
+    fn add(&mut self, lists: Lists, protection: &Protection) {
+        let missing = |hooks: &&&'static [&'static str]| hooks.iter().any(|hook| !works(hook, protection));
+        if let Some(holding) = lists.iter().find(|hooks| !missing(hooks)) {
+            self.cgroup |= holding.iter().any(|hook| hook.starts_with("cgroup/"));
+            self.held = true;
+            return;
+        }
+        self.unheld = true;
+        let reason = match lists.first() {
+            Some(hooks) if protection.level == Level::Lsm => {
+                let missing = hooks.iter().filter(|hook| !works(hook, protection));
+                let missing: Vec<_> = missing.copied().collect();
+                format!("not attached: {}", missing.join(", "))
+            }
+            Some(_) => "BPF LSM is not active".to_owned(),
+            None => "the kernel has no hook for it that can refuse".to_owned(),
+        };
+        if !self.reasons.contains(&reason) {
+            self.reasons.push(reason);
+        }
+    }
+
+    fn of(self, rule: String) -> RuleHold {
+        let held = match (self.held, self.unheld) {
+            (_, false) => Held::Whole,
+            (true, true) => Held::Part,
+            (false, true) => Held::Nothing,
+        };
+        let mechanism = if self.cgroup { Mechanism::Cgroup } else { Mechanism::Lsm };
+        RuleHold { rule, mechanism, held, reasons: self.reasons }
+    }
+}
+
+fn works(hook: &str, protection: &Protection) -> bool {
+    let same = protection.capabilities.iter().find(|capability| capability.name == hook);
+    // Degraded: another hook does its work.
+    same.is_some_and(|capability| capability.state != CapabilityState::Missing)
+        && (protection.level == Level::Lsm || !hook.starts_with("lsm/"))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{IpAddr, Ipv4Addr};
+
+    use super::*;
+    use crate::{
+        enforce::sample,
+        model::{Capability, Effects},
+        policy::image::{AddressRow, Ports},
+    };
+
+    fn protection(level: Level, working: &[&str], missing: &[&str]) -> Protection {
+        let capability =
+            |name: &&str, state| Capability { name: (*name).to_owned(), state, reason: String::new() };
+        let working = working.iter().map(|name| capability(name, CapabilityState::Available));
+        let missing = missing.iter().map(|name| capability(name, CapabilityState::Missing));
+        let capabilities = working.chain(missing).collect();
+        Protection { level, level_reason: String::new(), capabilities, table: Vec::new(), rules: Vec::new() }
+    }
+
+    #[test]
+    fn a_rule_is_held_by_the_hooks_that_work() {
+        let mut image = sample::blocking(&["/a", "/b", "/c"]);
+        let net = Entry { effects: Effects::NET_CONNECT, ..sample::entry(3) };
+        image.addresses.push(AddressRow {
+            network: IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+            length: 0,
+            entries: vec![(Ports::ANY, net)],
+        });
+        image.privileges.push((Privilege::Bpf, Entry { effects: Effects::empty(), ..sample::entry(4) }));
+        if let Some(entry) = image.paths.get_mut(1).and_then(|row| row.entries.first_mut()) {
+            entry.action = PolicyAction::Alert;
+        }
+        let lsm = ["lsm/file_open", "lsm/socket_connect", "lsm/socket_sendmsg", "lsm/bpf"];
+        let cgroup = ["cgroup/connect4", "cgroup/connect6", "cgroup/sendmsg4", "cgroup/sendmsg6"];
+        let cases: [(Level, &[&str], &[&str], &[&str]); 5] = [
+            (Level::Lsm, &lsm, &[], &[]),
+            (Level::Lsm, &lsm[..3], &["lsm/bpf"], &["number 4"]),
+            (Level::Tracepoint, &cgroup, &[], &["rule-/a", "rule-/c", "number 4"]),
+            (Level::Tracepoint, &cgroup[..3], &[], &["rule-/a", "rule-/c", "number 3", "number 4"]),
+            (Level::Tracepoint, &lsm, &[], &["rule-/a", "rule-/c", "number 3", "number 4"]),
+        ];
+        for (level, working, missing, expected) in cases {
+            let found = holds(&image, &protection(level, working, missing));
+            let unheld = found.iter().filter(|hold| hold.held != Held::Whole);
+            let unheld: Vec<_> = unheld.map(|hold| hold.rule.as_str()).collect();
+            assert_eq!(unheld, expected, "{level:?} {working:?}");
+            assert!(found.iter().all(|hold| (hold.held == Held::Whole) == hold.reasons.is_empty()));
+        }
+    }
+
+    #[test]
+    fn what_nothing_refuses_is_never_held() {
+        let io_uring = Entry { effects: Effects::empty(), ..sample::entry(0) };
+        let image = Image { privileges: vec![(Privilege::IoUring, io_uring)], ..Image::default() };
+        let found = holds(&image, &protection(Level::Lsm, &["io_uring_create"], &[]));
+        assert_eq!(found.iter().map(|hold| hold.held).collect::<Vec<_>>(), [Held::Nothing]);
+    }
+}

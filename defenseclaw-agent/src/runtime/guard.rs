@@ -1,0 +1,262 @@
+//! Enforcement of one session: the policy in force, its replacement by another one, the files it protects, and the proof
+//! that it is enforced.
+
+use std::fmt::Display;
+
+use tracing::{info, warn};
+
+use super::{
+    clock,
+    confine::ConfineError,
+    policy::{self, Compiled, Directories, PolicyOptions, PolicyRejected},
+    run::RunError,
+};
+use crate::{
+    enforce::{
+        Attempts, CANARY_PROFILE, EnforceError, Enforcer, Identities, Maps, SESSION_PROFILE, Trap, holds,
+        posture,
+    },
+    launcher::{Canary, Cgroup, Forbidden},
+    model::{Mode, PolicyLoaded, PolicyRefused, Posture, PostureChange, Protection, SessionId, Unproven},
+    sensor::Sensor,
+};
+
+/// Session of the canary's records, which are left out of the audit. Ids of sessions begin with their time.
+pub(super) const CANARY_SESSION: SessionId = SessionId(u64::MAX);
+
+/// The policy of a session, and what proves it.
+pub(super) struct Guard {
+    enforcer: Enforcer,
+    session: SessionId,
+    options: PolicyOptions,
+    directories: Directories,
+    protection: Protection,
+    in_force: Compiled,
+    proof: Option<Proof>,
+}
+
+/// The check of enforcement.
+struct Proof {
+    // Dropped first: it has the files of the trap open only for moments, but it is a process.
+    canary: Option<Canary>,
+    trap: Trap,
+    posture: Posture,
+}
+
+impl Guard {
+    /// Puts the policy in force. To be called when the programs are attached, and before the command starts.
+    pub(super) fn install(
+        sensor: &Sensor,
+        session: SessionId,
+        options: &PolicyOptions,
+        directories: Directories,
+        compiled: Compiled,
+    ) -> Result<(Self, PolicyLoaded), RunError> {
+        let protection = sensor.protection();
+        let mut enforcer = Enforcer::new(Maps::open(|name| sensor.map(name))?)?;
+        let loaded = put_in_force(&mut enforcer, session, &compiled)?;
+        let guard = Self {
+            enforcer,
+            session,
+            options: options.clone(),
+            directories,
+            protection: protection.clone(),
+            in_force: compiled,
+            proof: None,
+        };
+        Ok((guard, loaded))
+    }
+
+    /// Proves, before the command starts, that what is to be blocked is. Nothing to prove: none.
+    pub(super) fn prove(
+        &mut self,
+        sensor: &mut Sensor,
+        cgroup: Option<&Cgroup>,
+    ) -> Result<Option<PostureChange>, RunError> {
+        if self.in_force.mode == Mode::Observe {
+            return Ok(None);
+        }
+        let trap = Trap::set()?;
+        self.enforcer.install(CANARY_PROFILE, &trap.image(), &[])?;
+        let mut proof = Proof { canary: None, trap, posture: Posture::Off };
+        proof.posture = proof.check(sensor, cgroup);
+        let posture = proof.posture.clone();
+        if let (Posture::Degraded { which }, false) = (&posture, self.options.allow_degraded) {
+            return Err(RunError::Unproven { which: which.clone() });
+        }
+        self.proof = Some(proof);
+        Ok(Some(self.change(posture)))
+    }
+
+    /// Tries again what is forbidden; says what has changed.
+    pub(super) fn check(&mut self, sensor: &mut Sensor, cgroup: Option<&Cgroup>) -> Option<PostureChange> {
+        let proof = self.proof.as_mut()?;
+        let posture = proof.check(sensor, cgroup);
+        if posture == proof.posture {
+            return None;
+        }
+        proof.posture.clone_from(&posture);
+        match &posture {
+            Posture::Degraded { which } => {
+                warn!(?which, "enforcement is degraded: what is forbidden was not refused");
+            }
+            Posture::Enforced | Posture::Off => info!("enforcement is proven again"),
+        }
+        Some(self.change(posture))
+    }
+
+    fn change(&self, posture: Posture) -> PostureChange {
+        PostureChange { session: self.session, boot: clock::boot_now(), posture }
+    }
+
+    /// What is to be done to reload: slow, so that somebody else may do it. None if the text is as it was.
+    pub(super) fn reload(
+        &self,
+        even_if_same: bool,
+    ) -> Option<impl FnOnce() -> Result<Compiled, PolicyRejected> + use<>> {
+        let (options, directories) = (self.options.clone(), self.directories.clone());
+        let same =
+            !even_if_same && policy::digest(&options.source).is_some_and(|now| now == self.in_force.digest);
+        (!same).then_some(move || policy::compile(&options, &directories))
+    }
+
+    /// Puts a reloaded policy in force, or says why the one before stays.
+    pub(super) fn replace(
+        &mut self,
+        compiled: Result<Compiled, PolicyRejected>,
+    ) -> Result<PolicyLoaded, PolicyRefused> {
+        let compiled = compiled.map_err(|rejected| self.refused(rejected.problems))?;
+        check_held(&compiled, &self.options, &self.protection).map_err(|error| self.refused(one(&error)))?;
+        if compiled.mode != Mode::Observe && self.proof.is_none() {
+            let problem = "the session began without proof of enforcement, so its mode stays observe";
+            return Err(self.refused(vec![problem.to_owned()]));
+        }
+        let done = put_in_force(&mut self.enforcer, self.session, &compiled);
+        let loaded = done.map_err(|error| self.refused(one(&error)))?;
+        self.in_force = compiled;
+        Ok(loaded)
+    }
+
+    fn refused(&self, problems: Vec<String>) -> PolicyRefused {
+        let name = self.options.source.to_string();
+        warn!(policy = name, ?problems, "not taken; the policy before stays in force");
+        PolicyRefused { session: self.session, boot: clock::boot_now(), name, problems }
+    }
+
+    /// What finds the protected files as they are now: slow.
+    pub(super) fn find_files(&self) -> impl FnOnce() -> Identities + use<> {
+        let image = self.in_force.image.clone();
+        move || policy::identities(&image)
+    }
+
+    /// Protects the files that were found.
+    pub(super) fn protect(&mut self, found: &Identities) {
+        match self.enforcer.refresh_identities(SESSION_PROFILE, &self.in_force.image, &found.files) {
+            Ok(0) => {}
+            Ok(changed) => info!(changed, "protected files have changed"),
+            Err(error) => warn!(%error, "new files are protected by path only"),
+        }
+    }
+
+    /// Verdicts by rule of the policy in force, counted by the kernel.
+    pub(super) fn verdicts(&self) -> Vec<RuleVerdicts> {
+        let rules = &self.in_force.image.rules;
+        let totals = self.enforcer.verdicts(rules.len()).unwrap_or_default();
+        let counted = rules.iter().zip(totals).map(|(rule, total)| RuleVerdicts {
+            rule: rule.id.clone(),
+            alert: total.alert,
+            confirm: total.confirm,
+            block: total.block,
+        });
+        counted.filter(|rule| rule.alert + rule.confirm + rule.block > 0).collect()
+    }
+}
+
+/// Verdicts of one rule.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+pub struct RuleVerdicts {
+    /// Its id.
+    pub rule: String,
+    /// Findings.
+    pub alert: u64,
+    /// Waiting for a person.
+    pub confirm: u64,
+    /// Refused.
+    pub block: u64,
+}
+
+fn one(error: &impl Display) -> Vec<String> {
+    vec![error.to_string()]
+}
+
+fn put_in_force(
+    enforcer: &mut Enforcer,
+    session: SessionId,
+    compiled: &Compiled,
+) -> Result<PolicyLoaded, EnforceError> {
+    let swapped = enforcer.install(SESSION_PROFILE, &compiled.image, &compiled.identities.files)?;
+    info!(
+        policy = compiled.name,
+        generation = swapped.generation,
+        rows = swapped.rows,
+        write = ?swapped.write,
+        swap = ?swapped.swap,
+        cleanup = ?swapped.cleanup,
+        "policy in force"
+    );
+    for skipped in &compiled.identities.skipped {
+        warn!(skipped, "not protected by inode");
+    }
+    Ok(compiled.loaded(session, SESSION_PROFILE, swapped.generation))
+}
+
+/// Nothing is promised that nothing holds. What Landlock holds was settled when the command started, by the policy of
+/// that moment.
+fn check_held(
+    compiled: &Compiled,
+    options: &PolicyOptions,
+    protection: &Protection,
+) -> Result<(), ConfineError> {
+    let unheld = policy::unheld(&holds(&compiled.image, protection));
+    if compiled.mode == Mode::Observe || options.allow_degraded || unheld.is_empty() {
+        return Ok(());
+    }
+    Err(ConfineError::NotHeld(unheld))
+}
+
+impl Proof {
+    /// One round. A canary that does not answer is replaced once: it may have been killed.
+    fn check(&mut self, sensor: &mut Sensor, cgroup: Option<&Cgroup>) -> Posture {
+        let mut reason = String::new();
+        for _ in 0..2 {
+            match self.attempt(sensor, cgroup) {
+                Ok([open, exec, connect]) => return posture(&Attempts { open, exec, connect }),
+                Err(error) => reason = error.to_string(),
+            }
+            self.canary = None;
+        }
+        Posture::Degraded { which: vec![Unproven { operation: "canary".to_owned(), reason }] }
+    }
+
+    fn attempt(&mut self, sensor: &mut Sensor, cgroup: Option<&Cgroup>) -> Result<[i32; 3], RunError> {
+        let canary = if let Some(canary) = &mut self.canary {
+            canary
+        } else {
+            let Trap { file, program, address, .. } = &self.trap;
+            let canary = Canary::start(cgroup, &Forbidden { file, program, address: *address })?;
+            let tgid = u32::try_from(canary.pid()).unwrap_or(0);
+            sensor.enrol_as(tgid, CANARY_SESSION, CANARY_PROFILE)?;
+            self.canary.insert(canary)
+        };
+        Ok(canary.attempt()?)
+    }
+}
+
+/// What blocking is worth on this machine: the check alone, without a session.
+pub(super) fn survey(sensor: &mut Sensor, cgroup: Option<&Cgroup>) -> Result<Posture, RunError> {
+    let mut enforcer = Enforcer::new(Maps::open(|name| sensor.map(name))?)?;
+    let trap = Trap::set()?;
+    enforcer.install(CANARY_PROFILE, &trap.image(), &[])?;
+    let mut proof = Proof { canary: None, trap, posture: Posture::Off };
+    Ok(proof.check(sensor, cgroup))
+}

@@ -1,0 +1,284 @@
+//! Where a session's policy comes from: a preset or a file, read, bound to the session and compiled. Puts nothing in
+//! force.
+
+use std::{
+    fmt, fs,
+    io::{self, Read},
+    os::unix::{
+        ffi::{OsStrExt, OsStringExt},
+        fs::OpenOptionsExt,
+    },
+    path::{Path, PathBuf},
+};
+
+use sha2::{Digest, Sha256};
+
+use crate::{
+    enforce::{self, Identities, PathEntries},
+    launcher::landlock::{LandlockChoice, Siblings},
+    model::{Held, LoadedRule, Mode, PolicyAction, PolicyLoaded, RuleHold, SessionId},
+    policy::{self, Bindings, image::Image},
+};
+
+/// Longest policy that is read, in bytes.
+const LENGTH_MAX: u64 = 16 << 20;
+
+/// Which policy judges a session, and how.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PolicyOptions {
+    /// Preset or file.
+    pub source: PolicySource,
+    /// Instead of the policy's own.
+    pub mode: Option<Mode>,
+    /// Name of the profile in the policy.
+    pub profile: String,
+    /// Instead of the policy's own: what happens to objects that cannot be resolved.
+    pub unresolved: Option<PolicyAction>,
+    /// How much Landlock may do.
+    pub landlock: LandlockChoice,
+    /// Whether Landlock holds rules where it takes away what the command makes there later.
+    pub siblings: Siblings,
+    /// Go on although rules that block are not held.
+    pub allow_degraded: bool,
+}
+
+/// Where the text is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PolicySource {
+    /// In this program.
+    Preset(String),
+    /// In a file.
+    File(PathBuf),
+}
+
+impl PolicySource {
+    /// What a user means: a preset's name, or else a file.
+    pub fn named(name: &Path) -> Self {
+        match name.to_str().filter(|name| policy::preset(name).is_some()) {
+            Some(name) => Self::Preset(name.to_owned()),
+            None => Self::File(name.to_owned()),
+        }
+    }
+
+    fn text(&self) -> Result<String, String> {
+        match self {
+            Self::Preset(name) => policy::preset(name).map(str::to_owned).ok_or_else(|| self.unknown()),
+            Self::File(path) => read(path).map_err(|error| {
+                let is_name = !path.as_os_str().as_bytes().contains(&b'/');
+                if is_name && error.kind() == io::ErrorKind::NotFound {
+                    self.unknown()
+                } else {
+                    format!("cannot read {}: {error}", path.display())
+                }
+            }),
+        }
+    }
+
+    fn unknown(&self) -> String {
+        let presets = policy::PRESETS.join(", ");
+        format!("there is no preset and no file {self}; presets are {presets}, files are named by path")
+    }
+}
+
+impl fmt::Display for PolicySource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Preset(name) => f.write_str(name),
+            Self::File(path) => write!(f, "{}", path.display()),
+        }
+    }
+}
+
+fn read(path: &Path) -> io::Result<String> {
+    // A pipe in its place must not hold us up.
+    let file = fs::OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path)?;
+    if !file.metadata()?.is_file() {
+        return Err(io::Error::other("not a regular file"));
+    }
+    let mut text = String::new();
+    file.take(LENGTH_MAX + 1).read_to_string(&mut text)?;
+    if text.len() as u64 > LENGTH_MAX {
+        return Err(io::Error::other(format!("longer than {LENGTH_MAX} bytes")));
+    }
+    Ok(text)
+}
+
+/// Directories that patterns are bound to.
+#[derive(Clone, Debug)]
+pub(super) struct Directories {
+    pub(super) home: Vec<u8>,
+    pub(super) project: Vec<u8>,
+}
+
+impl Directories {
+    /// As the kernel names them: without symbolic links.
+    pub(super) fn new(home: &[u8], project: &[u8]) -> Self {
+        let real = |path: &[u8]| {
+            let path = Path::new(std::ffi::OsStr::from_bytes(path));
+            // What does not exist is taken at its word.
+            fs::canonicalize(path).unwrap_or_else(|_| path.to_owned()).into_os_string().into_vec()
+        };
+        Self { home: real(home), project: real(project) }
+    }
+}
+
+/// A policy, ready to be put in force.
+#[derive(Debug)]
+pub(super) struct Compiled {
+    pub(super) name: String,
+    pub(super) mode: Mode,
+    pub(super) digest: String,
+    pub(super) image: Image,
+    pub(super) identities: Identities,
+}
+
+/// A policy that cannot be used, and everything that is wrong with it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PolicyRejected {
+    /// Preset or file.
+    pub name: String,
+    /// One line each.
+    pub problems: Vec<String>,
+}
+
+impl fmt::Display for PolicyRejected {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "policy {} cannot be used: {}", self.name, self.problems.join("; "))
+    }
+}
+
+impl std::error::Error for PolicyRejected {}
+
+/// Digest of the text as it is now; none if it cannot be read.
+pub(super) fn digest(source: &PolicySource) -> Option<String> {
+    source.text().ok().map(|text| hash(&text))
+}
+
+fn hash(text: &str) -> String {
+    use std::fmt::Write;
+    Sha256::digest(text).iter().fold(String::new(), |mut hash, byte| {
+        // Writing to a String cannot fail.
+        write!(hash, "{byte:02x}").ok();
+        hash
+    })
+}
+
+/// Reads, binds and compiles, and looks for the files to protect by inode.
+pub(super) fn compile(
+    options: &PolicyOptions,
+    directories: &Directories,
+) -> Result<Compiled, PolicyRejected> {
+    let rejected = |problems| PolicyRejected { name: options.source.to_string(), problems };
+    let text = options.source.text().map_err(|problem| rejected(vec![problem]))?;
+    let said = |problems: Vec<policy::Problem>| rejected(problems.iter().map(ToString::to_string).collect());
+    let preset = |name: &str| policy::preset(name).map(str::to_owned);
+    let mut loaded = policy::load(&options.source.to_string(), &text, &preset).map_err(said)?;
+    if let Some(action) = options.unresolved {
+        loaded.settings.unresolved = action;
+    }
+    let bindings = Bindings {
+        home: directories.home.clone(),
+        project: directories.project.clone(),
+        profile: options.profile.clone(),
+        mode: options.mode,
+    };
+    let session = policy::Session::new(&loaded, &bindings).map_err(said)?;
+    let image = session.image().map_err(said)?;
+    let identities = identities(&image);
+    Ok(Compiled { name: loaded.name, mode: session.mode(), digest: hash(&text), image, identities })
+}
+
+/// Files to protect by inode, as they are now.
+pub(super) fn identities(image: &Image) -> Identities {
+    let entries = PathEntries::new(image);
+    enforce::find_identities(&image.identities, enforce::Bounds::default(), &|path| {
+        entries.of(&enforce::components(path))
+    })
+}
+
+/// What holds most of each rule, where that is not all of it.
+pub(super) fn unheld(rules: &[RuleHold]) -> Vec<RuleHold> {
+    let mut best: Vec<&RuleHold> = Vec::new();
+    for hold in rules {
+        match best.iter_mut().find(|known| known.rule == hold.rule) {
+            Some(known) if hold.held > known.held => *known = hold,
+            Some(_) => {}
+            None => best.push(hold),
+        }
+    }
+    best.into_iter().filter(|hold| hold.held != Held::Whole).cloned().collect()
+}
+
+impl Compiled {
+    /// For the audit.
+    pub(super) fn loaded(&self, session: SessionId, profile: u32, generation: u64) -> PolicyLoaded {
+        let rules = self.image.rules.iter().map(|rule| LoadedRule {
+            id: rule.id.clone(),
+            severity: rule.severity,
+            reason: rule.reason.clone(),
+        });
+        PolicyLoaded {
+            session,
+            boot: super::clock::boot_now(),
+            profile,
+            name: self.name.clone(),
+            mode: self.mode,
+            generation,
+            digest: self.digest.clone(),
+            rules: rules.collect(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn options(source: PolicySource) -> PolicyOptions {
+        PolicyOptions {
+            source,
+            mode: Some(Mode::Action),
+            profile: "default".to_owned(),
+            unresolved: None,
+            landlock: LandlockChoice::Auto,
+            siblings: Siblings::Stable,
+            allow_degraded: false,
+        }
+    }
+
+    fn directories() -> Directories {
+        Directories { home: b"/home/u".to_vec(), project: b"/home/u/p".to_vec() }
+    }
+
+    #[test]
+    fn presets_compile() {
+        for name in policy::PRESETS {
+            let source = PolicySource::named(Path::new(name));
+            assert_eq!(source, PolicySource::Preset((*name).to_owned()));
+            let compiled = compile(&options(source), &directories()).unwrap();
+            assert_eq!((compiled.digest.len(), compiled.mode), (64, Mode::Action));
+            let loaded = compiled.loaded(SessionId(1), 0, 4);
+            assert_eq!((loaded.rules.len(), loaded.generation), (compiled.image.rules.len(), 4));
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_used_says_why() {
+        let place = tempfile::TempDir::new().unwrap();
+        let bad = place.path().join("bad.yaml");
+        fs::write(&bad, "version: 1\nrules: 7\nnonsense: true\n").unwrap();
+        let binary = place.path().join("binary");
+        fs::write(&binary, [0xff, 0xfe]).unwrap();
+        for (name, problems, part) in [
+            (Path::new("no-such-preset"), 1, "presets are"),
+            (place.path(), 1, "not a regular file"),
+            (&place.path().join("absent.yaml"), 1, "No such file"),
+            (&binary, 1, "UTF-8"),
+            (&bad, 2, "nonsense"),
+        ] {
+            let rejected = compile(&options(PolicySource::named(name)), &directories()).unwrap_err();
+            assert_eq!(rejected.problems.len(), problems, "{rejected}");
+            assert!(rejected.to_string().contains(part), "{rejected}");
+        }
+    }
+}
