@@ -10,6 +10,7 @@ pub mod model;
 pub mod pipeline;
 pub mod policy;
 pub mod report;
+pub mod resolver;
 pub mod runtime;
 pub mod sensor;
 pub mod store;

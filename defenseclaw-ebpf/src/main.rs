@@ -15,6 +15,7 @@
               a key passed by reference is not copied on a stack of 512 bytes"
 )]
 
+mod cgroup;
 mod emit;
 mod lsm;
 mod path;
@@ -22,6 +23,7 @@ mod probes;
 mod scope;
 mod shim;
 mod sockaddr;
+mod verdict;
 
 #[panic_handler]
 fn panic(_info: &core::panic::PanicInfo<'_>) -> ! {
