@@ -183,4 +183,4 @@ pub(super) fn contains(network: IpAddr, length: u8, address: IpAddr) -> bool {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

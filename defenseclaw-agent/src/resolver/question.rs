@@ -120,4 +120,4 @@ pub(super) fn refusal(message: &[u8], code: ResponseCode, why: &str) -> Option<V
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

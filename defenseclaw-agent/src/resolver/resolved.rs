@@ -69,12 +69,12 @@ impl Resolved {
         addresses: &[(IpAddr, u32)],
     ) -> Result<Vec<(IpAddr, Permit)>, Full> {
         let matters = !entries(names, origin).is_empty();
+        if self.addresses.len() + addresses.len() > ADDRESSES {
+            self.forget_expired(now);
+        }
         let mut permits = Vec::new();
         for (address, ttl) in addresses {
             let address = address.to_canonical();
-            if self.addresses.len() >= ADDRESSES && !self.addresses.contains_key(&address) {
-                self.forget_expired(now);
-            }
             let room = self.addresses.len() < ADDRESSES;
             let known = match self.addresses.entry(address) {
                 Slot::Occupied(slot) => slot.into_mut(),
