@@ -201,7 +201,7 @@ impl Shared {
         let origin = Origin {
             name: question.name.clone(),
             aliases: answer.aliases.clone(),
-            trusted: judge.trusts(system, asker.server),
+            trusted: system.trusts(asker.server),
         };
         let permits = resolved
             .learn(judge.names(), now(), &origin, &answer.addresses)

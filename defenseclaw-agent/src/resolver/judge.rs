@@ -55,7 +55,8 @@ impl System {
         system
     }
 
-    fn trusts(&self, server: SocketAddr) -> bool {
+    /// Whether this server's word makes an address belong to a name.
+    pub(super) fn trusts(&self, server: SocketAddr) -> bool {
         self.servers.contains(&server.ip().to_canonical())
     }
 }
@@ -95,11 +96,6 @@ impl Judge {
     /// Generation of the policy.
     pub(super) fn generation(&self) -> u64 {
         self.generation
-    }
-
-    /// Whether this server's word makes an address belong to a name.
-    pub(super) fn trusts(&self, system: &System, server: SocketAddr) -> bool {
-        system.trusts(server)
     }
 
     /// Whether `name` may be asked of `server`.

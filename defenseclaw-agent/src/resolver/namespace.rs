@@ -161,7 +161,7 @@ impl Sockets {
         let netns = udp
             .first()
             .ok_or_else(|| io::Error::other("no socket"))
-            .and_then(|socket| cookie(socket))
+            .and_then(cookie)
             .map_err(ResolverError::Cookie)?;
         Ok(Self { udp, tcp, listening: Listening { netns, ports } })
     }

@@ -15,7 +15,8 @@ use super::name::HostName;
 pub(super) const LONGEST: usize = 4096;
 /// What we say we take over UDP, as servers commonly do.
 const PAYLOAD: u16 = 1232;
-const HEADER: usize = 12;
+/// Bytes before the question.
+const HEADER: u16 = 12;
 const INTERNET: u16 = 1;
 const IXFR: u16 = 251;
 const AXFR: u16 = 252;
@@ -48,7 +49,7 @@ pub(super) enum Unfit {
 /// Reads a question.
 pub(super) fn read(message: &[u8]) -> Result<Question, Unfit> {
     let word = |at: usize| Some(u16::from_be_bytes([*message.get(at)?, *message.get(at + 1)?]));
-    let header = |at| word(at).filter(|_| message.len() >= HEADER).ok_or(Unfit::Silent);
+    let header = |at| word(at).filter(|_| message.len() >= usize::from(HEADER)).ok_or(Unfit::Silent);
     let (id, flags) = (header(0)?, header(2)?);
     if flags & 0x8000 != 0 {
         return Err(Unfit::Silent);
@@ -60,9 +61,9 @@ pub(super) fn read(message: &[u8]) -> Result<Question, Unfit> {
     if message.len() > LONGEST || (header(4)?, header(6)?, header(8)?) != (1, 0, 0) {
         return Err(malformed);
     }
-    let (name, end) = name_at(message, HEADER).ok_or(malformed)?;
+    let (name, end) = name_at(message, HEADER.into()).ok_or(malformed)?;
     let (kind, class) = word(end).zip(word(end + 2)).ok_or(malformed)?;
-    let section = message.get(HEADER..end + 4).ok_or(malformed)?.to_vec();
+    let section = message.get(usize::from(HEADER)..end + 4).ok_or(malformed)?.to_vec();
     if class != INTERNET || kind == AXFR || kind == IXFR {
         return Err(Unfit::Code(ResponseCode::Refused));
     }
@@ -93,7 +94,7 @@ fn name_at(message: &[u8], mut at: usize) -> Option<(HostName, usize)> {
 pub(super) fn refusal(message: &[u8], code: ResponseCode, why: &str) -> Option<Vec<u8>> {
     let word = |at: usize| Some(u16::from_be_bytes([*message.get(at)?, *message.get(at + 1)?]));
     let (id, flags) = (word(0)?, word(2)?);
-    if flags & 0x8000 != 0 || message.len() < HEADER {
+    if flags & 0x8000 != 0 || message.len() < usize::from(HEADER) {
         return None;
     }
     let mut reply = Message::response(id, OpCode::from_u8((flags >> 11 & 15) as u8));
@@ -102,8 +103,8 @@ pub(super) fn refusal(message: &[u8], code: ResponseCode, why: &str) -> Option<V
     reply.metadata.recursion_available = true;
     reply.metadata.response_code = code;
     // As much of the question as can be said back.
-    if let Some(query) = name_at(message, HEADER)
-        .and_then(|_| Query::read(&mut BinDecoder::new(message).clone(HEADER as u16)).ok())
+    if let Some(query) = name_at(message, HEADER.into())
+        .and_then(|_| Query::read(&mut BinDecoder::new(message).clone(HEADER)).ok())
     {
         reply.add_query(query);
     }

@@ -92,9 +92,8 @@ async fn over_udp(
         let bytes = buffer.get(..len).unwrap_or_default();
         match answer::read(bytes, question, id) {
             Ok(answer) => return Ok((bytes.to_vec(), answer)),
-            Err(NotAnAnswer::Unreadable) => return Err(Unanswered::Unreadable),
             Err(NotAnAnswer::Foreign) if noise < NOISE => noise += 1,
-            Err(NotAnAnswer::Foreign) => return Err(Unanswered::Unreadable),
+            Err(NotAnAnswer::Foreign | NotAnAnswer::Unreadable) => return Err(Unanswered::Unreadable),
         }
     }
 }

@@ -12,10 +12,13 @@ use aya_ebpf::{
 };
 use defenseclaw_ebpf::{
     image::{Entry, action, effect},
-    redirect::{Asker, LANES, Origins, Redirect, RedirectKey},
+    redirect::{Asker, LANES, Origins, PORT, Redirect, RedirectKey},
 };
 
-use super::endpoint::{Endpoint, LOOPBACK4, LOOPBACK6, kind, mapped};
+use super::{
+    endpoint::{Endpoint, LOOPBACK4, LOOPBACK6, kind, mapped},
+    socket,
+};
 use crate::{
     scope::{self, Actor},
     shim::*,
@@ -58,6 +61,19 @@ pub fn no_resolver() -> Judged {
     Judged { entry, generation: 0 }
 }
 
+/// Whether a question of this socket is the cgroup's business and not that of an LSM program, which comes first and would
+/// judge the server's address: names are resolved for this task. `sk` as in [`socket::is_held`].
+#[inline(always)]
+#[allow(dead_code, reason = "the LSM programs ask it as soon as they judge")]
+pub fn is_question(actor: &Actor, sk: Ptr, port: u16) -> bool {
+    if port != PORT {
+        return false;
+    }
+    let key = RedirectKey { netns: 0, profile: actor.label.profile, reserved: 0 };
+    // SAFETY: the value is not read.
+    unsafe { DNS_REDIRECT.get(&key) }.is_some() && socket::is_held(sk)
+}
+
 /// Key of the row for where the current task is.
 #[inline(always)]
 fn here(ctx: &SockAddrContext, actor: &Actor) -> RedirectKey {
@@ -75,7 +91,7 @@ pub fn origins(sk: *mut core::ffi::c_void, flags: u32) -> *mut Origins {
 }
 
 #[inline(always)]
-fn socket(ctx: &SockAddrContext) -> *mut core::ffi::c_void {
+fn socket_of(ctx: &SockAddrContext) -> *mut core::ffi::c_void {
     // SAFETY: the context of this program.
     unsafe { (&raw const (*ctx.sock_addr).__bindgen_anon_1.sk).read_volatile() }.cast()
 }
@@ -99,7 +115,7 @@ pub fn redirect(ctx: &SockAddrContext, actor: &Actor, family: u16, to: &Endpoint
     if kind != SOCK_STREAM && kind != SOCK_DGRAM {
         return Redirection::Impossible;
     }
-    let origins = origins(socket(ctx), BPF_SK_STORAGE_GET_F_CREATE);
+    let origins = origins(socket_of(ctx), BPF_SK_STORAGE_GET_F_CREATE);
     if origins.is_null() {
         return Redirection::Impossible;
     }
@@ -207,7 +223,7 @@ fn meant(ctx: &SockAddrContext, from: &Endpoint) -> Option<Endpoint> {
     if from.address[0] != 0 || !loopback {
         return None;
     }
-    let origins = origins(socket(ctx), 0);
+    let origins = origins(socket_of(ctx), 0);
     if origins.is_null() {
         return None;
     }

@@ -181,11 +181,11 @@ fn other_types_pass() {
 proptest! {
     #[test]
     fn no_bytes_are_too_odd(bytes in prop::collection::vec(any::<u8>(), 0..600)) {
-        let _ = read(&bytes, &asked("a.example.", RecordType::A), ID);
+        read(&bytes, &asked("a.example.", RecordType::A), ID).ok();
         let mut right = message("a.example.", RecordType::A, Vec::new()).to_vec().unwrap();
         right[7] = 3;
         right.extend(bytes);
-        let _ = read(&right, &asked("a.example.", RecordType::A), ID);
+        read(&right, &asked("a.example.", RecordType::A), ID).ok();
     }
 
     /// Whatever is permitted stands in the message under a name that the question leads to.

@@ -172,10 +172,7 @@ proptest! {
         let owners = Owners { own, parent: 0 };
         let slow = rows
             .iter()
-            .filter(|row| match row.below {
-                false => row.labels == name,
-                true => name.len() > row.labels.len() && name.ends_with(&row.labels),
-            })
+            .filter(|row| if row.below { name.len() > row.labels.len() && name.ends_with(&row.labels) } else { row.labels == name })
             .flat_map(|row| row.entries.iter().map(move |entry| (row, entry)))
             .filter(|(_, (ports, entry))| {
                 entry.effects.contains(effect.into())

@@ -1,5 +1,7 @@
 //! Which entries an address gets, and for how long.
 
+use std::net::Ipv4Addr;
+
 use proptest::prelude::*;
 
 use super::{
@@ -101,8 +103,8 @@ fn a_restriction_of_an_alias_holds_for_the_name() {
 #[test]
 fn another_policy_is_applied_to_what_is_known() {
     let mut resolved = Resolved::default();
-    for (at, name) in ["a.example.com", "example.net"].into_iter().enumerate() {
-        resolved.learn(&three(), NOW, &origin(name, &[], true), &[(address(at as u8), 60)]).unwrap();
+    for (at, name) in [(0, "a.example.com"), (1, "example.net")] {
+        resolved.learn(&three(), NOW, &origin(name, &[], true), &[(address(at), 60)]).unwrap();
     }
     let other =
         policy(vec![host("example.net", vec![(Ports::ANY, connect(7, PolicyAction::Allow))])], Vec::new());
@@ -115,14 +117,20 @@ fn another_policy_is_applied_to_what_is_known() {
 #[test]
 fn a_full_table_is_an_error_only_where_it_matters() {
     let mut resolved = Resolved::default();
-    let all = |first: u16| -> Vec<(IpAddr, u32)> {
-        (0..ADDRESSES as u16).map(|at| ([10, first as u8, (at >> 8) as u8, at as u8].into(), 60)).collect()
+    let all = |network: u32| -> Vec<(IpAddr, u32)> {
+        (network..).take(ADDRESSES).map(|bits| (Ipv4Addr::from_bits(bits).into(), 60)).collect()
     };
-    resolved.learn(&three(), NOW, &origin("a.example.com", &[], true), &all(0)).unwrap();
-    assert_eq!(resolved.learn(&three(), NOW, &origin("b.example.com", &[], true), &all(1)), Err(Full));
-    assert_eq!(resolved.learn(&three(), NOW, &origin("silent.net", &[], true), &all(1)), Ok(Vec::new()));
+    resolved.learn(&three(), NOW, &origin("a.example.com", &[], true), &all(0x0a00_0000)).unwrap();
+    assert_eq!(
+        resolved.learn(&three(), NOW, &origin("b.example.com", &[], true), &all(0x0b00_0000)),
+        Err(Full)
+    );
+    assert_eq!(
+        resolved.learn(&three(), NOW, &origin("silent.net", &[], true), &all(0x0b00_0000)),
+        Ok(Vec::new())
+    );
     let later = BootTime(NOW.0 + 3600 * SECOND);
-    assert!(resolved.learn(&three(), later, &origin("b.example.com", &[], true), &all(1)).is_ok());
+    assert!(resolved.learn(&three(), later, &origin("b.example.com", &[], true), &all(0x0b00_0000)).is_ok());
 }
 
 #[test]

@@ -60,12 +60,12 @@ pub(super) fn up() -> Result<()> {
 fn add4(name: &[u8], address: Ipv4Addr) -> Result<()> {
     let socket = sys::owned(sys!(libc::SYS_socket, libc::AF_INET, libc::SOCK_DGRAM, 0)?);
     let mut request = request(name);
-    // SAFETY: the union is as large as any address.
-    unsafe {
-        let to = (&raw mut request.ifr_ifru.ifru_addr).cast::<libc::sockaddr_in>();
-        (*to).sin_family = libc::AF_INET as u16;
-        (*to).sin_addr.s_addr = u32::from_ne_bytes(address.octets());
+    // Behind family and port; the rest is zero.
+    let mut data = [0; 14];
+    for (to, from) in data.iter_mut().skip(2).zip(address.octets()) {
+        *to = from as libc::c_char;
     }
+    request.ifr_ifru.ifru_addr = libc::sockaddr { sa_family: libc::AF_INET as u16, sa_data: data };
     sys!(libc::SYS_ioctl, socket.as_raw_fd(), libc::SIOCSIFADDR, &raw const request)
         .with_context(|| format!("add {address}"))?;
     Ok(())
