@@ -115,7 +115,12 @@ impl Shared {
     }
 
     pub(super) fn remove(&self, profile: u32) {
-        self.profiles.write().unwrap_or_else(PoisonError::into_inner).remove(&profile);
+        let removed = self.profiles.write().unwrap_or_else(PoisonError::into_inner).remove(&profile);
+        let Some(removed) = removed else { return };
+        let state = removed.state.lock().unwrap_or_else(PoisonError::into_inner);
+        for address in state.resolved.addresses() {
+            self.kernel.forget(profile, address);
+        }
     }
 
     fn profile(&self, profile: u32) -> Option<Arc<Profile>> {
@@ -203,6 +208,9 @@ impl Shared {
             aliases: answer.aliases.clone(),
             trusted: system.trusts(asker.server),
         };
+        for address in resolved.expired(now()) {
+            self.kernel.forget(asker.profile, address);
+        }
         let permits = resolved
             .learn(judge.names(), now(), &origin, &answer.addresses)
             .map_err(|_full| "no room for more resolved addresses".to_owned())?;

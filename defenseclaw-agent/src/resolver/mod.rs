@@ -42,6 +42,9 @@ pub trait Kernel: Send + Sync + 'static {
     /// From now on connects of `profile` to `address` are judged by these entries, as long as the policy of this
     /// generation is in force.
     fn permit(&self, profile: u32, address: IpAddr, permit: &Permit, generation: u64) -> Result<(), String>;
+
+    /// What was said of this address has expired, so that its place is free. It may never have been said.
+    fn forget(&self, profile: u32, address: IpAddr);
 }
 
 /// Who asks, and whom.
@@ -166,7 +169,7 @@ impl Resolver {
         self.shared.set(profile, judge::Judge::new(rules)).map_err(ResolverError::Kernel)
     }
 
-    /// Forgets a profile: its questions are refused.
+    /// Forgets a profile: its questions are refused, and what was resolved for it is forgotten.
     pub fn remove_rules(&self, profile: u32) {
         self.shared.remove(profile);
     }

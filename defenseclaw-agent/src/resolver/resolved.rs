@@ -25,6 +25,9 @@ const SECOND: u64 = 1_000_000_000;
 const SHORTEST: u64 = 60;
 /// And so much longer than its time to live: programs keep addresses a little too long.
 const GRACE: u64 = 120;
+/// How often expired addresses are looked for, in seconds; while the table is full more often.
+const SWEEP: u64 = 60;
+const SWEEP_FULL: u64 = 1;
 /// A longer time to live is not believed: a week.
 const LONGEST: u64 = 7 * 24 * 3600;
 
@@ -57,6 +60,8 @@ pub(super) struct Full;
 #[derive(Debug, Default)]
 pub(super) struct Resolved {
     addresses: HashMap<IpAddr, Vec<(Origin, BootTime)>>,
+    /// When expired ones were looked for last.
+    swept: BootTime,
 }
 
 impl Resolved {
@@ -69,9 +74,6 @@ impl Resolved {
         addresses: &[(IpAddr, u32)],
     ) -> Result<Vec<(IpAddr, Permit)>, Full> {
         let matters = !entries(names, origin).is_empty();
-        if self.addresses.len() + addresses.len() > ADDRESSES {
-            self.forget_expired(now);
-        }
         let mut permits = Vec::new();
         for (address, ttl) in addresses {
             let address = address.to_canonical();
@@ -96,18 +98,26 @@ impl Resolved {
 
     /// What the kernel has to know under another policy.
     pub(super) fn judge_again(&mut self, names: &Names, now: BootTime) -> Vec<(IpAddr, Permit)> {
-        self.forget_expired(now);
         self.addresses
             .iter()
             .filter_map(|(address, known)| Some((*address, permit(names, now, known)?)))
             .collect()
     }
 
-    fn forget_expired(&mut self, now: BootTime) {
-        self.addresses.retain(|_, known| {
-            known.retain(|(_, until)| *until > now);
-            !known.is_empty()
-        });
+    /// Addresses that have no name any more, for the kernel to forget. To be asked now and then; it looks when it is time.
+    pub(super) fn expired(&mut self, now: BootTime) -> Vec<IpAddr> {
+        let pause = if self.addresses.len() >= ADDRESSES { SWEEP_FULL } else { SWEEP };
+        if now.0.saturating_sub(self.swept.0) < pause * SECOND {
+            return Vec::new();
+        }
+        self.swept = now;
+        let expired = |known: &Vec<(Origin, BootTime)>| known.iter().all(|(_, until)| *until <= now);
+        self.addresses.extract_if(|_, known| expired(known)).map(|(address, _)| address).collect()
+    }
+
+    /// All of them, when nothing is judged by them any more.
+    pub(super) fn addresses(&self) -> impl Iterator<Item = IpAddr> {
+        self.addresses.keys().copied()
     }
 }
 

@@ -129,7 +129,9 @@ fn a_full_table_is_an_error_only_where_it_matters() {
         resolved.learn(&three(), NOW, &origin("silent.net", &[], true), &all(0x0b00_0000)),
         Ok(Vec::new())
     );
+    assert_eq!(resolved.expired(BootTime(NOW.0 + 100 * SECOND)), Vec::<IpAddr>::new());
     let later = BootTime(NOW.0 + 3600 * SECOND);
+    assert_eq!(resolved.expired(later).len(), ADDRESSES);
     assert!(resolved.learn(&three(), later, &origin("b.example.com", &[], true), &all(0x0b00_0000)).is_ok());
 }
 
