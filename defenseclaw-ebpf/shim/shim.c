@@ -23,7 +23,15 @@ struct super_block { u32 s_dev; } AI;
 struct inode { unsigned long i_ino; struct super_block *i_sb; u16 i_mode; } AI;
 struct qstr { u32 len; const u8 *name; } AI;
 struct hlist_bl_node { struct hlist_bl_node **pprev; } AI;
-struct dentry { struct hlist_bl_node d_hash; struct dentry *d_parent; struct qstr d_name; struct inode *d_inode; } AI;
+union dc_short { u8 string[32]; } AI;
+struct dentry {
+	struct hlist_bl_node d_hash;
+	struct dentry *d_parent;
+	struct qstr d_name;
+	struct inode *d_inode;
+	u8 d_iname[32];
+	union dc_short d_shortname;
+} AI;
 struct vfsmount { struct dentry *mnt_root; } AI;
 struct ns_common { u64 ns_id; } AI;
 struct mount;
@@ -63,7 +71,7 @@ struct task_struct {
 	const struct cred *cred;
 	struct pid *thread_pid;
 } AI;
-struct linux_binprm { const char *filename, *interp; } AI;
+struct linux_binprm { struct file *file; const char *filename, *interp; } AI;
 
 struct sock { u16 sk_protocol, sk_type; } AI;
 struct socket { struct sock *sk; } AI;
@@ -132,6 +140,33 @@ INLINE void shim_dentry_entry(struct dentry *p, struct dc_entry *to)
 		bpf_probe_read_kernel(&to->name, 8, __builtin_preserve_access_index(&p->d_name.name));
 	}
 }
+/* Where a dentry keeps a short name, 32 bytes at least. Since Linux 6.13 the field has another name. */
+INLINE _Bool shim_dentry_short_exists(void)
+{
+	return __builtin_preserve_field_info(((struct dentry *)0)->d_iname, 2)
+	       || __builtin_preserve_field_info(((struct dentry *)0)->d_shortname, 2);
+}
+INLINE u64 short_offset(void)
+{
+	if (__builtin_preserve_field_info(((struct dentry *)0)->d_iname, 2))
+		return OFFSET(dentry, d_iname);
+	return OFFSET(dentry, d_shortname);
+}
+INLINE const void *shim_dentry_short_name(struct dentry *p) { return (void *)p + short_offset(); }
+/* Its first 16 bytes. The offset goes through a register: as part of a load, whose width is not that of the field, the
+ * loader would refuse it. */
+INLINE u64 shim_dentry_short_first_direct(void *p)
+{
+	u64 offset = short_offset();
+	asm volatile("" : "+r"(offset));
+	return *(volatile u64 *)(p + offset);
+}
+INLINE u64 shim_dentry_short_second_direct(void *p)
+{
+	u64 offset = short_offset();
+	asm volatile("" : "+r"(offset));
+	return *(volatile u64 *)(p + offset + 8);
+}
 struct dc_place { void *parent, *mountpoint, *root; };
 INLINE void shim_mount_place(struct mount *p, struct dc_place *to)
 {
@@ -180,7 +215,6 @@ LOAD(u64, mm_struct, arg_start, arg_start)
 LOAD(u64, mm_struct, arg_end, arg_end)
 LOAD(u64, mm_struct, env_start, env_start)
 LOAD(u64, mm_struct, env_end, env_end)
-LOAD(void *, mm_struct, exe_file, exe_file)
 LOAD(int, signal_struct, live, live.counter)
 LOAD(int, signal_struct, group_exit_code, group_exit_code)
 LOAD(u32, signal_struct, flags, flags)
@@ -209,7 +243,7 @@ GET(void *, task_struct, nsproxy, nsproxy)
 GET(void *, task_struct, cred, cred)
 GET(void *, task_struct, thread_pid, thread_pid)
 GET(u32, pid, level, level)
-GET(u32, task_struct, thread_status, thread_info.status)
+LOAD(u32, task_struct, thread_status, thread_info.status)
 EXISTS(task_struct, thread_status, thread_info.status)
 LOAD(u32, task_struct, tgid, tgid)
 LOAD(u64, task_struct, cgroup, cgroups->dfl_cgrp->kn->id)
@@ -230,6 +264,7 @@ LOAD(u32, cred, egid, egid.val)
 LOAD(void *, cred, user_ns, user_ns)
 LOAD(void *, nsproxy, mnt, mnt_ns)
 LOAD(void *, mnt_namespace, root, root)
+LOAD(void *, linux_binprm, file, file)
 LOAD(void *, linux_binprm, filename, filename)
 LOAD(void *, linux_binprm, interp, interp)
 
@@ -264,6 +299,7 @@ LOAD(u64, pt_regs, arg5, r9)
 
 /* Unaligned, which this target allows and Rust does not assume. */
 INLINE u64 shim_word(const u8 *at) { return *(const volatile u64 *)at; }
+INLINE void shim_put_word(u8 *at, u64 word) { *(volatile u64 *)at = word; }
 
 /* Atomics, which Rust's BPF target does not offer. */
 INLINE void shim_atomic_increment(u64 *cell) { __sync_fetch_and_add(cell, 1); }

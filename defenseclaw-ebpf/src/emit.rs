@@ -3,29 +3,29 @@
 //! For every observation exactly one of `Submitted`, `RingFull`, `Oversized`, `Unreadable`, `MapFull` is counted besides
 //! `Seen`; this is the only place in the kernel that drops anything.
 
-use core::mem::offset_of;
-
 use aya_ebpf::{
     bindings::BPF_RB_NO_WAKEUP,
     helpers::generated::{
-        bpf_ktime_get_boot_ns, bpf_probe_read_kernel, bpf_probe_read_kernel_str, bpf_probe_read_user,
-        bpf_probe_read_user_str, bpf_ringbuf_reserve, bpf_ringbuf_submit,
+        bpf_get_smp_processor_id, bpf_ktime_get_boot_ns, bpf_probe_read_kernel, bpf_probe_read_kernel_str,
+        bpf_probe_read_user, bpf_probe_read_user_str, bpf_ringbuf_reserve, bpf_ringbuf_submit,
     },
     macros::map,
-    maps::{PerCpuArray, RingBuf},
+    maps::{Array, RingBuf},
 };
 use defenseclaw_ebpf::{
-    ABI_VERSION, Body, Count, Counters, Header, KINDS, Kind, RECORD_MAX, STRING_MAX, flags,
+    ABI_VERSION, Body, Count, Counters, Header, KINDS, Kind, RECORD_MAX, SCRATCH_SLOTS, STRING_MAX, flags,
+    image::effect,
 };
 
 use crate::{
     path,
     probes::environment::Progress,
-    scope::{self, Actor, SCOPE},
+    scope::{self, Actor},
     shim::{
         Ptr, shim_atomic_exchange, shim_atomic_increment, shim_cred_uid_direct,
         shim_task_struct_cgroup_direct, shim_task_struct_cred_direct, shim_task_struct_pid_direct,
     },
+    verdict::{self, Judged, Policy},
 };
 
 /// fork, exec, exit: never crowded out by file events.
@@ -34,26 +34,28 @@ pub static PRIORITY: RingBuf = RingBuf::with_byte_size(4 << 20, 0);
 /// Everything else.
 #[map]
 pub static BULK: RingBuf = RingBuf::with_byte_size(8 << 20, 0);
+/// A row for each kind and processor. Per-CPU maps would say the same, but their look-up is a call on most kernels and that
+/// of arrays is not. The loader makes room for the processors of this machine.
 #[map]
-pub static COUNTERS: PerCpuArray<Counters> = PerCpuArray::with_max_entries(KINDS as u32, 0);
+pub static COUNTERS: Array<Counters> = Array::with_max_entries(KINDS as u32, 0);
+/// [`SLOTS`] for each processor, likewise.
 #[map]
-pub static SCRATCH: PerCpuArray<Scratch> = PerCpuArray::with_max_entries(SLOTS, 0);
+pub static SCRATCH: Array<Scratch> = Array::with_max_entries(SLOTS, 0);
 
-/// Buffers per CPU. BPF programs can be preempted by others on the same CPU, so one would be overwritten; a task, the
-/// one that preempts it and a network interrupt make three.
-const SLOTS: u32 = 4;
+const SLOTS: u32 = SCRATCH_SLOTS as u32;
 const HEAD: u32 = (size_of::<Header>() + size_of::<Body>()) as u32;
 /// Offsets are masked with this, lengths with [`STRING_MASK`]: their sum stays inside the buffer.
 const OFFSET_MASK: u32 = 0x3fff;
 const STRING_MASK: u32 = 0xfff;
 
+/// Where a record is made. Its head stands before the first string if that is a path, which is built backwards from its
+/// end, and the other strings behind that end: so neither is copied.
 #[repr(C)]
 pub struct Scratch {
     busy: u64,
     progress: Progress,
-    walk: path::Buffer,
-    header: Header,
-    body: Body,
+    spare: path::Buffer,
+    first: path::Buffer,
     rest: [u8; RECORD_MAX + 8],
 }
 
@@ -69,9 +71,20 @@ pub enum Ring {
 /// Counts without a record.
 #[inline(always)]
 pub fn count(kind: Kind, what: Count) {
-    if let Some(row) = COUNTERS.get_ptr_mut(kind as u32) {
+    if let Some(row) = row(kind) {
         add(row, what);
     }
+}
+
+#[inline(always)]
+fn processor() -> u32 {
+    // SAFETY: the helper has no preconditions.
+    unsafe { bpf_get_smp_processor_id() }
+}
+
+#[inline(always)]
+fn row(kind: Kind) -> Option<*mut Counters> {
+    COUNTERS.get_ptr_mut(processor() * KINDS as u32 + kind as u32)
 }
 
 #[inline(always)]
@@ -79,32 +92,6 @@ fn add(row: *mut Counters, what: Count) {
     // SAFETY: `row` points into the counter map, `what` is below its length. Atomic, because a program on this CPU can
     // be preempted by another one between load and store.
     unsafe { shim_atomic_increment(&raw mut (*row).counts[what as usize]) };
-}
-
-/// Fills in what the header says about the current task.
-#[inline(always)]
-unsafe fn name_actor(header: *mut Header, actor: &Actor) {
-    let task = actor.task;
-    let mut start = actor.label.start_ns;
-    if start == 0 {
-        // Enrolled from user space, which knows the start in clock ticks only.
-        start = scope::start_ns_direct(task);
-        if let Some(label) = SCOPE.get_ptr_mut(u64::from(actor.tgid)) {
-            // SAFETY: `label` points into the map; every writer stores the same value.
-            unsafe { (*label).start_ns = start };
-        }
-    }
-    // SAFETY: the caller owns the header; the helper has no preconditions.
-    unsafe {
-        (*header).tid = shim_task_struct_pid_direct(task);
-        (*header).start_ns = start;
-        (*header).tgid = actor.tgid;
-        // Numbers as in the initial user namespace, like those of the helper, at a fifth of its cost.
-        (*header).uid = shim_cred_uid_direct(shim_task_struct_cred_direct(task));
-        (*header).cgroup = shim_task_struct_cgroup_direct(task);
-        (*header).session = actor.label.session;
-        (*header).tool_call = actor.label.tool_call;
-    }
 }
 
 #[repr(C)]
@@ -116,9 +103,15 @@ struct Short {
 /// A record without strings, made in its place in the ring: no buffer, no copy. `fill` gives the arguments; it runs last,
 /// so that nothing has to be kept across the calls before it.
 #[inline(always)]
-pub fn short(kind: Kind, ring: Ring, actor: &Actor, result: Option<i64>, fill: impl FnOnce() -> [u64; 6]) {
-    let Some(row) = COUNTERS.get_ptr_mut(kind as u32) else { return };
-    add(row, Count::Seen);
+pub fn short(
+    kind: Kind,
+    ring: Ring,
+    actor: &Actor,
+    result: Option<i64>,
+    judged: &Judged,
+    fill: impl FnOnce() -> [u64; 6],
+) {
+    let Some(row) = row(kind) else { return };
     let ring = match ring {
         Ring::Priority => &PRIORITY,
         Ring::Bulk => &BULK,
@@ -128,17 +121,17 @@ pub fn short(kind: Kind, ring: Ring, actor: &Actor, result: Option<i64>, fill: i
         let ring = core::ptr::from_ref(ring).cast_mut().cast();
         let record: *mut Short = bpf_ringbuf_reserve(ring, size_of::<Short>() as u64, 0).cast();
         if record.is_null() {
+            add(row, Count::Seen);
             add(row, Count::RingFull);
             return;
         }
         let header = &raw mut (*record).header;
-        begin(header, kind);
-        name_actor(header, actor);
-        (*header).flags = match result {
+        let flags = match result {
             Some(_) => flags::HAS_RESULT | flags::AT_SYSCALL_EXIT,
             None => 0,
         };
-        (*header).len = HEAD;
+        begin(header, kind, flags, HEAD, shim_task_struct_pid_direct(actor.task));
+        name_actor(header, actor);
         let words = (&raw mut (*record).body).cast::<u64>();
         let args = fill();
         let mut word = 0;
@@ -148,9 +141,12 @@ pub fn short(kind: Kind, ring: Ring, actor: &Actor, result: Option<i64>, fill: i
             word += 1;
         }
         words.add(word).write_volatile(result.unwrap_or(0) as u64);
-        zero(words.add(word + 1), size_of::<Body>() / 8 - word - 1);
+        words.add(word + 1).write_volatile(0);
+        // The last two lengths of strings, and the verdict.
+        words.add(word + 2).write_volatile(u64::from(judged.word()) << 32);
         bpf_ringbuf_submit(record.cast(), u64::from(BPF_RB_NO_WAKEUP));
     }
+    add(row, Count::Seen);
     add(row, Count::Submitted);
 }
 
@@ -165,84 +161,210 @@ unsafe fn zero(words: *mut u64, count: usize) {
     }
 }
 
-/// What every record begins with.
+/// First words of a header: [`ABI_VERSION`], kind and flags; length and thread.
 #[inline(always)]
-unsafe fn begin(header: *mut Header, kind: Kind) {
-    // SAFETY: the caller owns the header; the helper has no preconditions.
+unsafe fn begin(header: *mut Header, kind: Kind, flags: u32, len: u32, tid: u32) {
+    let words = header.cast::<u64>();
+    // SAFETY: the caller owns the header, which begins with two words of smaller fields; the ABI is little-endian.
     unsafe {
-        (*header).abi = ABI_VERSION;
-        (*header).kind = kind as u16;
-        (*header).time_ns = bpf_ktime_get_boot_ns();
+        words.write(u64::from(flags) << 32 | u64::from(kind as u16) << 16 | u64::from(ABI_VERSION));
+        words.add(1).write(u64::from(tid) << 32 | u64::from(len));
     }
 }
 
-/// A record being built. Ends in [`Record::submit`] or [`Record::give_up`]; a forgotten one leaks its buffer.
+/// What the header says about the current task, and when.
+#[inline(always)]
+unsafe fn name_actor(header: *mut Header, actor: &Actor) {
+    // SAFETY: the label stays in the map as long as its task, which is the current one, runs this program.
+    let label = unsafe { &*actor.label };
+    let mut start = label.start_ns;
+    if start == 0 {
+        // Enrolled from user space, which knows the start in clock ticks only.
+        start = scope::start_ns_direct(actor.task);
+        // SAFETY: as above; every writer stores the same value.
+        unsafe { (*actor.label.cast_mut()).start_ns = start };
+    }
+    // SAFETY: the caller owns the header; the helpers have no preconditions.
+    unsafe {
+        (*header).time_ns = bpf_ktime_get_boot_ns();
+        (*header).cgroup = shim_task_struct_cgroup_direct(actor.task);
+        (*header).start_ns = start;
+        (*header).tgid = actor.tgid;
+        // Numbers as in the initial user namespace, like those of the helper, at a fifth of its cost.
+        (*header).uid = shim_cred_uid_direct(shim_task_struct_cred_direct(actor.task));
+        (*header).session = label.session;
+        (*header).tool_call = label.tool_call;
+    }
+}
+
+/// A record being built. Ends in [`Record::submit`]; a forgotten one leaks its buffer.
 #[must_use]
 pub struct Record {
     scratch: *mut Scratch,
+    /// In the scratch buffer.
+    head: *mut Short,
     row: *mut Counters,
-    at: u32,
+    kind: Kind,
+    tid: u32,
+    /// Bytes of head and first path, and of the strings behind them.
+    first: u32,
+    rest: u32,
     flags: u32,
     string: u32,
+    paths: path::Known,
+    seed: u64,
+    /// Of the first path.
+    components: u32,
+    leaf: u32,
+    lost: u32,
 }
 
 impl Record {
     /// A record about the current task.
     #[inline(always)]
     pub fn begin(kind: Kind, actor: &Actor) -> Option<Self> {
-        let record = Self::blank(kind)?;
-        // SAFETY: `header` points into the scratch buffer, which this record owns.
-        unsafe { name_actor(record.header(), actor) };
+        let mut record = Self::blank(kind)?;
+        record.name(actor);
         Some(record)
+    }
+
+    /// A record about the current task whose first string is the path of a dentry.
+    #[inline(always)]
+    pub fn about(kind: Kind, actor: &Actor, dentry: Ptr, mnt: Ptr, seed: u64) -> Option<Self> {
+        let mut record = Self::blank(kind)?;
+        record.seed = seed;
+        let found = path::resolve(record.first(), dentry, mnt, seed);
+        record.put_before(&found, actor);
+        Some(record)
+    }
+
+    /// The same, of pointers that the verifier knows: see [`path::resolve_known`].
+    #[inline(always)]
+    pub fn about_known(kind: Kind, actor: &Actor, dentry: Ptr, mnt: Ptr, seed: u64) -> Option<Self> {
+        let mut record = Self::blank(kind)?;
+        record.seed = seed;
+        let found = path::resolve_known(record.first(), dentry, mnt, actor.task, &mut record.paths, seed);
+        record.put_before(&found, actor);
+        Some(record)
+    }
+
+    #[inline(always)]
+    fn put_before(&mut self, found: &path::Found, actor: &Actor) {
+        self.head = path::head(self.first(), found.start).cast();
+        self.name(actor);
+        self.close_first(found);
+    }
+
+    #[inline(always)]
+    fn close_first(&mut self, found: &path::Found) {
+        let len = found.len & STRING_MASK;
+        // SAFETY: the head lies in the scratch buffer, which this record owns.
+        unsafe { (*self.head).body.string_len[0] = len as u16 };
+        self.first += len;
+        self.flags |= found.flags & path::RECORDED;
+        (self.components, self.leaf, self.lost) = (found.components, found.leaf, found.flags);
+        self.string = 1;
+    }
+
+    /// What policy says about the first path.
+    #[inline(always)]
+    pub fn judge(&self, policy: &Policy, effects: u16, dev: u64, ino: u64) -> Judged {
+        let found =
+            path::Found { start: 0, len: 0, flags: self.lost, components: self.components, leaf: self.leaf };
+        policy.path(effects, self.first(), &found, dev, ino)
+    }
+
+    /// What policy says about an abstract name of `len` bytes of the kernel, the first of which is NUL.
+    #[inline(always)]
+    pub fn judge_abstract(&self, policy: &Policy, name: *const u8, len: u32) -> Judged {
+        let to = path::front(self.spare().0);
+        let len = len & 0x7f;
+        // SAFETY: the length is below that of the buffer, which is ours; the helper checks the source.
+        if unsafe { bpf_probe_read_kernel(to.cast(), len, name.cast()) } != 0 || len == 0 {
+            return policy.blind(effect::UNIX);
+        }
+        // SAFETY: the buffer is longer than a name and the 256 bytes that may be looked at.
+        policy.abstract_name(self.spare().0, unsafe { to.add(1) }, len - 1)
+    }
+
+    /// Notes the sets of executables that the first path belongs to, which is the program that just started.
+    #[inline(always)]
+    pub fn learn_owner(&self, actor: &Actor) {
+        let found =
+            path::Found { start: 0, len: 0, flags: self.lost, components: self.components, leaf: self.leaf };
+        verdict::learn_owner(actor, self.first(), &found, self.seed);
+    }
+
+    /// What policy said.
+    #[inline(always)]
+    pub fn verdict(&mut self, judged: &Judged) {
+        // SAFETY: the head lies in the scratch buffer, which this record owns.
+        unsafe { (*self.head).body.verdict = judged.word() };
+    }
+
+    #[inline(always)]
+    fn name(&mut self, actor: &Actor) {
+        self.tid = shim_task_struct_pid_direct(actor.task);
+        // SAFETY: the head lies in the scratch buffer, which this record owns.
+        unsafe {
+            zero((&raw mut (*self.head).body).cast(), size_of::<Body>() / 8);
+            name_actor(&raw mut (*self.head).header, actor);
+        }
     }
 
     /// A record without a task; header fields about it are zero.
     #[inline(always)]
     pub fn nobody(kind: Kind) -> Option<Self> {
         let record = Self::blank(kind)?;
-        let header = record.header();
-        // SAFETY: the buffer is ours. `begin` and `submit` write the other fields of the first three words.
+        // SAFETY: the buffer is ours. `submit` writes the first two words.
         unsafe {
-            (*header).tid = 0;
-            zero(header.cast::<u64>().add(3), size_of::<Header>() / 8 - 3);
+            zero(record.head.cast::<u64>().add(2), HEAD as usize / 8 - 2);
+            (*record.head).header.time_ns = bpf_ktime_get_boot_ns();
         }
         Some(record)
     }
 
-    /// A record whose header says nothing about the task yet.
+    /// A record that says nothing yet.
     #[inline(always)]
     fn blank(kind: Kind) -> Option<Self> {
-        let row = COUNTERS.get_ptr_mut(kind as u32)?;
-        add(row, Count::Seen);
+        let row = row(kind)?;
+        let first = processor() * SLOTS;
         let mut slot = 0;
         while slot < SLOTS {
-            let scratch = SCRATCH.get_ptr_mut(slot)?;
+            let scratch = SCRATCH.get_ptr_mut(first + slot)?;
             // SAFETY: `scratch` points into the scratch map.
             if unsafe { shim_atomic_exchange(&raw mut (*scratch).busy, 1) } == 0 {
-                let record = Self { scratch, row, at: HEAD, flags: 0, string: 0 };
-                // SAFETY: the buffer is ours until `busy` is cleared; the helper has no preconditions.
-                unsafe {
-                    zero((&raw mut (*scratch).body).cast(), size_of::<Body>() / 8);
-                    begin(&raw mut (*scratch).header, kind);
-                }
-                return Some(record);
+                // SAFETY: as above; ours until `busy` is cleared.
+                let head = path::head(unsafe { &raw mut (*scratch).first }, path::END).cast();
+                let paths = path::Known::default();
+                return Some(Self {
+                    scratch,
+                    head,
+                    row,
+                    kind,
+                    tid: 0,
+                    first: HEAD,
+                    rest: 0,
+                    flags: 0,
+                    string: 0,
+                    paths,
+                    seed: 0,
+                    components: 0,
+                    leaf: 0,
+                    lost: 0,
+                });
             }
             slot += 1;
         }
+        add(row, Count::Seen);
         add(row, Count::MapFull);
         None
     }
 
     #[inline(always)]
-    fn header(&self) -> *mut Header {
-        // SAFETY: `scratch` points into the scratch map.
-        unsafe { &raw mut (*self.scratch).header }
-    }
-
-    #[inline(always)]
-    fn body(&self) -> *mut Body {
-        // SAFETY: as above.
-        unsafe { &raw mut (*self.scratch).body }
+    fn first(&self) -> *mut path::Buffer {
+        // SAFETY: `scratch` points into the scratch map and is ours.
+        unsafe { &raw mut (*self.scratch).first }
     }
 
     /// Session of a record that has no task.
@@ -250,8 +372,8 @@ impl Record {
     pub fn session(&mut self, session: u64, cgroup: u64) {
         // SAFETY: the buffer is ours.
         unsafe {
-            (*self.header()).session = session;
-            (*self.header()).cgroup = cgroup;
+            (*self.head).header.session = session;
+            (*self.head).header.cgroup = cgroup;
         }
     }
 
@@ -260,7 +382,7 @@ impl Record {
     pub fn arg<const N: usize>(&mut self, value: u64) -> &mut Self {
         const { assert!(N < 6) };
         // SAFETY: the buffer is ours and `N` is in bounds.
-        unsafe { (*self.body()).args[N] = value };
+        unsafe { (*self.head).body.args[N] = value };
         self
     }
 
@@ -268,7 +390,7 @@ impl Record {
     #[inline(always)]
     pub fn result(&mut self, value: i64) -> &mut Self {
         // SAFETY: the buffer is ours.
-        unsafe { (*self.body()).result = value };
+        unsafe { (*self.head).body.result = value };
         self.flags |= flags::HAS_RESULT | flags::AT_SYSCALL_EXIT;
         self
     }
@@ -276,12 +398,12 @@ impl Record {
     /// Where the next string goes, if there is room.
     #[inline(always)]
     fn room(&mut self) -> Option<*mut u8> {
-        if self.at > OFFSET_MASK {
+        if self.rest > OFFSET_MASK {
             return None;
         }
-        let offset = self.at & OFFSET_MASK;
-        // SAFETY: OFFSET_MASK + STRING_MAX lies inside header, body and rest together, which are contiguous.
-        Some(unsafe { self.scratch.cast::<u8>().add(offset_of!(Scratch, header)).add(offset as usize) })
+        let offset = self.rest & OFFSET_MASK;
+        // SAFETY: OFFSET_MASK + STRING_MAX bytes lie behind the end of the first path.
+        Some(unsafe { path::end(self.first()).add(offset as usize) })
     }
 
     /// Ends string `self.string`, which is `len` bytes, and goes on to the next.
@@ -290,10 +412,12 @@ impl Record {
         let string = self.string & 7;
         if string < 6 {
             // SAFETY: the buffer is ours and `string` is in bounds.
-            unsafe { *(&raw mut (*self.body()).string_len).cast::<u16>().add(string as usize) = len as u16 };
+            unsafe {
+                *(&raw mut (*self.head).body.string_len).cast::<u16>().add(string as usize) = len as u16
+            };
         }
         self.flags |= string_flags << (flags::PER_STRING * string);
-        self.at += len;
+        self.rest += len;
         self.string += 1;
     }
 
@@ -307,30 +431,46 @@ impl Record {
     /// The path of a dentry below a mount.
     #[inline(always)]
     pub fn path(&mut self, dentry: Ptr, mnt: Ptr) -> &mut Self {
-        // SAFETY: `scratch` points into the scratch map and is ours.
-        let buffer = unsafe { &raw mut (*self.scratch).walk };
-        self.resolved(buffer, path::resolve(buffer, dentry, mnt))
+        self.resolved(&path::resolve(self.spare().0, dentry, mnt, 0))
     }
 
     /// The same, of pointers that the verifier knows: see [`path::resolve_known`].
     #[inline(always)]
-    pub fn path_known(&mut self, dentry: Ptr, mnt: Ptr) -> &mut Self {
-        // SAFETY: `scratch` points into the scratch map and is ours.
-        let buffer = unsafe { &raw mut (*self.scratch).walk };
-        self.resolved(buffer, path::resolve_known(buffer, dentry, mnt))
+    pub fn path_known(&mut self, actor: &Actor, dentry: Ptr, mnt: Ptr) -> &mut Self {
+        let found = path::resolve_known(self.spare().0, dentry, mnt, actor.task, &mut self.paths, 0);
+        self.resolved(&found)
+    }
+
+    /// The same, and what policy says about it.
+    #[inline(always)]
+    pub fn path_judged(
+        &mut self,
+        actor: &Actor,
+        dentry: Ptr,
+        mnt: Ptr,
+        policy: &Policy,
+        effects: u16,
+    ) -> Judged {
+        let buffer = self.spare().0;
+        let seed = policy.seed();
+        let found = path::resolve_known(buffer, dentry, mnt, actor.task, &mut self.paths, seed);
+        let judged = policy.path(effects, buffer, &found, 0, 0);
+        self.resolved(&found);
+        judged
     }
 
     #[inline(always)]
-    fn resolved(&mut self, buffer: *mut path::Buffer, found: path::Found) -> &mut Self {
+    fn resolved(&mut self, found: &path::Found) -> &mut Self {
         let len = found.len & STRING_MASK;
         let Some(to) = self.room() else {
             self.close(0, flags::TRUNCATED);
             return self;
         };
         // SAFETY: both ends lie inside the scratch buffer for every masked length; the helper checks the rest.
-        let copied = unsafe { bpf_probe_read_kernel(to.cast(), len, path::tail(buffer, found.start).cast()) };
+        let copied =
+            unsafe { bpf_probe_read_kernel(to.cast(), len, path::tail(self.spare().0, found.start).cast()) };
         if copied == 0 {
-            self.close(len, found.flags)
+            self.close(len, found.flags & path::RECORDED)
         } else {
             self.close(0, flags::UNRESOLVED)
         }
@@ -433,11 +573,11 @@ impl Record {
         self
     }
 
-    /// The buffer that paths are built in, which is free between two paths, and room for the state of a search.
+    /// The buffer that all paths but the first are built in, free between two of them, and room for the state of a search.
     #[inline(always)]
-    pub fn spare(&mut self) -> (*mut path::Buffer, *mut Progress) {
+    pub fn spare(&self) -> (*mut path::Buffer, *mut Progress) {
         // SAFETY: `scratch` points into the scratch map and is ours.
-        unsafe { (&raw mut (*self.scratch).walk, &raw mut (*self.scratch).progress) }
+        unsafe { (&raw mut (*self.scratch).spare, &raw mut (*self.scratch).progress) }
     }
 
     /// Adds flags to the string that was put last.
@@ -446,82 +586,41 @@ impl Record {
         self.flags |= found << (flags::PER_STRING * ((self.string - 1) & 7));
     }
 
+    /// Lets go of a record that was made only to judge what it is about.
+    #[inline(always)]
+    pub fn drop_unseen(self) {
+        // SAFETY: the buffer is ours until here.
+        unsafe { shim_atomic_exchange(&raw mut (*self.scratch).busy, 0) };
+    }
+
+    /// Writes down what policy said, hands the record over, and is what the LSM program returns.
+    #[inline(always)]
+    pub fn submit_judged(mut self, judged: &Judged) -> i32 {
+        self.verdict(judged);
+        self.submit(if judged.blocks() { Ring::Priority } else { Ring::Bulk });
+        judged.carry_out()
+    }
+
     /// Hands the record over.
     #[inline(always)]
     pub fn submit(self, ring: Ring) {
         // The compiler can prove the bound below and would drop the check; the verifier cannot and needs it.
-        let len = core::hint::black_box(self.at);
+        let len = core::hint::black_box(self.first + self.rest);
+        add(self.row, Count::Seen);
         // SAFETY: the buffer is ours; the helper checks the length against the map value.
         unsafe {
-            (*self.header()).len = len;
-            (*self.header()).flags = self.flags;
             if len as usize > RECORD_MAX {
                 add(self.row, Count::Oversized);
-                shim_atomic_exchange(&raw mut (*self.scratch).busy, 0);
             } else {
-                self.hand_over(ring, self.header().cast(), len);
+                begin(&raw mut (*self.head).header, self.kind, self.flags, len, self.tid);
+                let failed = match ring {
+                    Ring::Priority => output(&PRIORITY, self.head.cast(), len),
+                    Ring::Bulk => output(&BULK, self.head.cast(), len),
+                };
+                add(self.row, if failed { Count::RingFull } else { Count::Submitted });
             }
-        }
-    }
-
-    /// Adds the path of a dentry as the only string, and hands the record over. The path stays where it was built: the
-    /// head is put before it, which is cheaper than a copy of the path behind the head.
-    #[inline(always)]
-    pub fn submit_path(self, dentry: Ptr, mnt: Ptr, ring: Ring) {
-        // SAFETY: `scratch` points into the scratch map and is ours.
-        let found = path::resolve(unsafe { &raw mut (*self.scratch).walk }, dentry, mnt);
-        self.submit_found(found, ring);
-    }
-
-    /// The same, of pointers that the verifier knows: see [`path::resolve_known`].
-    #[inline(always)]
-    pub fn submit_path_known(self, dentry: Ptr, mnt: Ptr, ring: Ring) {
-        // SAFETY: `scratch` points into the scratch map and is ours.
-        let found = path::resolve_known(unsafe { &raw mut (*self.scratch).walk }, dentry, mnt);
-        self.submit_found(found, ring);
-    }
-
-    #[inline(always)]
-    fn submit_found(self, found: path::Found, ring: Ring) {
-        let len = found.len & STRING_MASK;
-        // SAFETY: the buffer is ours, and there is room for a head before every path; the helper checks the length
-        // against the map value.
-        unsafe {
-            let body = self.body();
-            (*body).string_len[0] = len as u16;
-            (*self.header()).len = HEAD + len;
-            (*self.header()).flags = self.flags | found.flags;
-            let from = self.header().cast::<u64>();
-            let to = path::head(&raw mut (*self.scratch).walk, found.start).cast::<u64>();
-            let mut word = 0;
-            while word < HEAD as usize / 8 {
-                to.add(word).write_volatile(from.add(word).read_volatile());
-                word += 1;
-            }
-            self.hand_over(ring, to.cast(), HEAD + len);
-        }
-    }
-
-    /// Copies `len` bytes at `data`, which lie in the buffer, to the ring, and lets go of the buffer.
-    #[inline(always)]
-    unsafe fn hand_over(&self, ring: Ring, data: *mut core::ffi::c_void, len: u32) {
-        // SAFETY: the caller's promise, and the buffer is ours until `busy` is cleared.
-        unsafe {
-            let failed = match ring {
-                Ring::Priority => output(&PRIORITY, data, len),
-                Ring::Bulk => output(&BULK, data, len),
-            };
-            add(self.row, if failed { Count::RingFull } else { Count::Submitted });
             shim_atomic_exchange(&raw mut (*self.scratch).busy, 0);
         }
-    }
-
-    /// Drops the record because a field it cannot do without was unreadable.
-    #[inline(always)]
-    pub fn give_up(self) {
-        add(self.row, Count::Unreadable);
-        // SAFETY: the buffer is ours until here.
-        unsafe { shim_atomic_exchange(&raw mut (*self.scratch).busy, 0) };
     }
 }
 

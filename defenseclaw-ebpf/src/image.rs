@@ -5,6 +5,12 @@
 //! ([`anchored`]), its last component alone ([`single`]) and its last two ([`pair`]). A bit of [`Image::bloom`] says
 //! whether a key can have a [`Cell`]; only then is it looked up. So the cost of a path does not depend on the number of
 //! rules. Hashes start from a secret seed: who writes paths cannot aim at one.
+#![allow(
+    clippy::inline_always,
+    clippy::cast_possible_truncation,
+    clippy::indexing_slicing,
+    reason = "also built for the kernel, where a call costs more than the function; words are cut on purpose"
+)]
 
 /// Images that can be in force at once; [`super::Label::profile`] chooses.
 pub const PROFILES: usize = 64;
@@ -158,7 +164,8 @@ pub mod class {
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
 pub struct Image {
-    /// Where hashes start.
+    /// Where hashes start; the same for all images, because they share the cells of owners, and never 0: that is the image
+    /// that judges nothing.
     pub seed: u64,
     /// Goes into the audit with each verdict.
     pub generation: u64,
@@ -193,7 +200,8 @@ pub mod has {
     pub const POLICY: u64 = 1 << 63;
 }
 
-/// Which image is in force for a profile: its slot plus 1; 0: nothing is judged. Map `CURRENT` holds one for each.
+/// Which image is in force for a profile: its index in map `IMAGES`, which is its slot plus 1; 0: nothing is judged, and the
+/// image there is empty. Map `CURRENT` holds one for each profile.
 pub type Current = u32;
 
 /// Rules whose verdicts are counted one by one; numbers above share the last row.

@@ -78,6 +78,8 @@ pub enum Kind {
     DnsAnswer = 35,
     /// a0 pair(protocol << 16 | type, family), a1 = 1 for a datagram. s0 socket path, or abstract name after a NUL.
     UnixConnect = 36,
+    /// Recorded only where policy speaks of it. a0 pair(protocol << 16 | type, family).
+    SocketCreate = 37,
 
     /// a0 [`ptrace`] operation, a1 target tgid, a2 target start, a3 mode or request.
     Ptrace = 48,
@@ -103,7 +105,7 @@ pub enum Kind {
 
 impl Kind {
     /// Every kind, in numeric order.
-    pub const ALL: [Kind; 28] = [
+    pub const ALL: [Kind; 29] = [
         Kind::ProcessFork,
         Kind::ProcessExec,
         Kind::ProcessExit,
@@ -123,6 +125,7 @@ impl Kind {
         Kind::NetSend,
         Kind::DnsAnswer,
         Kind::UnixConnect,
+        Kind::SocketCreate,
         Kind::Ptrace,
         Kind::Signal,
         Kind::Mount,
@@ -140,8 +143,12 @@ impl Kind {
     }
 }
 
-/// Rows of the counter map: one per kind number.
+/// Rows of the counter map for each processor: one per kind number.
 pub const KINDS: usize = 64;
+
+/// Buffers in which records are made, for each processor. BPF programs can be preempted by others on the same processor,
+/// so one would be overwritten; a task, the one that preempts it and a network interrupt make three.
+pub const SCRATCH_SLOTS: usize = 4;
 
 /// What became of an observation. `seen` is the sum of all others.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

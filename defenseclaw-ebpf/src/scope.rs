@@ -20,7 +20,8 @@ pub static CGROUPS: HashMap<u64, Label> = HashMap::with_max_entries(1024, 0);
 /// The current task, if it is enrolled.
 #[derive(Clone, Copy)]
 pub struct Actor {
-    pub label: Label,
+    /// In the map, where it stays as long as the task is enrolled; a concurrent writer only fills in `start_ns`.
+    pub label: *const Label,
     pub tgid: u32,
     /// The task, known to the verifier.
     pub task: Ptr,
@@ -32,9 +33,8 @@ pub fn current() -> Option<Actor> {
     // SAFETY: the helper has no preconditions.
     let task = unsafe { bpf_get_current_task_btf() } as Ptr;
     let tgid = shim_task_struct_tgid_direct(task);
-    // SAFETY: the value is copied out at once; a concurrent writer only fills in `start_ns`.
-    let label = unsafe { SCOPE.get(u64::from(tgid)) }?;
-    Some(Actor { label: *label, tgid, task })
+    let label = SCOPE.get_ptr(u64::from(tgid))?;
+    Some(Actor { label, tgid, task })
 }
 
 /// Whether a thread group is enrolled.

@@ -51,6 +51,9 @@ accessors! {
     shim_dentry_name_direct -> Ptr;
     shim_dentry_name_len_direct -> u32;
     shim_dentry_parent_direct -> Ptr;
+    shim_dentry_short_first_direct -> u64;
+    shim_dentry_short_name -> Ptr;
+    shim_dentry_short_second_direct -> u64;
     shim_fdtable_fd -> Ptr;
     shim_fdtable_max_fds -> u32;
     shim_file_dentry_direct -> Ptr;
@@ -73,13 +76,13 @@ accessors! {
     shim_inode_mode_direct -> u16;
     shim_inode_sb -> Ptr;
     shim_inode_sb_direct -> Ptr;
+    shim_linux_binprm_file_direct -> Ptr;
     shim_linux_binprm_filename_direct -> Ptr;
     shim_linux_binprm_interp_direct -> Ptr;
     shim_mm_struct_arg_end_direct -> u64;
     shim_mm_struct_arg_start_direct -> u64;
     shim_mm_struct_env_end_direct -> u64;
     shim_mm_struct_env_start_direct -> u64;
-    shim_mm_struct_exe_file_direct -> Ptr;
     shim_mnt_namespace_id -> u64;
     shim_mnt_namespace_id_exists -> bool;
     shim_mnt_namespace_root_direct -> Ptr;
@@ -144,7 +147,7 @@ accessors! {
     shim_task_struct_tgid -> u32;
     shim_task_struct_tgid_direct -> u32;
     shim_task_struct_thread_pid -> Ptr;
-    shim_task_struct_thread_status -> u32;
+    shim_task_struct_thread_status_direct -> u32;
     shim_task_struct_thread_status_exists -> bool;
     shim_unix_address_len -> i32;
     shim_unix_address_name -> Ptr;
@@ -159,12 +162,16 @@ accessors! {
 unsafe extern "C" {
     /// Whether hooks get addresses as a type of which the verifier knows the first 16 bytes.
     pub(crate) safe fn shim_sockaddr_is_known() -> bool;
+    /// Whether this kernel keeps short names where we know.
+    pub(crate) safe fn shim_dentry_short_exists() -> bool;
     /// Reads the fields of `to` from a dentry; all zero on failure.
     pub(crate) fn shim_dentry_entry(dentry: Ptr, to: *mut Entry);
     /// Reads the fields of `to` from a `struct mount`; all zero on failure.
     pub(crate) fn shim_mount_place(mount: Ptr, to: *mut Place);
     /// Eight bytes of a map, at any address. Rust would put them together byte by byte.
     pub(crate) fn shim_word(at: *const u8) -> u64;
+    /// The same way back.
+    pub(crate) fn shim_put_word(at: *mut u8, word: u64);
     /// Adds 1 to a word of a map.
     pub(crate) fn shim_atomic_increment(cell: *mut u64);
     /// Stores `value` into a word of a map and returns what was there.

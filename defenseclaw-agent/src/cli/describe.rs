@@ -65,7 +65,9 @@ pub fn action(action: &Action) -> String {
             None => path(&file.path),
         },
         Action::DirMake { path: dir, mode } => format!("{} with {:04o}", path(dir), mode & 0o7777),
-        Action::NetConnect { endpoint: to } | Action::NetBind { endpoint: to } => endpoint(to),
+        Action::NetConnect { endpoint: to }
+        | Action::NetBind { endpoint: to }
+        | Action::SocketCreate { endpoint: to } => endpoint(to),
         Action::NetSend { endpoint: to, bytes } => format!("{} to {}", size(*bytes), endpoint(to)),
         Action::DnsAnswer { server, name, code, aliases, addresses, truncated } => {
             let mut text = format!("{} is", escape(&name.0));

@@ -63,6 +63,8 @@ event_kinds! {
     NetConnect = "net_connect",
     /// A socket was bound.
     NetBind = "net_bind",
+    /// A socket was made, of a kind that policy speaks of.
+    SocketCreate = "socket_create",
     /// Data was sent to an explicit address.
     NetSend = "net_send",
     /// A name server answered.
@@ -154,6 +156,10 @@ pub enum Action {
     NetBind {
         endpoint: NetEndpoint,
     },
+    /// Address and port are empty.
+    SocketCreate {
+        endpoint: NetEndpoint,
+    },
     NetSend {
         endpoint: NetEndpoint,
         bytes: u64,
@@ -228,6 +234,7 @@ impl Action {
             Self::DirMake { .. } => EventKind::DirMake,
             Self::DirRemove { .. } => EventKind::DirRemove,
             Self::NetConnect { .. } => EventKind::NetConnect,
+            Self::SocketCreate { .. } => EventKind::SocketCreate,
             Self::NetBind { .. } => EventKind::NetBind,
             Self::NetSend { .. } => EventKind::NetSend,
             Self::DnsAnswer { .. } => EventKind::DnsAnswer,
@@ -264,6 +271,7 @@ impl Action {
             Self::ProcessFork { .. }
             | Self::ProcessExit { .. }
             | Self::NetConnect { .. }
+            | Self::SocketCreate { .. }
             | Self::NetBind { .. }
             | Self::NetSend { .. }
             | Self::DnsAnswer { .. }

@@ -180,6 +180,7 @@ impl Section {
             | EventKind::DnsAnswer
             | EventKind::UnixConnect => Self::Network,
             EventKind::Ptrace
+            | EventKind::SocketCreate
             | EventKind::Signal
             | EventKind::Mount
             | EventKind::Namespace

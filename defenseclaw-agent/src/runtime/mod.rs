@@ -3,6 +3,7 @@
 pub mod clock;
 mod diagnose;
 mod host;
+mod pace;
 mod run;
 mod watch;
 

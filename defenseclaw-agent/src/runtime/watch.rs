@@ -8,7 +8,7 @@ use tokio::{
 };
 use tracing::debug;
 
-use super::{clock, run::RunError};
+use super::{clock, pace::Pace, run::RunError};
 use crate::{
     launcher::{Running, Signals, Step},
     model::{AuditRecord, Event, ExitStatus, Loss, SessionId, SessionStart},
@@ -19,11 +19,7 @@ use crate::{
 
 /// How often the rings are read while nothing else wakes us. The kernel does not wake us for each record: at the
 /// largest measured rate a ring of 8 MiB fills in about 100 ms.
-const READ_EVERY: Duration = Duration::from_millis(5);
-/// While the rings stay empty.
-const READ_EVERY_IDLE: Duration = Duration::from_millis(20);
-/// Reads without a record before the slower pace is taken.
-const IDLE_AFTER: u32 = 50;
+const READ_EVERY: Duration = Duration::from_millis(20);
 /// Losses are looked for, and processes without a recorded end looked after, this often.
 const CHECK_EVERY: Duration = Duration::from_millis(500);
 /// Records taken before signals are looked at again.
@@ -41,6 +37,7 @@ pub(super) struct Watch {
     tree_ended: bool,
     /// The record of an end may be missing: ask /proc.
     ends_in_doubt: bool,
+    pace: Pace,
 }
 
 impl Watch {
@@ -55,6 +52,7 @@ impl Watch {
             effects: Vec::new(),
             tree_ended: false,
             ends_in_doubt: false,
+            pace: Pace::new(),
         }
     }
 
@@ -70,7 +68,6 @@ impl Watch {
             unsafe { AsyncFd::register_with_interest(signals.as_fd(), Interest::READABLE) }
                 .map_err(|error| RunError::system("wait for signals")(error.into()))?;
         let mut status = None;
-        let mut idle = 0_u32;
         let mut next_read = Instant::now();
         let mut check = time::interval(CHECK_EVERY);
         check.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -102,14 +99,10 @@ impl Watch {
                 _ = check.tick() => self.check()?,
                 () = time::sleep_until(next_read) => {
                     let taken = self.read()?;
-                    idle = if taken == 0 { idle.saturating_add(1) } else { 0 };
-                    let pause = match taken {
-                        BATCH.. => Duration::ZERO,
-                        _ if idle > IDLE_AFTER => READ_EVERY_IDLE,
-                        _ => READ_EVERY,
-                    };
-                    next_read = Instant::now() + pause;
-                    if taken == BATCH {
+                    let full = taken >= BATCH;
+                    self.pace.after_read(full);
+                    next_read = Instant::now() + if full { Duration::ZERO } else { READ_EVERY };
+                    if full {
                         give_way().await;
                     }
                 }

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use aya::{
     Ebpf,
-    maps::{MapData, PerCpuArray},
+    maps::{Array, MapData},
 };
 use defenseclaw_ebpf::{Count, Counters, KINDS, Kind};
 use serde::{Deserialize, Serialize};
@@ -36,7 +36,7 @@ unsafe impl aya::Pod for Row {}
 type Totals = [[u64; Count::ALL.len()]; KINDS];
 
 pub(super) struct Counting {
-    map: PerCpuArray<MapData, Row>,
+    map: Array<MapData, Row>,
     reported: Box<Totals>,
     received: [u64; KINDS],
     undecodable: BTreeMap<String, u64>,
@@ -48,7 +48,7 @@ impl Counting {
     pub(super) fn open(object: &mut Ebpf) -> Result<Self, SensorError> {
         let map = object.take_map("COUNTERS").ok_or_else(|| super::refusal::no_map("COUNTERS"))?;
         Ok(Self {
-            map: PerCpuArray::try_from(map).map_err(super::map_error("open the counters"))?,
+            map: Array::try_from(map).map_err(super::map_error("open the counters"))?,
             reported: Box::new([[0; Count::ALL.len()]; KINDS]),
             received: [0; KINDS],
             undecodable: BTreeMap::new(),
@@ -72,10 +72,10 @@ impl Counting {
     fn totals(&self) -> Result<Box<Totals>, SensorError> {
         let mut totals: Box<Totals> = Box::new([[0; Count::ALL.len()]; KINDS]);
         for kind in Kind::ALL {
-            let rows =
-                self.map.get(&u32::from(kind as u16), 0).map_err(super::map_error("read the counters"))?;
             let Some(sums) = totals.get_mut(kind as usize) else { continue };
-            for row in rows.iter() {
+            // A row for each processor.
+            for row in (u32::from(kind as u16)..self.map.len()).step_by(KINDS) {
+                let row = self.map.get(&row, 0).map_err(super::map_error("read the counters"))?;
                 for (sum, count) in sums.iter_mut().zip(row.0.counts) {
                     *sum += count;
                 }
@@ -172,6 +172,7 @@ pub(super) fn name(kind: Kind) -> &'static str {
         Kind::DirRemove => "dir_remove",
         Kind::FileMknod => "file_mknod",
         Kind::NetConnect => "net_connect",
+        Kind::SocketCreate => "socket_create",
         Kind::NetBind => "net_bind",
         Kind::NetSend => "net_send",
         Kind::DnsAnswer => "dns_answer",

@@ -217,6 +217,7 @@ fn action(kind: Kind, record: &Record<'_>) -> Option<Action> {
         Kind::DirMake => Action::DirMake { path: record.path_from(0, 2), mode: low(arg(0)) & 0o7777 },
         Kind::DirRemove => Action::DirRemove { file: record.file() },
         Kind::NetConnect => Action::NetConnect { endpoint: record.endpoint() },
+        Kind::SocketCreate => Action::SocketCreate { endpoint: record.endpoint() },
         Kind::NetBind => Action::NetBind { endpoint: record.endpoint() },
         Kind::NetSend => Action::NetSend { endpoint: record.endpoint(), bytes: arg(5) },
         Kind::DnsAnswer => {

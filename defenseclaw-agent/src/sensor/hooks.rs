@@ -107,6 +107,9 @@ pub(super) const LSM: &[Hook] = &[
     lsm("task_fix_setgid"),
 ];
 
+/// Attached besides at level `lsm` where policy judges: without a verdict they would say nothing that others do not.
+pub(super) const JUDGING: &[Hook] = &[lsm("bprm_check_security"), lsm("file_receive"), lsm("socket_create")];
+
 /// Hooks that older supported kernels do without: their work is done elsewhere there.
 pub(super) const REPLACED_BEFORE: &[(&str, &str)] =
     &[("file_truncate", "before Linux 6.2 `path_truncate` sees ftruncate and O_TRUNC too")];

@@ -2,10 +2,12 @@
 
 use aya::{
     Btf, Ebpf, EbpfLoader,
-    maps::{HashMap, MapData, ProgramArray},
+    maps::{Array, HashMap, MapData, ProgramArray},
     programs::{BtfTracePoint, FEntry, Lsm, ProgramError},
 };
 use tracing::debug;
+
+use defenseclaw_ebpf::{KINDS, SCRATCH_SLOTS};
 
 use super::{
     Sensor, SensorError, SensorOptions, counters, hooks,
@@ -22,8 +24,11 @@ static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/de
 pub(super) fn load(options: &SensorOptions) -> Result<Sensor, SensorError> {
     let bytes = refusal::object(OBJECT)?;
     let btf = Btf::from_sys_fs().map_err(|error| refusal::of_btf(&error))?;
+    let processors = processors()?;
     let mut object = EbpfLoader::new()
         .btf(Some(&btf))
+        .map_max_entries("COUNTERS", rows(processors, KINDS))
+        .map_max_entries("SCRATCH", rows(processors, SCRATCH_SLOTS))
         .map_max_entries("SCOPE", options.processes)
         .map_max_entries("BULK", options.bulk_ring)
         .map_max_entries("PRIORITY", options.priority_ring)
@@ -33,7 +38,7 @@ pub(super) fn load(options: &SensorOptions) -> Result<Sensor, SensorError> {
     let (mut level, mut level_reason) = level::detect();
     let mut capabilities = Vec::new();
     if level == Level::Lsm
-        && let Err(missing) = attach_lsm(&mut object, &btf, &mut capabilities)
+        && let Err(missing) = attach_lsm(&mut object, &btf, options.judge, &mut capabilities)
     {
         (level, level_reason) = missing.below_lsm();
         capabilities.clear();
@@ -60,8 +65,26 @@ pub(super) fn load(options: &SensorOptions) -> Result<Sensor, SensorError> {
     })
 }
 
-fn attach_lsm(object: &mut Ebpf, btf: &Btf, capabilities: &mut Vec<Capability>) -> Result<(), Missing> {
-    for hook in hooks::LSM {
+/// How many processors this machine can have.
+fn processors() -> Result<usize, SensorError> {
+    aya::util::nr_cpus().map_err(|(file, error)| SensorError::Map {
+        operation: "count the processors",
+        reason: format!("{file}: {error}"),
+    })
+}
+
+fn rows(processors: usize, each: usize) -> u32 {
+    u32::try_from(processors.saturating_mul(each)).unwrap_or(u32::MAX)
+}
+
+fn attach_lsm(
+    object: &mut Ebpf,
+    btf: &Btf,
+    judge: bool,
+    capabilities: &mut Vec<Capability>,
+) -> Result<(), Missing> {
+    let judging = if judge { hooks::JUDGING } else { &[] };
+    for hook in hooks::LSM.iter().chain(judging) {
         attach_into(object, btf, hook, capabilities)?;
     }
     Ok(())
@@ -76,18 +99,27 @@ fn attach_syscalls(
 ) -> Result<ProgramArray<MapData>, SensorError> {
     let table = object.take_map("SYSCALLS").ok_or_else(|| refusal::no_map("SYSCALLS"))?;
     let mut table = ProgramArray::try_from(table).map_err(super::map_error("open the system call table"))?;
+    let mut hooked = [0_u64; 8];
     for (program, calls) in hooks::SYSCALLS {
         let loaded = load_syscall(object, btf, program);
         for (name, number) in *calls {
             let set = match &loaded {
-                Ok(fd) => u32::try_from(*number)
-                    .map_err(|error| error.to_string())
-                    .and_then(|index| table.set(index, fd, 0).map_err(|error| refusal::chain(&error))),
+                Ok(fd) => u32::try_from(*number).map_err(|error| error.to_string()).and_then(|index| {
+                    table.set(index, fd, 0).map_err(|error| refusal::chain(&error))?;
+                    if let Some(word) = hooked.get_mut(index as usize >> 6) {
+                        *word |= 1 << (index & 63);
+                    }
+                    Ok(())
+                }),
                 Err(error) => Err(error.clone()),
             };
             capabilities.push(refusal::capability(&format!("syscall/{name}"), set.err()));
         }
     }
+    let map = object.map_mut("HOOKED").ok_or_else(|| refusal::no_map("HOOKED"))?;
+    Array::<_, [u64; 8]>::try_from(map)
+        .and_then(|mut calls| calls.set(0, hooked, 0))
+        .map_err(super::map_error("say which system calls are hooked"))?;
     attach_into(object, btf, &hooks::SYSCALL_EXIT, capabilities)?;
     Ok(table)
 }

@@ -91,11 +91,13 @@ pub struct SensorOptions {
     pub priority_ring: u32,
     /// Processes that can be enrolled at once.
     pub processes: u32,
+    /// Attach what only judges, too: a policy will be loaded.
+    pub judge: bool,
 }
 
 impl Default for SensorOptions {
     fn default() -> Self {
-        Self { bulk_ring: 8 << 20, priority_ring: 4 << 20, processes: 65_536 }
+        Self { bulk_ring: 8 << 20, priority_ring: 4 << 20, processes: 65_536, judge: false }
     }
 }
 
@@ -227,7 +229,11 @@ impl Sensor {
 
 /// What this kernel offers, without keeping anything attached.
 pub fn survey() -> Result<Protection, SensorError> {
-    let sensor =
-        Sensor::load(&SensorOptions { bulk_ring: 64 << 10, priority_ring: 64 << 10, processes: 16 })?;
+    let sensor = Sensor::load(&SensorOptions {
+        bulk_ring: 64 << 10,
+        priority_ring: 64 << 10,
+        processes: 16,
+        judge: true,
+    })?;
     Ok(sensor.protection.clone())
 }

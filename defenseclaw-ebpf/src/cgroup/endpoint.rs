@@ -104,13 +104,17 @@ pub fn kind(ctx: &SockAddrContext) -> (u32, u32) {
     }
 }
 
-/// The one place where a denial is recorded. The verdict goes into the record as soon as `emit` takes one.
-#[inline(never)]
-fn denied(kind: Kind, actor: &Actor, socket: u64, at: &Endpoint, _judged: &Judged) -> i32 {
+/// The one place where a denial is recorded. These programs may not send signals, so a rule that also ends the process
+/// does so at level `lsm` only.
+#[inline(always)]
+fn denied(kind: Kind, actor: &Actor, socket: u64, at: &Endpoint, judged: &Judged) -> i32 {
+    judged.count();
     // Arguments hold an IPv4 address in the first four bytes.
     let v4 = socket as u16 == AF_INET;
     let address = if v4 { [at.address[1] >> 32, 0] } else { at.address };
-    short(kind, Ring::Priority, actor, None, || [socket, u64::from(at.port), address[0], address[1], 0, 0]);
+    short(kind, Ring::Priority, actor, None, judged, || {
+        [socket, u64::from(at.port), address[0], address[1], 0, 0]
+    });
     DENY
 }
 
@@ -123,7 +127,8 @@ fn word(ctx: &SockAddrContext, family: u16) -> u64 {
 
 #[inline(always)]
 fn judge(ctx: &SockAddrContext, kind: Kind, actor: &Actor, effect: u16, family: u16, at: Endpoint) -> i32 {
-    let judged = verdict::network(actor, effect, at.address, at.port);
+    let Some(policy) = verdict::policy(actor) else { return ALLOW };
+    let judged = policy.address(effect, u64::from_be(at.address[0]), u64::from_be(at.address[1]), at.port);
     if judged.blocks() {
         return denied(kind, actor, word(ctx, family), &at, &judged);
     }
@@ -139,7 +144,7 @@ fn reach(ctx: &SockAddrContext, kind: Kind, family: u16, at: Endpoint) -> i32 {
         match names::redirect(ctx, &actor, family, &at) {
             names::Redirection::Done => return ALLOW,
             names::Redirection::Impossible => {
-                return denied(kind, &actor, word(ctx, family), &at, &names::no_resolver());
+                return denied(kind, &actor, word(ctx, family), &at, &Judged::REFUSED);
             }
             names::Redirection::None => {}
         }
@@ -151,7 +156,7 @@ fn reach(ctx: &SockAddrContext, kind: Kind, family: u16, at: Endpoint) -> i32 {
 fn bind(ctx: &SockAddrContext, family: u16, at: Endpoint) -> i32 {
     let Some(actor) = scope::current() else { return ALLOW };
     if names::is_resolver_port(ctx, &actor, at.port) {
-        return denied(Kind::NetBind, &actor, word(ctx, family), &at, &names::no_resolver());
+        return denied(Kind::NetBind, &actor, word(ctx, family), &at, &Judged::REFUSED);
     }
     judge(ctx, Kind::NetBind, &actor, effect::BIND, family, at)
 }

@@ -9,7 +9,6 @@ mod flow;
 mod names;
 mod socket;
 
-#[allow(unused_imports, reason = "for the LSM programs, as soon as they judge")]
 pub use names::is_question;
 
 /// What these programs return.

@@ -10,10 +10,7 @@ use aya_ebpf::{
     maps::HashMap,
     programs::SockAddrContext,
 };
-use defenseclaw_ebpf::{
-    image::{Entry, action, effect},
-    redirect::{Asker, LANES, Origins, PORT, Redirect, RedirectKey},
-};
+use defenseclaw_ebpf::redirect::{Asker, LANES, Origins, Redirect, RedirectKey};
 
 use super::{
     endpoint::{Endpoint, LOOPBACK4, LOOPBACK6, kind, mapped},
@@ -23,7 +20,6 @@ use crate::{
     scope::{self, Actor},
     shim::*,
     sockaddr::AF_INET,
-    verdict::Judged,
 };
 
 /// Where the resolver is, by network namespace and profile.
@@ -47,29 +43,17 @@ pub enum Redirection {
     None,
 }
 
-/// What is said of a question that nobody may answer, and of who wants to answer in our place. No rule says so.
 #[inline(always)]
-pub fn no_resolver() -> Judged {
-    let entry = Entry {
-        effects: effect::DNS,
-        rule: u16::MAX,
-        action: action::BLOCK,
-        raw_and_reach: action::BLOCK,
-        unless: 0,
-        flags: 0,
-    };
-    Judged { entry, generation: 0 }
+fn profile(actor: &Actor) -> u32 {
+    // SAFETY: the label stays in the map as long as its task, which is the current one, runs this program.
+    unsafe { (*actor.label).profile }
 }
 
-/// Whether a question of this socket is the cgroup's business and not that of an LSM program, which comes first and would
+/// Whether what this socket sends to port 53 is the cgroup's business and not that of an LSM program, which comes first and would
 /// judge the server's address: names are resolved for this task. `sk` as in [`socket::is_held`].
 #[inline(always)]
-#[allow(dead_code, reason = "the LSM programs ask it as soon as they judge")]
-pub fn is_question(actor: &Actor, sk: Ptr, port: u16) -> bool {
-    if port != PORT {
-        return false;
-    }
-    let key = RedirectKey { netns: 0, profile: actor.label.profile, reserved: 0 };
+pub fn is_question(actor: &Actor, sk: Ptr) -> bool {
+    let key = RedirectKey { netns: 0, profile: profile(actor), reserved: 0 };
     // SAFETY: the value is not read.
     unsafe { DNS_REDIRECT.get(&key) }.is_some() && socket::is_held(sk)
 }
@@ -79,7 +63,7 @@ pub fn is_question(actor: &Actor, sk: Ptr, port: u16) -> bool {
 fn here(ctx: &SockAddrContext, actor: &Actor) -> RedirectKey {
     // SAFETY: the context of this program.
     let netns = unsafe { bpf_get_netns_cookie(ctx.as_ptr()) };
-    RedirectKey { netns, profile: actor.label.profile, reserved: 0 }
+    RedirectKey { netns, profile: profile(actor), reserved: 0 }
 }
 
 /// What the socket asked before; null if nothing.
@@ -175,22 +159,24 @@ unsafe fn lane_of(origins: *mut Origins, to: &Endpoint) -> usize {
 #[inline(always)]
 unsafe fn ask(asker: *mut Asker, actor: &Actor) {
     let task = actor.task;
-    let start = match actor.label.start_ns {
+    // SAFETY: as in `profile`.
+    let label = unsafe { &*actor.label };
+    let start = match label.start_ns {
         0 => scope::start_ns_direct(task),
         known => known,
     };
     // SAFETY: the caller owns the row.
     unsafe {
-        (*asker).session = actor.label.session;
-        (*asker).tool_call = actor.label.tool_call;
+        (*asker).session = label.session;
+        (*asker).tool_call = label.tool_call;
         (*asker).start_ns = start;
-        (*asker).owner = actor.label.owner;
-        (*asker).parent_owner = actor.label.parent_owner;
+        (*asker).owner = label.owner;
+        (*asker).parent_owner = label.parent_owner;
         (*asker).cgroup = shim_task_struct_cgroup_direct(task);
         (*asker).tgid = actor.tgid;
         (*asker).tid = shim_task_struct_pid_direct(task);
         (*asker).uid = shim_cred_uid_direct(shim_task_struct_cred_direct(task));
-        (*asker).profile = actor.label.profile;
+        (*asker).profile = label.profile;
     }
 }
 

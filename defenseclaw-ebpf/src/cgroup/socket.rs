@@ -42,7 +42,6 @@ fn mark(sk: Ptr, flags: u32) -> Ptr {
 /// Whether the programs of this module see what `sk` connects to and sends to. For LSM programs, of a socket that the
 /// verifier knows and that is not null.
 #[inline(always)]
-#[allow(dead_code, reason = "the LSM programs ask it as soon as they judge")]
 pub fn is_held(sk: Ptr) -> bool {
     !mark(sk, 0).is_null()
 }
@@ -51,8 +50,13 @@ pub fn is_held(sk: Ptr) -> bool {
 pub fn cgroup_sock_create(ctx: SockContext) -> i32 {
     let Some(actor) = scope::current() else { return ALLOW };
     // SAFETY: the context of this program.
-    let (kind, protocol) = unsafe {
-        ((&raw const (*ctx.sock).type_).read_volatile(), (&raw const (*ctx.sock).protocol).read_volatile())
+    let (family, kind, protocol) = unsafe {
+        let sock = ctx.sock;
+        (
+            (&raw const (*sock).family).read_volatile(),
+            (&raw const (*sock).type_).read_volatile(),
+            (&raw const (*sock).protocol).read_volatile(),
+        )
     };
     let privilege = match (kind, protocol) {
         // Their addresses are judged by the other programs.
@@ -64,12 +68,14 @@ pub fn cgroup_sock_create(ctx: SockContext) -> i32 {
         // SCTP, DCCP, L2TP, SMC, ICMP without privileges.
         _ => privilege::OTHER_SOCKET,
     };
-    if !verdict::privilege(&actor, privilege).blocks() {
+    let Some(policy) = verdict::policy(&actor) else { return ALLOW };
+    let judged = policy.privilege(privilege);
+    if !judged.blocks() {
         return ALLOW;
     }
-    // No kind of its own yet: a connect without family and address, which cannot be told from nothing else.
-    short(Kind::NetConnect, Ring::Priority, &actor, None, || {
-        [u64::from(protocol << 16 | kind) << 32, 0, 0, 0, 0, 0]
+    judged.count();
+    short(Kind::SocketCreate, Ring::Priority, &actor, None, &judged, || {
+        [u64::from(protocol << 16 | kind) << 32 | u64::from(family), 0, 0, 0, 0, 0]
     });
     DENY
 }

@@ -1,14 +1,24 @@
 //! Internet sockets, and every other family by number. Unix sockets are in `lsm/unix.rs`.
 
 use aya_ebpf::{helpers::generated::bpf_probe_read_kernel, macros::lsm, programs::LsmContext};
-use defenseclaw_ebpf::Kind;
+use defenseclaw_ebpf::{
+    Kind,
+    image::{effect, privilege},
+    redirect::PORT,
+};
 
 use crate::{
+    cgroup,
     emit::{Ring, short},
     scope::{self, Actor},
     shim::*,
-    sockaddr::{AF_INET, AF_INET6, AF_UNIX, Address, socket_word_direct},
+    sockaddr::{AF_INET, AF_INET6, AF_UNIX, Address, mapped, socket_word_direct},
+    verdict::{self, Judged},
 };
+
+const AF_NETLINK: u16 = 16;
+const AF_PACKET: u16 = 17;
+const SOCK_RAW: u64 = 3;
 
 /// The kernel's copy of a socket address, wherever it is.
 #[inline(always)]
@@ -25,25 +35,53 @@ fn read_address(from: Ptr, len: i32) -> Option<Address> {
 
 /// An operation on the address `from`, which is an argument of the hook and `len` bytes long, as `socket` is.
 #[inline(always)]
-fn operation(kind: Kind, actor: &Actor, socket: Ptr, from: Ptr, len: i32) {
-    if len < 2 {
-        return;
+fn operation(kind: Kind, effect: u16, actor: &Actor, socket: Ptr, from: Ptr, len: i32) -> i32 {
+    // As unsigned it needs no extension of its sign, and the kernel accepts no negative length.
+    if (len as u32) < 2 {
+        return 0;
     }
     // The hook has the plain address in reach for IPv4, and that is cheaper than a copy.
     let family = shim_sockaddr_family_direct(from);
     if family == AF_UNIX || kind == Kind::NetBind && family != AF_INET && family != AF_INET6 {
-        return;
+        return 0;
     }
     if family != AF_INET6 && shim_sockaddr_is_known() {
-        short(kind, Ring::Bulk, actor, None, || {
-            // Behind `len` the kernel's copy holds whatever was on its stack.
-            let rest = if len < 8 { 0 } else { shim_sockaddr_rest_direct(from) };
-            let rest = if family == AF_INET { rest } else { 0 };
-            [word(socket, family), u64::from(u16::from_be(rest as u16)), rest >> 16 & 0xffff_ffff, 0, 0, 0]
+        // Behind `len` the kernel's copy holds whatever was on its stack.
+        let rest = if len < 8 { 0 } else { shim_sockaddr_rest_direct(from) };
+        let rest = if family == AF_INET { rest } else { 0 };
+        let (port, address) = (u16::from_be(rest as u16), (rest >> 16) as u32);
+        let judged = if family == AF_INET && !left_to_cgroup(effect, actor, socket, port) {
+            let Some(policy) = verdict::policy(actor) else { return 0 };
+            policy.address(effect, 0, mapped(address), port)
+        } else {
+            Judged::NOTHING
+        };
+        short(kind, ring(&judged), actor, None, &judged, || {
+            [word(socket, family), u64::from(port), u64::from(address), 0, 0, 0]
         });
+        judged.carry_out()
     } else if let Some(address) = read_address(from, len) {
-        record(kind, actor, socket, &address, 0);
+        record(kind, effect, actor, socket, &address, 0)
+    } else {
+        let Some(policy) = verdict::policy(actor) else { return 0 };
+        policy.blind(effect).carry_out()
     }
+}
+
+/// Whether the programs on the cgroup decide about it: they lead questions for names to the resolver, whatever is said of
+/// the server's address.
+#[inline(always)]
+fn left_to_cgroup(effect: u16, actor: &Actor, socket: Ptr, port: u16) -> bool {
+    if effect != effect::CONNECT || port != PORT {
+        return false;
+    }
+    let sk = shim_socket_sk_direct(socket);
+    !sk.is_null() && cgroup::is_question(actor, sk)
+}
+
+#[inline(always)]
+fn ring(judged: &Judged) -> Ring {
+    if judged.blocks() { Ring::Priority } else { Ring::Bulk }
 }
 
 /// Socket word of a socket that the verifier knows.
@@ -54,22 +92,27 @@ fn word(socket: Ptr, family: u16) -> u64 {
 }
 
 #[inline(always)]
-fn record(kind: Kind, actor: &Actor, socket: Ptr, address: &Address, bytes: u64) {
-    short(kind, Ring::Bulk, actor, None, || address.args(word(socket, address.family), bytes));
+fn record(kind: Kind, effect: u16, actor: &Actor, socket: Ptr, address: &Address, bytes: u64) -> i32 {
+    let judged = if left_to_cgroup(effect, actor, socket, address.port()) {
+        Judged::NOTHING
+    } else {
+        let Some(policy) = verdict::policy(actor) else { return 0 };
+        address.judge(&policy, effect)
+    };
+    short(kind, ring(&judged), actor, None, &judged, || address.args(word(socket, address.family), bytes));
+    judged.carry_out()
 }
 
 #[lsm(hook = "socket_connect")]
 pub fn socket_connect(ctx: LsmContext) -> i32 {
     let Some(actor) = scope::current() else { return 0 };
-    operation(Kind::NetConnect, &actor, ctx.arg(0), ctx.arg(1), ctx.arg(2));
-    0
+    operation(Kind::NetConnect, effect::CONNECT, &actor, ctx.arg(0), ctx.arg(1), ctx.arg(2))
 }
 
 #[lsm(hook = "socket_bind")]
 pub fn socket_bind(ctx: LsmContext) -> i32 {
     let Some(actor) = scope::current() else { return 0 };
-    operation(Kind::NetBind, &actor, ctx.arg(0), ctx.arg(1), ctx.arg(2));
-    0
+    operation(Kind::NetBind, effect::BIND, &actor, ctx.arg(0), ctx.arg(1), ctx.arg(2))
 }
 
 /// Only with an explicit address: a connected socket was seen when it connected.
@@ -81,9 +124,42 @@ pub fn socket_sendmsg(ctx: LsmContext) -> i32 {
     if name.is_null() || shim_msghdr_namelen_direct(message) < 2 {
         return 0;
     }
-    let Some(address) = read_address(name, shim_msghdr_namelen_direct(message)) else { return 0 };
+    let Some(address) = read_address(name, shim_msghdr_namelen_direct(message)) else {
+        let Some(policy) = verdict::policy(&actor) else { return 0 };
+        return policy.blind(effect::CONNECT).carry_out();
+    };
     if address.family == AF_INET || address.family == AF_INET6 {
-        record(Kind::NetSend, &actor, ctx.arg(0), &address, ctx.arg::<u64>(2) & 0xffff_ffff);
+        let bytes = ctx.arg::<u64>(2) & 0xffff_ffff;
+        return record(Kind::NetSend, effect::CONNECT, &actor, ctx.arg(0), &address, bytes);
     }
     0
+}
+
+/// Sockets that reach past every other hook. Attached only where policy has something to say of them.
+#[lsm(hook = "socket_create")]
+pub fn socket_create(ctx: LsmContext) -> i32 {
+    let Some(actor) = scope::current() else { return 0 };
+    let Some(policy) = verdict::policy(&actor) else { return 0 };
+    let family = ctx.arg::<u64>(0) as u16;
+    let kind = ctx.arg::<u64>(1) & 15;
+    let by_kernel = ctx.arg::<u64>(3) as u32 != 0;
+    if !policy.judges() || by_kernel || family == AF_UNIX {
+        return 0;
+    }
+    let inet = family == AF_INET || family == AF_INET6;
+    let operation = if family == AF_PACKET || inet && kind == SOCK_RAW {
+        privilege::RAW_SOCKET
+    } else if inet || family == AF_NETLINK {
+        // Netlink is how every program asks for addresses and names of interfaces.
+        return 0;
+    } else {
+        privilege::OTHER_SOCKET
+    };
+    let judged = policy.privilege(operation);
+    if judged.is_notable() {
+        let protocol = ctx.arg::<u64>(2) & 0xffff;
+        let socket = (protocol << 16 | kind) << 32 | u64::from(family);
+        short(Kind::SocketCreate, ring(&judged), &actor, None, &judged, || [socket, 0, 0, 0, 0, 0]);
+    }
+    judged.carry_out()
 }

@@ -4,12 +4,13 @@ use aya_ebpf::{
     macros::{fentry, lsm},
     programs::{FEntryContext, LsmContext},
 };
-use defenseclaw_ebpf::{Kind, cred, module, mount, namespace, ptrace};
+use defenseclaw_ebpf::{Kind, cred, image::privilege, module, mount, namespace, ptrace};
 
 use crate::{
     emit::{Record, Ring},
-    scope,
+    scope::{self, Actor},
     shim::*,
+    verdict::{self, Judged},
 };
 
 const PTRACE_MODE_ATTACH: u64 = 2;
@@ -17,32 +18,52 @@ const CLONE_NEWUSER: u64 = 0x1000_0000;
 /// `READING_MODULE` and `LOADING_MODULE`.
 const MODULE: u64 = 2;
 
+/// What policy says about a privileged operation of the current task.
 #[inline(always)]
-fn other_process(operation: u64, task: Ptr, mode: u64) {
-    let Some(actor) = scope::current() else { return };
-    let Some(mut record) = Record::begin(Kind::Ptrace, &actor) else { return };
+fn judge(actor: &Actor, operation: usize) -> Judged {
+    match verdict::policy(actor) {
+        Some(policy) => policy.privilege(operation),
+        None => Judged::NOTHING,
+    }
+}
+
+#[inline(always)]
+fn other_process(actor: &Actor, operation: u64, task: Ptr, mode: u64, judged: &Judged) -> i32 {
+    let Some(mut record) = Record::begin(Kind::Ptrace, actor) else { return judged.carry_out() };
     record
         .arg::<0>(operation)
         .arg::<1>(u64::from(shim_task_struct_tgid(task)))
         .arg::<2>(scope::start_ns(task))
         .arg::<3>(mode);
-    record.submit(Ring::Bulk);
+    record.submit_judged(judged)
 }
 
 #[lsm(hook = "ptrace_access_check")]
 pub fn ptrace_access_check(ctx: LsmContext) -> i32 {
+    let Some(actor) = scope::current() else { return 0 };
     let mode = ctx.arg::<u64>(1) & 0xffff_ffff;
+    let task: Ptr = ctx.arg(0);
+    let outside = !scope::contains(shim_task_struct_tgid(task));
+    let attach = mode & PTRACE_MODE_ATTACH != 0;
+    let judged = if outside {
+        judge(&actor, if attach { privilege::PTRACE } else { privilege::INSPECT })
+    } else {
+        Judged::NOTHING
+    };
     // Without attach rights it is a read of /proc, which is recorded as the open of that file.
-    if mode & PTRACE_MODE_ATTACH != 0 {
-        other_process(ptrace::ACCESS, ctx.arg(0), mode);
+    if attach || judged.blocks() {
+        return other_process(&actor, ptrace::ACCESS, task, mode, &judged);
     }
-    0
+    judged.carry_out()
 }
 
 #[lsm(hook = "ptrace_traceme")]
 pub fn ptrace_traceme(ctx: LsmContext) -> i32 {
-    other_process(ptrace::TRACEME, ctx.arg(0), 0);
-    0
+    let Some(actor) = scope::current() else { return 0 };
+    let task: Ptr = ctx.arg(0);
+    let outside = !scope::contains(shim_task_struct_tgid(task));
+    let judged = if outside { judge(&actor, privilege::PTRACE) } else { Judged::NOTHING };
+    other_process(&actor, ptrace::TRACEME, task, 0, &judged)
 }
 
 /// Signals inside the tree are its own business; signal 0 only asks whether a process exists.
@@ -55,10 +76,10 @@ pub fn task_kill(ctx: LsmContext) -> i32 {
     if signal == 0 || scope::contains(tgid) {
         return 0;
     }
-    let Some(mut record) = Record::begin(Kind::Signal, &actor) else { return 0 };
+    let judged = judge(&actor, privilege::SIGNAL);
+    let Some(mut record) = Record::begin(Kind::Signal, &actor) else { return judged.carry_out() };
     record.arg::<0>(signal).arg::<1>(u64::from(tgid)).arg::<2>(scope::start_ns(target));
-    record.submit(Ring::Bulk);
-    0
+    record.submit_judged(&judged)
 }
 
 #[inline(always)]
@@ -73,65 +94,63 @@ fn text_or_none(record: &mut Record, text: *const u8) {
 #[lsm(hook = "sb_mount")]
 pub fn sb_mount(ctx: LsmContext) -> i32 {
     let Some(actor) = scope::current() else { return 0 };
-    let Some(mut record) = Record::begin(Kind::Mount, &actor) else { return 0 };
+    let judged = judge(&actor, privilege::MOUNT);
+    let Some(mut record) = Record::begin(Kind::Mount, &actor) else { return judged.carry_out() };
     let path: Ptr = ctx.arg(1);
     record.arg::<0>(mount::MOUNT).arg::<1>(ctx.arg(3)).path(shim_path_dentry(path), shim_path_mnt(path));
     text_or_none(&mut record, ctx.arg(0));
     text_or_none(&mut record, ctx.arg(2));
-    record.submit(Ring::Bulk);
-    0
+    record.submit_judged(&judged)
 }
 
 #[lsm(hook = "sb_umount")]
 pub fn sb_umount(ctx: LsmContext) -> i32 {
     let Some(actor) = scope::current() else { return 0 };
-    let Some(mut record) = Record::begin(Kind::Mount, &actor) else { return 0 };
+    let judged = judge(&actor, privilege::MOUNT);
+    let Some(mut record) = Record::begin(Kind::Mount, &actor) else { return judged.carry_out() };
     let mnt: Ptr = ctx.arg(0);
     record
         .arg::<0>(mount::UMOUNT)
         .arg::<1>(ctx.arg::<u64>(1) & 0xffff_ffff)
         .path(shim_vfsmount_root(mnt), mnt);
-    record.submit(Ring::Bulk);
-    0
+    record.submit_judged(&judged)
 }
 
 /// `target` and `source` are paths.
 #[inline(always)]
-fn mount_paths(operation: u64, target: Ptr, source: Ptr) {
-    let Some(actor) = scope::current() else { return };
-    let Some(mut record) = Record::begin(Kind::Mount, &actor) else { return };
+fn mount_paths(operation: u64, permission: usize, target: Ptr, source: Ptr) -> i32 {
+    let Some(actor) = scope::current() else { return 0 };
+    let judged = judge(&actor, permission);
+    let Some(mut record) = Record::begin(Kind::Mount, &actor) else { return judged.carry_out() };
     record.arg::<0>(operation).path(shim_path_dentry(target), shim_path_mnt(target));
     if !source.is_null() {
         record.path(shim_path_dentry(source), shim_path_mnt(source));
     }
-    record.submit(Ring::Bulk);
+    record.submit_judged(&judged)
 }
 
 #[lsm(hook = "move_mount")]
 pub fn move_mount(ctx: LsmContext) -> i32 {
-    mount_paths(mount::MOVE, ctx.arg(1), ctx.arg(0));
-    0
+    mount_paths(mount::MOVE, privilege::MOUNT, ctx.arg(1), ctx.arg(0))
 }
 
 #[lsm(hook = "sb_pivotroot")]
 pub fn sb_pivotroot(ctx: LsmContext) -> i32 {
-    mount_paths(mount::PIVOT_ROOT, ctx.arg(1), ctx.arg(0));
-    0
+    mount_paths(mount::PIVOT_ROOT, privilege::MOUNT, ctx.arg(1), ctx.arg(0))
 }
 
 #[lsm(hook = "path_chroot")]
 pub fn path_chroot(ctx: LsmContext) -> i32 {
-    mount_paths(mount::CHROOT, ctx.arg(0), core::ptr::null_mut());
-    0
+    mount_paths(mount::CHROOT, privilege::CHROOT, ctx.arg(0), core::ptr::null_mut())
 }
 
 #[lsm(hook = "userns_create")]
 pub fn userns_create(_ctx: LsmContext) -> i32 {
     let Some(actor) = scope::current() else { return 0 };
-    let Some(mut record) = Record::begin(Kind::Namespace, &actor) else { return 0 };
+    let judged = judge(&actor, privilege::USER_NAMESPACE);
+    let Some(mut record) = Record::begin(Kind::Namespace, &actor) else { return judged.carry_out() };
     record.arg::<0>(namespace::USER_CREATE).arg::<1>(CLONE_NEWUSER);
-    record.submit(Ring::Bulk);
-    0
+    record.submit_judged(&judged)
 }
 
 /// `CLONE_NEW*` bits of the namespaces in which two sets differ.
@@ -186,10 +205,10 @@ pub fn switch_task_namespaces(ctx: FEntryContext) -> i32 {
 #[lsm(hook = "bpf")]
 pub fn bpf(ctx: LsmContext) -> i32 {
     let Some(actor) = scope::current() else { return 0 };
-    let Some(mut record) = Record::begin(Kind::Bpf, &actor) else { return 0 };
+    let judged = judge(&actor, privilege::BPF);
+    let Some(mut record) = Record::begin(Kind::Bpf, &actor) else { return judged.carry_out() };
     record.arg::<0>(ctx.arg::<u64>(0) & 0xffff_ffff).arg::<1>(ctx.arg::<u64>(2) & 0xffff_ffff);
-    record.submit(Ring::Bulk);
-    0
+    record.submit_judged(&judged)
 }
 
 #[lsm(hook = "kernel_read_file")]
@@ -198,11 +217,11 @@ pub fn kernel_read_file(ctx: LsmContext) -> i32 {
     if ctx.arg::<u64>(1) & 0xffff_ffff != MODULE {
         return 0;
     }
-    let Some(mut record) = Record::begin(Kind::ModuleLoad, &actor) else { return 0 };
+    let judged = judge(&actor, privilege::MODULE);
+    let Some(mut record) = Record::begin(Kind::ModuleLoad, &actor) else { return judged.carry_out() };
     let path = shim_file_path(ctx.arg(0));
     record.arg::<0>(module::FILE).path(shim_path_dentry(path), shim_path_mnt(path));
-    record.submit(Ring::Bulk);
-    0
+    record.submit_judged(&judged)
 }
 
 #[lsm(hook = "kernel_load_data")]
@@ -211,10 +230,10 @@ pub fn kernel_load_data(ctx: LsmContext) -> i32 {
     if ctx.arg::<u64>(0) & 0xffff_ffff != MODULE {
         return 0;
     }
-    let Some(mut record) = Record::begin(Kind::ModuleLoad, &actor) else { return 0 };
+    let judged = judge(&actor, privilege::MODULE);
+    let Some(mut record) = Record::begin(Kind::ModuleLoad, &actor) else { return judged.carry_out() };
     record.arg::<0>(module::MEMORY);
-    record.submit(Ring::Bulk);
-    0
+    record.submit_judged(&judged)
 }
 
 #[lsm(hook = "kernel_module_request")]
@@ -234,27 +253,27 @@ fn pair(high: u32, low: u32) -> u64 {
 #[lsm(hook = "task_fix_setuid")]
 pub fn task_fix_setuid(ctx: LsmContext) -> i32 {
     let Some(actor) = scope::current() else { return 0 };
-    let Some(mut record) = Record::begin(Kind::CredChange, &actor) else { return 0 };
+    let judged = judge(&actor, privilege::SET_ID);
+    let Some(mut record) = Record::begin(Kind::CredChange, &actor) else { return judged.carry_out() };
     let (new, old): (Ptr, Ptr) = (ctx.arg(0), ctx.arg(1));
     record
         .arg::<0>(cred::UID)
         .arg::<1>(pair(shim_cred_uid(old), shim_cred_euid(old)))
         .arg::<2>(pair(shim_cred_uid(new), shim_cred_euid(new)))
         .arg::<3>(pair(shim_cred_suid(old), shim_cred_suid(new)));
-    record.submit(Ring::Bulk);
-    0
+    record.submit_judged(&judged)
 }
 
 #[lsm(hook = "task_fix_setgid")]
 pub fn task_fix_setgid(ctx: LsmContext) -> i32 {
     let Some(actor) = scope::current() else { return 0 };
-    let Some(mut record) = Record::begin(Kind::CredChange, &actor) else { return 0 };
+    let judged = judge(&actor, privilege::SET_ID);
+    let Some(mut record) = Record::begin(Kind::CredChange, &actor) else { return judged.carry_out() };
     let (new, old): (Ptr, Ptr) = (ctx.arg(0), ctx.arg(1));
     record
         .arg::<0>(cred::GID)
         .arg::<1>(pair(shim_cred_gid(old), shim_cred_egid(old)))
         .arg::<2>(pair(shim_cred_gid(new), shim_cred_egid(new)))
         .arg::<3>(pair(shim_cred_sgid(old), shim_cred_sgid(new)));
-    record.submit(Ring::Bulk);
-    0
+    record.submit_judged(&judged)
 }

@@ -16,16 +16,18 @@ const PREFIXES: [[u8; 8]; 6] =
     [*b"CLAUDE_C", *b"CODEX_TH", *b"CODEX_TO", *b"CODEX_SE", *b"GEMINI_S", *b"DEFENSEC"];
 
 /// Longest string that is kept.
-const VARIABLE_MAX: u32 = 256;
-/// Bytes read at once. The buffer has room for a word behind them.
-const CHUNK: u32 = 4096;
-const CHUNK_MASK: u32 = CHUNK - 1;
-/// Words that one call looks at, and calls: at least 4096 variables, or 256 KiB of long ones.
-const WORDS: u32 = 8;
-const CALLS: u32 = 4096;
+const VARIABLE_MAX: u64 = 256;
+/// Bytes read at once. The buffer has room for a group behind them.
+const CHUNK: u64 = 4096;
+const CHUNK_MASK: u64 = CHUNK - 1;
+/// Bytes that are looked at together.
+const GROUP: u64 = 32;
+/// Groups that one call looks at, and calls: at least 4096 variables, or 512 KiB of long ones.
+const GROUPS: u64 = 4;
+const CALLS: u32 = 2048;
 
 const _: () =
-    assert!(size_of::<Buffer>() >= CHUNK as usize + 8 && ENV_MAX + 512 <= defenseclaw_ebpf::STRING_MAX);
+    assert!(size_of::<Buffer>() >= (CHUNK + GROUP) as usize && ENV_MAX + 512 <= defenseclaw_ebpf::STRING_MAX);
 
 /// How far the search is. It lies in a map, of whose content the verifier assumes nothing: on the stack it would follow
 /// each number through every call and give up.
@@ -35,15 +37,15 @@ pub struct Progress {
     next: u64,
     end: u64,
     /// Bytes of the piece.
-    filled: u32,
+    filled: u64,
     /// Next byte to look at.
-    at: u32,
+    at: u64,
     /// Where the variable that `at` is in begins.
-    start: u32,
-    wanted: u32,
+    start: u64,
+    wanted: u64,
     /// Bytes kept.
-    used: u32,
-    truncated: u32,
+    used: u64,
+    truncated: u64,
 }
 
 #[derive(Clone, Copy)]
@@ -53,39 +55,6 @@ struct Search {
     /// What is kept.
     to: *mut u8,
     progress: *mut Progress,
-}
-
-/// Puts the variables that are kept into a record, as one string: each with its NUL.
-#[inline(always)]
-pub fn put(record: &mut Record, from: u64, end: u64) {
-    let (buffer, progress) = record.spare();
-    let mut truncated = 0;
-    record.filled(
-        |to| {
-            // SAFETY: it lies in the buffer of the record, which is ours.
-            unsafe {
-                (*progress).next = from;
-                (*progress).end = end;
-                (*progress).filled = 0;
-                (*progress).at = 0;
-                (*progress).start = 0;
-                (*progress).wanted = 0;
-                (*progress).used = 0;
-                (*progress).truncated = 0;
-            }
-            let mut search = Search { chunk: buffer.cast(), to, progress };
-            // SAFETY: `look` has the signature the helper calls, and `search` outlives the call.
-            unsafe {
-                bpf_loop(CALLS, look as *mut c_void, (&raw mut search).cast(), 0);
-                if (*progress).truncated != 0 || (*progress).next < end {
-                    truncated = flags::TRUNCATED;
-                }
-                i64::from((*progress).used)
-            }
-        },
-        0,
-    );
-    record.flag_last(truncated);
 }
 
 /// A field of the progress. Volatile, so that the compiler takes it from the map, where it is any number to the verifier.
@@ -106,20 +75,65 @@ macro_rules! set {
     }};
 }
 
-/// Looks for the end of a variable in the next few words. Returns 1 to stop.
+/// Puts the variables that are kept into a record, as one string: each with its NUL.
+#[inline(always)]
+pub fn put(record: &mut Record, from: u64, end: u64) {
+    let (buffer, progress) = record.spare();
+    let mut truncated = 0;
+    record.filled(
+        |to| {
+            let mut search = Search { chunk: buffer.cast(), to, progress };
+            set!(search, next, from);
+            set!(search, end, end);
+            set!(search, filled, 0);
+            set!(search, at, 0);
+            set!(search, start, 0);
+            set!(search, wanted, 0);
+            set!(search, used, 0);
+            set!(search, truncated, 0);
+            // SAFETY: `look` has the signature the helper calls, and `search` outlives the call.
+            unsafe {
+                bpf_loop(CALLS, look as *mut c_void, (&raw mut search).cast(), 0);
+                if (*progress).truncated != 0 || (*progress).next < end {
+                    truncated = flags::TRUNCATED;
+                }
+                (*progress).used as i64
+            }
+        },
+        0,
+    );
+    record.flag_last(truncated);
+}
+
+/// Looks for the ends of two variables. Returns 1 to stop.
 unsafe extern "C" fn look(_index: u64, context: *mut c_void) -> i64 {
     // SAFETY: the helper passes the `Search` that `put` gave it.
     let search = unsafe { *context.cast::<Search>() };
+    if look_once(search) != 0 { 1 } else { look_once(search) }
+}
+
+#[inline(always)]
+fn look_once(search: Search) -> i64 {
     let (mut at, filled) = (get!(search, at), get!(search, filled));
     if at >= filled {
         return search.refill();
     }
+    // Text is below 0x80, so this first look misses no end; the second one is exact.
+    let mut groups = GROUPS;
+    while search.group_may_end(at) == 0 {
+        at += GROUP;
+        groups -= 1;
+        if groups == 0 {
+            set!(search, at, at);
+            return 0;
+        }
+    }
     let mut ends = zero_bytes(search.word(at));
-    let mut words = 1;
-    while ends == 0 && words < WORDS {
+    let mut words = GROUP / 8 - 1;
+    while ends == 0 && words > 0 {
         at += 8;
         ends = zero_bytes(search.word(at));
-        words += 1;
+        words -= 1;
     }
     if ends == 0 {
         set!(search, at, at + 8);
@@ -134,21 +148,24 @@ unsafe extern "C" fn look(_index: u64, context: *mut c_void) -> i64 {
     }
     set!(search, at, end + 1);
     set!(search, start, end + 1);
-    set!(search, wanted, u32::from(is_wanted(search.word(end + 1))));
+    set!(search, wanted, u64::from(is_wanted(search.word(end + 1))));
     0
 }
+
+const ONES: u64 = 0x0101_0101_0101_0101;
+const TOPS: u64 = 0x8080_8080_8080_8080;
 
 /// 0x80 in the lowest byte of the word that is zero; what is above it means nothing.
 #[inline(always)]
 fn zero_bytes(word: u64) -> u64 {
-    word.wrapping_sub(0x0101_0101_0101_0101) & !word & 0x8080_8080_8080_8080
+    word.wrapping_sub(ONES) & !word & TOPS
 }
 
 /// Index of the lowest byte that is 0x80, without a branch: its bit, as a factor, shifts the index to the top.
 #[inline(always)]
-fn lowest(bytes: u64) -> u32 {
+fn lowest(bytes: u64) -> u64 {
     let bit = bytes & bytes.wrapping_neg();
-    ((bit >> 7).wrapping_mul(0x0001_0203_0405_0607) >> 56) as u32
+    (bit >> 7).wrapping_mul(0x0001_0203_0405_0607) >> 56
 }
 
 #[inline(always)]
@@ -168,9 +185,25 @@ impl Search {
     /// Eight bytes of the piece. Behind its end stands what was there before, but a variable that goes on there is
     /// looked at again, whole.
     #[inline(always)]
-    fn word(&self, at: u32) -> u64 {
+    fn word(&self, at: u64) -> u64 {
         // SAFETY: the masked offset and a word lie inside the buffer.
         unsafe { shim_word(self.chunk.add((at & CHUNK_MASK) as usize)) }
+    }
+
+    /// Not 0 if a byte of a group is 0, or above 0x80.
+    #[inline(always)]
+    fn group_may_end(&self, at: u64) -> u64 {
+        // SAFETY: the masked offset and a group lie inside the buffer.
+        unsafe {
+            let group = self.chunk.add((at & CHUNK_MASK) as usize);
+            let (one, two) = (shim_word(group), shim_word(group.add(8)));
+            let (three, four) = (shim_word(group.add(16)), shim_word(group.add(24)));
+            (one.wrapping_sub(ONES)
+                | two.wrapping_sub(ONES)
+                | three.wrapping_sub(ONES)
+                | four.wrapping_sub(ONES))
+                & TOPS
+        }
     }
 
     /// Reads the next piece. It begins with the variable that goes on behind this one.
@@ -185,7 +218,7 @@ impl Search {
                 inside = true;
                 set!(self, truncated, get!(self, truncated) | get!(self, wanted));
             } else {
-                next -= u64::from(filled - start);
+                next -= filled - start;
                 set!(self, next, next);
             }
         }
@@ -193,8 +226,8 @@ impl Search {
             return 1;
         }
         let mut size = end - next;
-        if size > u64::from(CHUNK) {
-            size = u64::from(CHUNK);
+        if size > CHUNK {
+            size = CHUNK;
         }
         // SAFETY: the size is at most that of the buffer; the helper checks the source.
         if unsafe { bpf_probe_read_user(self.chunk.cast(), size as u32, next as *const c_void) } != 0 {
@@ -202,29 +235,29 @@ impl Search {
             return 1;
         }
         set!(self, next, next + size);
-        set!(self, filled, size as u32);
+        set!(self, filled, size);
         set!(self, at, 0);
         set!(self, start, 0);
-        set!(self, wanted, u32::from(!inside && is_wanted(self.word(0))));
+        set!(self, wanted, u64::from(!inside && is_wanted(self.word(0))));
         0
     }
 
     /// Keeps the variable that ends before `end`.
     #[inline(always)]
-    fn keep(&self, end: u32) {
+    fn keep(&self, end: u64) {
         let (start, used) = (get!(self, start), get!(self, used));
         let size = end.wrapping_sub(start);
-        if size > VARIABLE_MAX || used + size > ENV_MAX as u32 {
+        if size > VARIABLE_MAX || used + size > ENV_MAX as u64 {
             set!(self, truncated, 1);
             return;
         }
         // SAFETY: ENV_MAX and twice VARIABLE_MAX bytes fit behind `to`, and as many lie in the buffer.
         unsafe {
             let from = self.chunk.add((start & CHUNK_MASK) as usize);
-            let to = self.to.add((used & (ENV_MAX as u32 - 1)) as usize);
+            let to = self.to.add((used & (ENV_MAX as u64 - 1)) as usize);
             // The compiler knows that the mask changes nothing; the verifier needs it.
             let length = core::hint::black_box(size) & (2 * VARIABLE_MAX - 1);
-            if bpf_probe_read_kernel(to.cast(), length, from.cast()) == 0 {
+            if bpf_probe_read_kernel(to.cast(), length as u32, from.cast()) == 0 {
                 set!(self, used, used + size);
             }
         }

@@ -7,8 +7,9 @@ use super::environment;
 use crate::{
     emit::{Record, Ring, count, short},
     lsm::namespaces_that_differ,
-    scope::{self, SCOPE},
+    scope::{self, Actor, SCOPE},
     shim::*,
+    verdict::{self, Judged},
 };
 
 const CLONE_NEWUSER: u64 = 0x1000_0000;
@@ -30,7 +31,8 @@ pub fn process_fork(ctx: BtfTracePointContext) -> i32 {
         return 0;
     }
     let start = shim_task_struct_start_boottime_direct(child);
-    let label = Label { start_ns: start, ..actor.label };
+    // SAFETY: the label is that of the current task, which stays enrolled while it forks.
+    let label = unsafe { Label { start_ns: start, parent_owner: (*actor.label).owner, ..*actor.label } };
     if SCOPE.insert(u64::from(tgid), &label, 0).is_err() {
         // The child is not watched: that is the alarm, and user space refuses to be quiet about it.
         count(Kind::ProcessFork, Count::Seen);
@@ -44,25 +46,37 @@ pub fn process_fork(ctx: BtfTracePointContext) -> i32 {
     if ours != theirs && shim_cred_user_ns_direct(ours) != shim_cred_user_ns_direct(theirs) {
         changed |= CLONE_NEWUSER;
     }
-    short(Kind::ProcessFork, Ring::Priority, &actor, None, || [u64::from(tgid), start, changed, 0, 0, 0]);
+    short(Kind::ProcessFork, Ring::Priority, &actor, None, &Judged::NOTHING, || {
+        [u64::from(tgid), start, changed, 0, 0, 0]
+    });
     0
 }
 
 #[btf_tracepoint(function = "sched_process_exec")]
 pub fn process_exec(ctx: BtfTracePointContext) -> i32 {
     let Some(actor) = scope::current() else { return 0 };
-    let Some(mut record) = Record::begin(Kind::ProcessExec, &actor) else { return 0 };
     let task: Ptr = ctx.arg(0);
     let program: Ptr = ctx.arg(2);
     let credentials = shim_task_struct_cred_direct(task);
     let parent = shim_task_struct_real_parent_direct(task);
     let memory = shim_task_struct_mm_direct(task);
-    let exe = shim_mm_struct_exe_file_direct(memory);
+    // By now the same as the file of `memory`, and the verifier lets it be loaded from at less cost.
+    let exe = shim_linux_binprm_file_direct(program);
     let inode = shim_file_inode_direct(exe);
     let directory = shim_task_struct_fs_direct(task);
     let (arguments, arguments_end) =
         (shim_mm_struct_arg_start_direct(memory), shim_mm_struct_arg_end_direct(memory));
     let argv_len = arguments_end.wrapping_sub(arguments);
+    let (dentry, mnt) = (shim_file_dentry_direct(exe), shim_file_mnt_direct(exe));
+    let Some(policy) = verdict::policy(&actor) else { return 0 };
+    let seed = policy.seed();
+    let Some(mut record) = Record::about_known(Kind::ProcessExec, &actor, dentry, mnt, seed) else {
+        verdict::forget_owner(&actor);
+        return 0;
+    };
+    if policy.judges() {
+        record.learn_owner(&actor);
+    }
     record
         .arg::<0>(pair(shim_cred_euid_direct(credentials), shim_cred_egid_direct(credentials)))
         .arg::<1>(u64::from(shim_super_block_dev_direct(shim_inode_sb_direct(inode))))
@@ -70,8 +84,11 @@ pub fn process_exec(ctx: BtfTracePointContext) -> i32 {
         .arg::<3>(pair(shim_cred_gid_direct(credentials), shim_task_struct_tgid_direct(parent)))
         .arg::<4>(scope::start_ns_direct(parent))
         .arg::<5>(argv_len)
-        .path_known(shim_file_dentry_direct(exe), shim_file_mnt_direct(exe))
-        .path_known(shim_fs_struct_pwd_dentry_direct(directory), shim_fs_struct_pwd_mnt_direct(directory));
+        .path_known(
+            &actor,
+            shim_fs_struct_pwd_dentry_direct(directory),
+            shim_fs_struct_pwd_mnt_direct(directory),
+        );
     let filename = shim_linux_binprm_filename_direct(program);
     let interpreter = shim_linux_binprm_interp_direct(program);
     record.kernel_str(filename.cast());
@@ -95,6 +112,8 @@ pub fn process_exit(ctx: BtfTracePointContext) -> i32 {
     if shim_signal_struct_live_direct(group) != 0 {
         return 0;
     }
+    // SAFETY: the label is that of the current task. Copied, because it is about to leave the map.
+    let label = unsafe { *actor.label };
     // The last two threads can both see no other one alive: who removes the label reports the exit.
     if SCOPE.remove(u64::from(actor.tgid)).is_err() {
         return 0;
@@ -105,6 +124,9 @@ pub fn process_exit(ctx: BtfTracePointContext) -> i32 {
         // What wait(2) reports then is the leader's, even if it ended before.
         shim_task_struct_exit_code_direct(shim_task_struct_group_leader_direct(task))
     };
-    short(Kind::ProcessExit, Ring::Priority, &actor, None, || [status as u32 as u64, 0, 0, 0, 0, 0]);
+    let actor = Actor { label: &raw const label, ..actor };
+    short(Kind::ProcessExit, Ring::Priority, &actor, None, &Judged::NOTHING, || {
+        [status as u32 as u64, 0, 0, 0, 0, 0]
+    });
     0
 }

@@ -1,13 +1,13 @@
 //! Files, at system call exit. Successful calls only.
 
 use aya_ebpf::{macros::btf_tracepoint, programs::BtfTracePointContext};
-use defenseclaw_ebpf::{Kind, access};
+use defenseclaw_ebpf::{Count, Kind, access};
 
 use super::{AT_FDCWD, base, call, file_of};
 use crate::{
-    emit::{Record, Ring},
-    lsm::file::{access_of, submit_opened},
-    scope,
+    emit::{Record, Ring, count},
+    lsm::file::{access_of, opened},
+    scope::{self, Actor},
     shim::*,
 };
 
@@ -30,14 +30,28 @@ macro_rules! returning {
     };
 }
 
+/// The descriptor was closed, by another thread, before we could look at it.
+#[inline(always)]
+fn gone(kind: Kind) {
+    count(kind, Count::Seen);
+    count(kind, Count::Unreadable);
+}
+
+#[inline(always)]
+fn submit(kind: Kind, actor: &Actor, file: Ptr, detail: u64, result: i64) {
+    if let Some(mut record) = opened(kind, actor, file, detail) {
+        record.result(result);
+        record.submit(Ring::Bulk);
+    }
+}
+
 /// An open: `flags` are those of the call where it has any.
 #[inline(always)]
 fn open(ctx: BtfTracePointContext, flags: fn(&[u64; 6]) -> u64) -> i32 {
     returning!(ctx, actor, call);
-    let Some(mut record) = Record::begin(Kind::FileOpen, &actor) else { return 0 };
     let file = file_of(call.result as i32);
     if file.is_null() {
-        record.give_up();
+        gone(Kind::FileOpen);
         return 0;
     }
     let mode = shim_file_mode(file);
@@ -49,8 +63,7 @@ fn open(ctx: BtfTracePointContext, flags: fn(&[u64; 6]) -> u64) -> i32 {
     if flags(&call.args) & O_TRUNC != 0 {
         bits |= access::TRUNCATE;
     }
-    record.result(call.result);
-    submit_opened(record, file, bits);
+    submit(Kind::FileOpen, &actor, file, bits, call.result);
     0
 }
 
@@ -94,14 +107,12 @@ pub fn sys_mmap(ctx: BtfTracePointContext) -> i32 {
     if call.args[2] & PROT_EXEC == 0 || call.args[3] & MAP_ANONYMOUS != 0 {
         return 0;
     }
-    let Some(mut record) = Record::begin(Kind::FileOpen, &actor) else { return 0 };
     let file = file_of(call.args[4] as i32);
     if file.is_null() {
-        record.give_up();
+        gone(Kind::FileOpen);
         return 0;
     }
-    record.result(0);
-    submit_opened(record, file, access::MAP_EXECUTE);
+    submit(Kind::FileOpen, &actor, file, access::MAP_EXECUTE, 0);
     0
 }
 
@@ -122,14 +133,12 @@ fn one_path(ctx: BtfTracePointContext, describe: fn(&[u64; 6]) -> (Kind, i32, u6
 #[inline(always)]
 fn one_file(ctx: BtfTracePointContext, kind: Kind, detail: fn(&[u64; 6]) -> u64) -> i32 {
     returning!(ctx, actor, call);
-    let Some(mut record) = Record::begin(kind, &actor) else { return 0 };
     let file = file_of(call.args[0] as i32);
     if file.is_null() {
-        record.give_up();
+        gone(kind);
         return 0;
     }
-    record.result(call.result);
-    submit_opened(record, file, detail(&call.args));
+    submit(kind, &actor, file, detail(&call.args), call.result);
     0
 }
 
@@ -225,15 +234,15 @@ pub fn sys_fchownat(ctx: BtfTracePointContext) -> i32 {
     returning!(ctx, actor, call);
     let a = &call.args;
     let detail = a[2] << 32 | a[3] & 0xffff_ffff;
-    let Some(mut record) = Record::begin(Kind::FileChown, &actor) else { return 0 };
     let file = if a[4] & AT_EMPTY_PATH != 0 { file_of(a[0] as i32) } else { core::ptr::null_mut() };
-    record.result(call.result);
     if file.is_null() {
+        let Some(mut record) = Record::begin(Kind::FileChown, &actor) else { return 0 };
+        record.result(call.result);
         record.arg::<0>(detail).user_str(a[1] as *const u8).none();
         base(&mut record, a[0] as i32, a[1] as *const u8);
         record.submit(Ring::Bulk);
     } else {
-        submit_opened(record, file, detail);
+        submit(Kind::FileChown, &actor, file, detail, call.result);
     }
     0
 }

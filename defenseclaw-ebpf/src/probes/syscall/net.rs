@@ -15,7 +15,8 @@ use crate::{
     emit::{Record, Ring, short},
     scope::{self, Actor},
     shim::*,
-    sockaddr::{AF_INET, AF_INET6, AF_UNIX, Address, socket_word, unix_name},
+    sockaddr::{AF_INET, AF_INET6, AF_UNIX, Address, socket_word, unix_record},
+    verdict::{self, Judged},
 };
 
 const S_IFMT: u16 = 0o170_000;
@@ -78,35 +79,39 @@ fn endpoint(kind: Kind, actor: &Actor, call: &Call, from: u64, len: u64, bytes: 
         return;
     }
     let args = address.args(socket_word(sk, address.family), bytes);
-    short(kind, Ring::Bulk, actor, Some(call.result), || args);
+    short(kind, Ring::Bulk, actor, Some(call.result), &Judged::NOTHING, || args);
 }
 
 #[inline(always)]
 fn unix(actor: &Actor, call: &Call, sk: Ptr, from: u64, len: u64, send: bool) {
-    let Some(mut record) = Record::begin(Kind::UnixConnect, actor) else { return };
     let kind = shim_sock_type(sk);
     let datagram = kind != SOCK_STREAM && kind != SOCK_SEQPACKET;
-    record.arg::<0>(socket_word(sk, AF_UNIX)).arg::<1>(u64::from(datagram));
+    let (word, datagram) = (socket_word(sk, AF_UNIX), u64::from(datagram));
     let peer = shim_unix_sock_peer(sk);
     if !send && call.result == 0 && !peer.is_null() {
-        unix_name(&mut record, peer);
-    } else {
-        // Behind `sun_family`. An abstract name starts with a NUL and is taken whole; a path ends at its NUL or, as
-        // the kernel allows, without one at the end of the address.
-        let mut size = len as u32 - 2;
-        if size > UNIX_NAME_MAX {
-            size = UNIX_NAME_MAX;
-        }
-        let name = (from + 2) as *const u8;
-        let mut first = 0u8;
-        // SAFETY: the helper checks the source.
-        unsafe { bpf_probe_read_user((&raw mut first).cast(), 1, name.cast()) };
-        record.user_bytes(name, u64::from(size) & 0x7f);
-        if size > 0 && first != 0 {
-            record.flag_last(flags::AS_GIVEN);
-            record.none();
-            base(&mut record, AT_FDCWD, name);
-        }
+        let Some(policy) = verdict::policy(actor) else { return };
+        let Some((mut record, _)) = unix_record(actor, peer, &policy) else { return };
+        record.arg::<0>(word).arg::<1>(datagram).result(call.result);
+        record.submit(Ring::Bulk);
+        return;
+    }
+    let Some(mut record) = Record::begin(Kind::UnixConnect, actor) else { return };
+    record.arg::<0>(word).arg::<1>(datagram);
+    // Behind `sun_family`. An abstract name starts with a NUL and is taken whole; a path ends at its NUL or, as the kernel
+    // allows, without one at the end of the address.
+    let mut size = len as u32 - 2;
+    if size > UNIX_NAME_MAX {
+        size = UNIX_NAME_MAX;
+    }
+    let name = (from + 2) as *const u8;
+    let mut first = 0u8;
+    // SAFETY: the helper checks the source.
+    unsafe { bpf_probe_read_user((&raw mut first).cast(), 1, name.cast()) };
+    record.user_bytes(name, u64::from(size) & 0x7f);
+    if size > 0 && first != 0 {
+        record.flag_last(flags::AS_GIVEN);
+        record.none();
+        base(&mut record, AT_FDCWD, name);
     }
     record.result(call.result);
     record.submit(Ring::Bulk);

@@ -58,6 +58,7 @@ fn hooks(action: &Action, call: &str) -> &'static [&'static str] {
         Action::DirRemove { .. } => &["path_rmdir"],
         Action::NetConnect { .. } => &["socket_connect"],
         Action::NetBind { .. } => &["socket_bind"],
+        Action::SocketCreate { .. } => &["socket_create"],
         Action::NetSend { .. } => &["socket_sendmsg"],
         Action::UnixConnect { datagram: false, .. } => &["unix_stream_connect"],
         Action::UnixConnect { datagram: true, .. } => &["unix_may_send"],
