@@ -43,6 +43,12 @@ impl Address {
         }
     }
 
+    /// In host order; of internet addresses only.
+    #[inline(always)]
+    pub fn port(&self) -> u16 {
+        u16::from_be(self.port_be)
+    }
+
     /// Arguments of a record: socket, port, address, scope, bytes.
     #[inline(always)]
     pub fn args(&self, socket: u64, bytes: u64) -> [u64; 6] {

@@ -120,11 +120,17 @@ impl Judged {
             | (self.generation as u32) << 24
     }
 
-    /// Counts it, ends the process if the rule says so, and is what an LSM program returns.
+    /// A refusal that no rule is behind; its number stands for none.
+    pub const REFUSED: Self = Self {
+        entry: Entry(0xffff << 16 | (action::BLOCK as u64) << 32 | (action::BLOCK as u64) << 40),
+        generation: 0,
+    };
+
+    /// Counts it.
     #[inline(always)]
-    pub fn carry_out(&self) -> i32 {
+    pub fn count(&self) {
         if !self.is_notable() {
-            return 0;
+            return;
         }
         let mut rule = self.entry.rule();
         if rule >= COUNTED_RULES as u32 {
@@ -137,6 +143,12 @@ impl Judged {
                 crate::shim::shim_atomic_increment(&raw mut (*row).counts[self.entry.action() as usize & 7])
             };
         }
+    }
+
+    /// Counts it, ends the process if the rule says so, and is what an LSM program returns.
+    #[inline(always)]
+    pub fn carry_out(&self) -> i32 {
+        self.count();
         if !self.blocks() {
             return 0;
         }
