@@ -307,6 +307,8 @@ fn answered(
             tool_call: asker.tool_call,
             result: None,
             vantage: Vantage::Kernel,
+            verdict: None,
+            decision: None,
             action,
         },
         decision,
