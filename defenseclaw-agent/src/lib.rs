@@ -11,6 +11,7 @@ pub mod model;
 pub mod pipeline;
 pub mod policy;
 pub mod report;
+pub mod resolver;
 pub mod runtime;
 pub mod sensor;
 pub mod store;

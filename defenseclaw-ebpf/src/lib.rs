@@ -8,6 +8,7 @@
 #![no_std]
 
 pub mod image;
+pub mod redirect;
 
 /// Changes with every incompatible change of a record or map. The loader writes it, the programs echo it.
 pub const ABI_VERSION: u16 = 2;

@@ -15,6 +15,7 @@
               a key passed by reference is not copied on a stack of 512 bytes"
 )]
 
+mod cgroup;
 mod emit;
 mod lsm;
 mod path;

@@ -392,7 +392,7 @@ impl Walk {
 /// The first `len` bytes of a word, of 1 to 8.
 #[inline(always)]
 fn cut(word: u64, len: u32) -> u64 {
-    word & u64::MAX >> (64 - 8 * len & 63)
+    word & u64::MAX >> ((64 - 8 * len) & 63)
 }
 
 /// Hash of a name of at most 255 bytes, without its end. At least 256 bytes can be read at `name`.
@@ -423,7 +423,7 @@ unsafe extern "C" fn word(index: u64, context: *mut c_void) -> i64 {
     let word = unsafe { shim_word(words.name.add(done as usize & 0xf8)) };
     // All bytes, or those that are left.
     let unused = 8u32.wrapping_sub(left) & (left.wrapping_sub(8) as i32 >> 31) as u32;
-    words.hash = image::mix(words.hash, word & u64::MAX >> (8 * unused & 63));
+    words.hash = image::mix(words.hash, word & u64::MAX >> ((8 * unused) & 63));
     0
 }
 

@@ -43,6 +43,12 @@ impl Address {
         }
     }
 
+    /// In host order; of internet addresses only.
+    #[inline(always)]
+    pub fn port(&self) -> u16 {
+        u16::from_be(self.port_be)
+    }
+
     /// Arguments of a record: socket, port, address, scope, bytes.
     #[inline(always)]
     pub fn args(&self, socket: u64, bytes: u64) -> [u64; 6] {
@@ -88,7 +94,7 @@ pub fn unix_record(actor: &Actor, sk: Ptr, policy: &Policy) -> Option<(Record, J
     if !dentry.is_null() {
         let seed = policy.seed();
         let record = Record::about(Kind::UnixConnect, actor, dentry, shim_path_mnt(path), seed)?;
-        let judged = record.judge(&policy, effect::UNIX, 0, 0);
+        let judged = record.judge(policy, effect::UNIX, 0, 0);
         return Some((record, judged));
     }
     let mut record = Record::begin(Kind::UnixConnect, actor)?;

@@ -120,11 +120,17 @@ impl Judged {
             | (self.generation as u32) << 24
     }
 
-    /// Counts it, ends the process if the rule says so, and is what an LSM program returns.
+    /// A refusal that no rule is behind; its number stands for none.
+    pub const REFUSED: Self = Self {
+        entry: Entry(0xffff << 16 | (action::BLOCK as u64) << 32 | (action::BLOCK as u64) << 40),
+        generation: 0,
+    };
+
+    /// Counts it.
     #[inline(always)]
-    pub fn carry_out(&self) -> i32 {
+    pub fn count(&self) {
         if !self.is_notable() {
-            return 0;
+            return;
         }
         let mut rule = self.entry.rule();
         if rule >= COUNTED_RULES as u32 {
@@ -137,6 +143,12 @@ impl Judged {
                 crate::shim::shim_atomic_increment(&raw mut (*row).counts[self.entry.action() as usize & 7])
             };
         }
+    }
+
+    /// Counts it, ends the process if the rule says so, and is what an LSM program returns.
+    #[inline(always)]
+    pub fn carry_out(&self) -> i32 {
+        self.count();
         if !self.blocks() {
             return 0;
         }
@@ -328,7 +340,7 @@ struct Way {
 
 impl Way {
     #[inline(always)]
-    fn state(&self) -> &mut State {
+    fn state(&mut self) -> &mut State {
         // SAFETY: the buffer is ours as long as the record, and nobody else holds this reference.
         unsafe { &mut *path::state(self.buffer) }
     }
@@ -346,7 +358,7 @@ fn judge_path(policy: &Policy, buffer: *mut Buffer, found: &Found, question: &Qu
             return entry.0;
         }
     }
-    let way = Way {
+    let mut way = Way {
         buffer,
         image: policy.image,
         slot: policy.slot,
@@ -492,7 +504,7 @@ fn extension(way: &mut Way) {
     let mut dots = !((x & low).wrapping_add(low) | x | low);
     if way.leaf < 8 {
         // What stands before the component is not ours.
-        dots &= u64::MAX << (8 * (8 - way.leaf) & 63);
+        dots &= u64::MAX << ((8 * (8 - way.leaf)) & 63);
     }
     let mut len = 0;
     while len <= EXTENSION_MAX as u32 {
@@ -507,7 +519,7 @@ fn extension(way: &mut Way) {
     }
     // SAFETY: the image lies in its map.
     let seed = unsafe { (*way.image).seed };
-    let hash = image::finish(image::mix(seed, word >> (8 * (8 - len) & 63)), len);
+    let hash = image::finish(image::mix(seed, word >> ((8 * (8 - len)) & 63)), len);
     if may_have(way, hash, class::EXTENSION) {
         look(way, hash, class::EXTENSION, reach::EXACT);
     }
@@ -579,10 +591,8 @@ fn judge_address(policy: &Policy, peer: &Peer) -> u64 {
         }
         at += 1;
     }
-    if !names_asked {
-        if let Some(entry) = resolved(policy, peer) {
-            return entry.0;
-        }
+    if !names_asked && let Some(entry) = resolved(policy, peer) {
+        return entry.0;
     }
     default.0
 }
@@ -592,11 +602,11 @@ fn cut(high: u64, low: u64, length: u32) -> (u64, u64) {
     if length >= 128 {
         (high, low)
     } else if length > 64 {
-        (high, low & u64::MAX << (128 - length & 63))
+        (high, low & u64::MAX << ((128 - length) & 63))
     } else if length == 64 {
         (high, 0)
     } else if length > 0 {
-        (high & u64::MAX << (64 - length & 63), 0)
+        (high & u64::MAX << ((64 - length) & 63), 0)
     } else {
         (0, 0)
     }

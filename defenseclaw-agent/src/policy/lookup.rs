@@ -111,48 +111,42 @@ impl<'a> Lookup<'a> {
 
     fn path(&self, actor: Actor<'_>, effect: Effect, path: &[&[u8]]) -> Option<Entry> {
         let effects = Effects::from(effect);
-        let found = (0..=path.len()).rev().find_map(|depth| self.step(actor, effects, path, depth));
+        let found = self.said_of(path).into_iter().find(|entry| self.speaks(entry, effects, actor));
         let found = found.or_else(|| self.default(effects));
         if effect != Effect::FileDelete {
             return found;
         }
         // The directory itself, because of what is below it.
-        let key = PathKey::Anchored(path.iter().map(|part| part.to_vec()).collect());
-        stricter(found, self.first(actor, effects, &key, |reach| reach == Reach::Ancestor))
+        let above = self.cells.get(&anchored(path)).into_iter().flatten();
+        let above = above.filter(|(reach, _)| *reach == Reach::Ancestor).map(|(_, entry)| *entry);
+        stricter(found, above.into_iter().find(|entry| self.speaks(entry, effects, actor)))
     }
 
-    /// What is said at one depth of the path.
-    fn step(&self, actor: Actor<'_>, effects: Effects, path: &[&[u8]], depth: usize) -> Option<Entry> {
-        let here = path.get(..depth)?;
-        let last = depth == path.len();
-        let reaches = |reach| reach == Reach::Subtree || last && reach == Reach::Exact;
-        let own = |key: &PathKey| self.first(actor, effects, key, reaches);
-        let anchored = own(&anchored(here));
-        anchored
-            .or_else(|| pair(here).and_then(|key| own(&key)))
-            .or_else(|| name(here).and_then(|key| own(&key)))
-            .or_else(|| {
-                let extension = pattern::extension(here).filter(|_| last)?;
-                own(&PathKey::Extension(extension.to_vec()))
-            })
-            .or_else(|| {
-                let (_, parent) = here.split_last().filter(|_| last)?;
-                let children =
-                    |key: &PathKey| self.first(actor, effects, key, |reach| reach == Reach::Children);
-                children(&self::anchored(parent))
-            })
+    /// All that is said of a path, the decisive first: what a file is known by when its path is not. None if the path
+    /// cannot be judged.
+    pub fn entries(&self, path: &[u8]) -> Option<Vec<Entry>> {
+        pattern::components(path).map(|path| self.said_of(&path))
     }
 
-    fn first(
-        &self,
-        actor: Actor<'_>,
-        effects: Effects,
-        key: &PathKey,
-        reaches: impl Fn(Reach) -> bool,
-    ) -> Option<Entry> {
-        let cell = self.cells.get(key)?;
-        let fits = |(reach, entry): &&(Reach, Entry)| reaches(*reach) && self.speaks(entry, effects, actor);
-        cell.iter().find(fits).map(|(_, entry)| *entry)
+    fn said_of(&self, path: &[&[u8]]) -> Vec<Entry> {
+        let mut found = Vec::new();
+        let mut add = |key: Option<PathKey>, reaches: &dyn Fn(Reach) -> bool| {
+            let cell = key.and_then(|key| self.cells.get(&key)).into_iter().flatten();
+            found.extend(cell.filter(|(reach, _)| reaches(*reach)).map(|(_, entry)| *entry));
+        };
+        for depth in (0..=path.len()).rev() {
+            let here = path.get(..depth).unwrap_or_default();
+            let last = depth == path.len();
+            let own = |reach| reach == Reach::Subtree || last && reach == Reach::Exact;
+            add(Some(anchored(here)), &own);
+            add(pair(here), &own);
+            add(name(here), &own);
+            if let Some((_, parent)) = here.split_last().filter(|_| last) {
+                add(pattern::extension(here).map(|name| PathKey::Extension(name.to_vec())), &own);
+                add(Some(anchored(parent)), &|reach| reach == Reach::Children);
+            }
+        }
+        found
     }
 
     fn address(

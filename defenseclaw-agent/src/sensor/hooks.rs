@@ -3,6 +3,30 @@
 /// Capability name of the name server reader.
 pub(super) const DNS: &str = "cgroup_skb/dns_answer";
 
+/// Programs on the cgroup of a session; see `cgroup.rs`.
+pub(super) const CGROUP: &[&str] = &[
+    "cgroup_connect4",
+    "cgroup_connect6",
+    "cgroup_sendmsg4",
+    "cgroup_sendmsg6",
+    "cgroup_bind4",
+    "cgroup_bind6",
+    "cgroup_recvmsg4",
+    "cgroup_recvmsg6",
+    "cgroup_getpeername4",
+    "cgroup_getpeername6",
+    "cgroup_sock_create",
+    "dns_question",
+];
+
+/// Capability name of one of them.
+pub(super) fn cgroup_name(program: &str) -> String {
+    match program.strip_prefix("cgroup_") {
+        Some(hook) => format!("cgroup/{hook}"),
+        None => format!("cgroup_skb/{program}"),
+    }
+}
+
 /// Where a program is attached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Place {

@@ -1,6 +1,7 @@
 //! The kernel's half, as the rest of the product sees it: load and attach programs, say what this kernel can do, enrol
 //! processes, read records, account for losses. ABI types stay inside this room. Judges nothing, stores nothing.
 
+mod cgroup;
 mod counters;
 mod decode;
 mod dns;
@@ -22,6 +23,7 @@ use aya::{
     maps::{HashMap, IterableMap, Map, MapData, MapError, ProgramArray},
     programs::{CgroupAttachMode, CgroupSkbAttachType},
 };
+pub use cgroup::{Question, Questions, Redirects, ResolverPorts};
 pub use counters::SensorStats;
 pub use decode::{DecodeError, decode_record};
 use defenseclaw_ebpf::Label;

@@ -4,9 +4,11 @@ use aya_ebpf::{helpers::generated::bpf_probe_read_kernel, macros::lsm, programs:
 use defenseclaw_ebpf::{
     Kind,
     image::{effect, privilege},
+    redirect::PORT,
 };
 
 use crate::{
+    cgroup,
     emit::{Ring, short},
     scope::{self, Actor},
     shim::*,
@@ -48,7 +50,7 @@ fn operation(kind: Kind, effect: u16, actor: &Actor, socket: Ptr, from: Ptr, len
         let rest = if len < 8 { 0 } else { shim_sockaddr_rest_direct(from) };
         let rest = if family == AF_INET { rest } else { 0 };
         let (port, address) = (u16::from_be(rest as u16), (rest >> 16) as u32);
-        let judged = if family == AF_INET {
+        let judged = if family == AF_INET && !left_to_cgroup(effect, actor, socket, port) {
             let Some(policy) = verdict::policy(actor) else { return 0 };
             policy.address(effect, 0, mapped(address), port)
         } else {
@@ -66,6 +68,17 @@ fn operation(kind: Kind, effect: u16, actor: &Actor, socket: Ptr, from: Ptr, len
     }
 }
 
+/// Whether the programs on the cgroup decide about it: they lead questions for names to the resolver, whatever is said of
+/// the server's address.
+#[inline(always)]
+fn left_to_cgroup(effect: u16, actor: &Actor, socket: Ptr, port: u16) -> bool {
+    if effect != effect::CONNECT || port != PORT {
+        return false;
+    }
+    let sk = shim_socket_sk_direct(socket);
+    !sk.is_null() && cgroup::is_question(actor, sk)
+}
+
 #[inline(always)]
 fn ring(judged: &Judged) -> Ring {
     if judged.blocks() { Ring::Priority } else { Ring::Bulk }
@@ -80,8 +93,12 @@ fn word(socket: Ptr, family: u16) -> u64 {
 
 #[inline(always)]
 fn record(kind: Kind, effect: u16, actor: &Actor, socket: Ptr, address: &Address, bytes: u64) -> i32 {
-    let Some(policy) = verdict::policy(actor) else { return 0 };
-    let judged = address.judge(&policy, effect);
+    let judged = if left_to_cgroup(effect, actor, socket, address.port()) {
+        Judged::NOTHING
+    } else {
+        let Some(policy) = verdict::policy(actor) else { return 0 };
+        address.judge(&policy, effect)
+    };
     short(kind, ring(&judged), actor, None, &judged, || address.args(word(socket, address.family), bytes));
     judged.carry_out()
 }

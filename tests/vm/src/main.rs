@@ -19,6 +19,7 @@
 )]
 
 mod check;
+mod network;
 mod oracle;
 mod programs;
 mod provoke;

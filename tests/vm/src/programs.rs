@@ -13,8 +13,17 @@ use crate::{
     sys::{self, c, sys},
 };
 
-const PROGRAMS: &[&str] =
-    &["exit", "kill-self", "script", "wait-for-input", "bystander", "flood", "background", "work"];
+const PROGRAMS: &[&str] = &[
+    "exit",
+    "kill-self",
+    "script",
+    "wait-for-input",
+    "bystander",
+    "flood",
+    "background",
+    "work",
+    "network-client",
+];
 
 pub(crate) fn is_program(name: &[u8]) -> bool {
     PROGRAMS.iter().any(|program| program.as_bytes() == name)
@@ -35,6 +44,7 @@ pub(crate) fn main(program: &[u8], arguments: &[&[u8]]) -> ExitCode {
         b"bystander" => bystander(path(0)),
         b"flood" => flood(path(0), number(1).unwrap_or(0)),
         b"background" => background(path(0)),
+        b"network-client" => crate::network::client_main(arguments),
         b"work" => crate::oracle::work::main(path(0), path(1)),
         _ => ExitCode::from(98),
     }

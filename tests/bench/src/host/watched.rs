@@ -103,7 +103,6 @@ pub(crate) fn watch(arguments: &Watched) -> Result<ExitCode> {
         default_database: false,
         detach_after_main: false,
         sensor: SensorOptions::default(),
-        policy: None,
     })?;
     for warning in &outcome.warnings {
         eprintln!("warning: {warning}");

@@ -26,6 +26,7 @@ use std::{fs, path::Path, process::ExitCode};
 
 use anyhow::{Context, Result};
 pub(crate) use exec::secret;
+pub(crate) use net::kernel_address;
 pub(crate) use stage::Stage;
 
 /// One case: its name and what it does.

@@ -1,0 +1,240 @@
+//! The programs on a session's cgroup: attaching them, telling them where the resolver is, and asking them whose
+//! question it was. Judges nothing.
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    path::Path,
+};
+
+use aya::{
+    maps::{HashMap, MapData},
+    programs::{CgroupAttachMode, CgroupSkb, CgroupSkbAttachType, CgroupSock, CgroupSockAddr, ProgramError},
+};
+use defenseclaw_ebpf::redirect::{Flow, FlowKey, Redirect, RedirectKey};
+
+use super::{Sensor, SensorError, hooks, map_error, refusal};
+use crate::model::{BootTime, Capability, ProcessKey, SessionId, ToolCallId, Transport};
+
+macro_rules! pods {
+    ($($pod:ident of $of:ident,)*) => {$(
+        #[derive(Clone, Copy, Debug)]
+        #[repr(transparent)]
+        struct $pod($of);
+
+        // SAFETY: the type is repr(C), has no padding (its size is asserted in the ABI) and is valid for every bit pattern.
+        unsafe impl aya::Pod for $pod {}
+    )*};
+}
+pods! { RedirectKeyPod of RedirectKey, RedirectPod of Redirect, FlowKeyPod of FlowKey, FlowPod of Flow, }
+
+/// Where a resolver listens on loopback; port 0: nowhere.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ResolverPorts {
+    /// Datagrams on 127.0.0.1.
+    pub udp4: [u16; 4],
+    /// Datagrams on ::1.
+    pub udp6: [u16; 4],
+    /// Connections on 127.0.0.1.
+    pub tcp4: u16,
+    /// Connections on ::1.
+    pub tcp6: u16,
+}
+
+/// Where questions for names go. Where nothing is said of a profile, port 53 is a port like any other.
+#[derive(Debug)]
+pub struct Redirects {
+    map: HashMap<MapData, RedirectKeyPod, RedirectPod>,
+}
+
+impl Redirects {
+    /// Questions of `profile` in the network namespace with this cookie go to these ports.
+    pub fn lead(&mut self, profile: u32, netns: u64, to: &ResolverPorts) -> Result<(), SensorError> {
+        let ResolverPorts { udp4, udp6, tcp4, tcp6 } = *to;
+        self.put(profile, netns, Redirect { udp4, udp6, tcp4, tcp6, reserved: 0 })
+    }
+
+    /// Questions of `profile` in namespaces where no resolver listens are refused with EPERM.
+    pub fn refuse_elsewhere(&mut self, profile: u32) -> Result<(), SensorError> {
+        self.put(profile, 0, Redirect::default())
+    }
+
+    fn put(&mut self, profile: u32, netns: u64, value: Redirect) -> Result<(), SensorError> {
+        self.map
+            .insert(key(profile, netns), RedirectPod(value), 0)
+            .map_err(map_error("lead questions for names to the resolver"))
+    }
+
+    /// Takes back what was said of `profile` in a namespace; `netns` 0: elsewhere.
+    pub fn forget(&mut self, profile: u32, netns: u64) -> Result<(), SensorError> {
+        match self.map.remove(&key(profile, netns)) {
+            Ok(()) | Err(aya::maps::MapError::KeyNotFound) => Ok(()),
+            Err(error) => Err(map_error("stop leading questions for names")(error)),
+        }
+    }
+}
+
+fn key(profile: u32, netns: u64) -> RedirectKeyPod {
+    RedirectKeyPod(RedirectKey { netns, profile, reserved: 0 })
+}
+
+/// Questions of the last moments.
+#[derive(Debug)]
+pub struct Questions {
+    map: HashMap<MapData, FlowKeyPod, FlowPod>,
+}
+
+/// For whom and for which server a question is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Question {
+    /// The server that the task meant.
+    pub server: SocketAddr,
+    /// When it was sent.
+    pub time: BootTime,
+    /// Session of the task.
+    pub session: SessionId,
+    /// Its announced action, if any.
+    pub tool_call: Option<ToolCallId>,
+    /// Its process.
+    pub process: ProcessKey,
+    /// Its thread.
+    pub tid: u32,
+    /// Its real user id.
+    pub uid: u32,
+    /// Its cgroup v2 id.
+    pub cgroup: u64,
+    /// Which policy image judges it.
+    pub profile: u32,
+    /// Sets of executables that its program belongs to.
+    pub owner: u64,
+    /// Those of its parent's program.
+    pub parent_owner: u64,
+}
+
+impl Questions {
+    /// Whose question it is that came from `from` to this port of the resolver in the namespace with this cookie. None
+    /// if it came from no task that is watched.
+    pub fn find(&self, netns: u64, transport: Transport, from: SocketAddr, lane: u16) -> Option<Question> {
+        let protocol = match transport {
+            Transport::Tcp => 6,
+            Transport::Udp => 17,
+            Transport::Other(other) => u32::from(other),
+        };
+        let key = FlowKey { netns, address: words(from.ip()), port: from.port(), lane, protocol };
+        let FlowPod(Flow { server, asker, time_ns }) = self.map.get(&FlowKeyPod(key), 0).ok()?;
+        Some(Question {
+            server: SocketAddr::new(address(server.address), server.port),
+            time: BootTime(time_ns),
+            session: SessionId(asker.session),
+            tool_call: (asker.tool_call != 0).then_some(ToolCallId(asker.tool_call)),
+            process: ProcessKey { tgid: asker.tgid, start_ns: asker.start_ns },
+            tid: asker.tid,
+            uid: asker.uid,
+            cgroup: asker.cgroup,
+            profile: asker.profile,
+            owner: asker.owner,
+            parent_owner: asker.parent_owner,
+        })
+    }
+}
+
+/// An address as it lies in memory, IPv4 mapped.
+fn words(address: IpAddr) -> [u64; 2] {
+    let bytes = match address {
+        IpAddr::V4(v4) => v4.to_ipv6_mapped(),
+        IpAddr::V6(v6) => v6,
+    }
+    .octets();
+    let [high, low] = [0, 8].map(|at| {
+        let mut word = [0; 8];
+        word.copy_from_slice(bytes.get(at..at + 8).unwrap_or(&[0; 8]));
+        u64::from_ne_bytes(word)
+    });
+    [high, low]
+}
+
+fn address(words: [u64; 2]) -> IpAddr {
+    let [high, low] = words.map(u64::to_ne_bytes);
+    let mut bytes = [0; 16];
+    for (to, from) in bytes.iter_mut().zip(high.into_iter().chain(low)) {
+        *to = from;
+    }
+    IpAddr::from(bytes).to_canonical()
+}
+
+impl Sensor {
+    /// Attaches the programs that hold connections and names of the sockets in a cgroup. What could not be attached is in
+    /// [`Sensor::protection`]: without it nothing of that kind is held.
+    pub fn hold_cgroup(&mut self, directory: &Path) {
+        for &name in hooks::CGROUP {
+            let state = self.attach_cgroup(name, directory);
+            self.protection.capabilities.push(capability(name, state.err()));
+        }
+    }
+
+    /// States that connections are not held, and why.
+    pub fn without_hold(&mut self, reason: &str) {
+        for &name in hooks::CGROUP {
+            self.protection.capabilities.push(capability(name, Some(reason.to_owned())));
+        }
+    }
+
+    fn attach_cgroup(&mut self, name: &str, directory: &Path) -> Result<(), String> {
+        let program =
+            self.object.program_mut(name).ok_or_else(|| format!("the object has no program {name}"))?;
+        let directory = std::fs::File::open(directory).map_err(|error| error.to_string())?;
+        // A link never displaces another program, and takes no flags that would say so.
+        let mode = CgroupAttachMode::Single;
+        let loaded = program.fd().is_ok();
+        let done = if let Ok(program) = <&mut CgroupSockAddr>::try_from(&mut *program) {
+            (if loaded { Ok(()) } else { program.load() })
+                .and_then(|()| program.attach(directory, mode).map(drop))
+        } else if let Ok(program) = <&mut CgroupSock>::try_from(&mut *program) {
+            (if loaded { Ok(()) } else { program.load() })
+                .and_then(|()| program.attach(directory, mode).map(drop))
+        } else {
+            <&mut CgroupSkb>::try_from(program).and_then(|program| {
+                if !loaded {
+                    program.load()?;
+                }
+                program.attach(directory, CgroupSkbAttachType::Egress, mode).map(drop)
+            })
+        };
+        done.map_err(|error: ProgramError| refusal::reason(&error))
+    }
+
+    /// The maps of names: where questions go, and whose they are. They can be taken once.
+    pub fn names(&mut self) -> Result<(Redirects, Questions), SensorError> {
+        let mut take = |name: &'static str| self.object.take_map(name).ok_or_else(|| refusal::no_map(name));
+        let (redirect, flows) = (take("DNS_REDIRECT")?, take("DNS_FLOWS")?);
+        let failed = map_error("open the maps of names");
+        Ok((
+            Redirects { map: HashMap::try_from(redirect).map_err(&failed)? },
+            Questions { map: HashMap::try_from(flows).map_err(&failed)? },
+        ))
+    }
+}
+
+fn capability(name: &str, missing: Option<String>) -> Capability {
+    refusal::capability(&hooks::cgroup_name(name), missing)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn addresses_survive_the_kernel(bytes: [u8; 16]) {
+            let given = IpAddr::from(bytes).to_canonical();
+            prop_assert_eq!(address(words(given)), given);
+        }
+    }
+
+    #[test]
+    fn ipv4_lies_mapped_in_network_order() {
+        let [high, low] = words([192, 0, 2, 1].into());
+        assert_eq!(high, 0);
+        assert_eq!(low.to_ne_bytes(), [0, 0, 255, 255, 192, 0, 2, 1]);
+    }
+}
