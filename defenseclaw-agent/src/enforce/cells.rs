@@ -1,9 +1,6 @@
 //! Entries about paths, by what is looked up, in the order in which the kernel takes the first that fits.
 
-use std::{
-    cmp::Reverse,
-    collections::{BTreeMap, HashMap},
-};
+use std::{cmp::Reverse, collections::BTreeMap};
 
 use super::alias::PathEntries;
 use crate::{
@@ -17,26 +14,19 @@ use crate::{
 /// Entries of one key.
 pub(super) type Said = Vec<(Reach, Entry)>;
 
-/// Entries by key, without those of directories above protected files.
-pub(super) fn own(image: &Image) -> HashMap<&PathKey, Said> {
-    let mut cells: HashMap<&PathKey, Said> = policy::lookup::cells(image).into_iter().collect();
-    cells.retain(|_, said| {
-        said.retain(|(reach, _)| *reach != Reach::Ancestor);
-        !said.is_empty()
-    });
-    cells
-}
-
 /// Entries by key, as they stand in cells. A directory that holds protected files is judged for its own sake and for
 /// theirs, and the stricter holds; the kernel takes the first entry of the cell, so that is settled here.
 pub(super) fn all(image: &Image) -> BTreeMap<&PathKey, Said> {
     let paths = PathEntries::new(image);
-    let mut cells: BTreeMap<&PathKey, Said> = own(image).into_iter().collect();
+    let mut cells: BTreeMap<&PathKey, Said> = policy::lookup::cells(image);
+    for said in cells.values_mut() {
+        said.retain(|(reach, _)| *reach != Reach::Ancestor);
+    }
     for row in image.paths.iter().filter(|row| row.pattern.reach == Reach::Ancestor) {
         let PathKey::Anchored(key) = &row.pattern.key else { continue };
         let Some(weakest) = row.entries.iter().map(|entry| entry.raw_action).min() else { continue };
         let default = image.defaults.iter().filter(|entry| entry.effects.contains(Effects::FILE_DELETE));
-        let for_itself = paths.of(key).into_iter().chain(default.copied());
+        let for_itself = paths.of(&path(key)).into_iter().chain(default.copied());
         let stricter = for_itself
             .filter(|entry| entry.effects.contains(Effects::FILE_DELETE) && entry.raw_action > weakest)
             .map(|entry| Entry { effects: Effects::FILE_DELETE, ..entry });
@@ -49,6 +39,14 @@ pub(super) fn all(image: &Image) -> BTreeMap<&PathKey, Said> {
         cell.splice(0..0, first.into_iter().map(|entry| (Reach::Ancestor, entry)));
     }
     cells
+}
+
+fn path(components: &[Vec<u8>]) -> Vec<u8> {
+    components.iter().fold(Vec::new(), |mut path, component| {
+        path.push(b'/');
+        path.extend_from_slice(component);
+        path
+    })
 }
 
 #[cfg(test)]

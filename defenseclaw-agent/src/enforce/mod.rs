@@ -20,7 +20,7 @@ mod sample;
 mod swap;
 mod words;
 
-pub use alias::{PathEntries, components};
+pub use alias::PathEntries;
 pub use canary::{Attempts, Trap, posture};
 pub use counters::VerdictTotals;
 pub use error::EnforceError;

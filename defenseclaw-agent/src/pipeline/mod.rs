@@ -123,7 +123,8 @@ pub fn step(state: &mut State, input: Input, now: BootTime, effects: &mut Vec<Ef
             effects.push(Effect::Store(AuditRecord::SessionStart(start)));
         }
         Input::Event(mut event) => {
-            state.policies.explain(&mut event);
+            let level = state.sessions.get(&event.session).map(|session| session.level);
+            state.policies.explain(&mut event, level);
             let session = event.session;
             state.tree.apply(&event);
             if let Some(session) = state.sessions.get_mut(&session) {

@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use crate::model::{
-    Decision, Event, EventKind, KernelVerdict, Mechanism, PolicyAction, PolicyLoaded, SessionId, Vantage,
-    Verdict,
+    Decision, Event, EventKind, KernelVerdict, Level, Mechanism, PolicyAction, PolicyLoaded, SessionId,
+    Vantage, Verdict,
 };
 
 /// Policies of a session that are remembered: records of the one before are still on their way when the next is in
@@ -29,9 +29,9 @@ impl Policies {
     }
 
     /// Turns the verdict of an event into a decision. Without the policy the event keeps its numbers.
-    pub(super) fn explain(&self, event: &mut Event) {
+    pub(super) fn explain(&self, event: &mut Event, level: Option<Level>) {
         let Some(verdict) = event.verdict else { return };
-        let Some(decision) = self.decision(event, verdict) else { return };
+        let Some(decision) = self.decision(event, verdict, level) else { return };
         event.verdict = None;
         if decision.mechanism != Mechanism::None {
             event.result = event.result.or(Some(-EPERM));
@@ -39,12 +39,12 @@ impl Policies {
         event.decision = Some(Box::new(decision));
     }
 
-    fn decision(&self, event: &Event, verdict: KernelVerdict) -> Option<Decision> {
+    fn decision(&self, event: &Event, verdict: KernelVerdict, level: Option<Level>) -> Option<Decision> {
         let Self(sessions) = self;
         let known = sessions.get(&event.session)?;
         let policy = known.iter().find(|policy| policy.generation & 0xff == u64::from(verdict.generation))?;
         let rule = policy.rules.get(usize::from(verdict.rule))?;
-        let done = done(event, verdict);
+        let done = done(event, verdict, level);
         Some(Decision {
             verdict: Verdict {
                 raw_action: verdict.raw_action,
@@ -69,7 +69,7 @@ struct Done {
 
 /// What became of a verdict where it was given. Only the kernel's own checks can refuse: when a system call has
 /// returned, its deed is done.
-fn done(event: &Event, verdict: KernelVerdict) -> Done {
+fn done(event: &Event, verdict: KernelVerdict, level: Option<Level>) -> Done {
     let KernelVerdict { action, would_block, .. } = verdict;
     if action != PolicyAction::Block {
         return Done { action, would_block, mechanism: Mechanism::None };
@@ -78,7 +78,8 @@ fn done(event: &Event, verdict: KernelVerdict) -> Done {
         (Vantage::SyscallExit, _) if event.result != Some(-EPERM) => {
             Done { action: PolicyAction::Alert, would_block: true, mechanism: Mechanism::None }
         }
-        (_, EventKind::NetConnect | EventKind::NetBind | EventKind::NetSend) => {
+        // At level `lsm` the hook comes first.
+        (_, EventKind::NetConnect | EventKind::NetBind | EventKind::NetSend) if level != Some(Level::Lsm) => {
             Done { action, would_block, mechanism: Mechanism::Cgroup }
         }
         _ => Done { action, would_block, mechanism: Mechanism::Lsm },
@@ -137,7 +138,7 @@ mod tests {
     #[test]
     fn a_blocked_operation_names_its_rule_and_its_errno() {
         let mut event = judged(0, PolicyAction::Block, 3);
-        loaded([3]).explain(&mut event);
+        loaded([3]).explain(&mut event, Some(Level::Lsm));
         let decision = event.decision.unwrap();
         assert_eq!(decision.verdict.rule_ids, ["keys-3"]);
         assert_eq!(decision.verdict.severity, Some(Severity::High));
@@ -155,7 +156,7 @@ mod tests {
         ] {
             let mut event = judged(0, PolicyAction::Block, 1);
             (event.vantage, event.result) = (Vantage::SyscallExit, result);
-            loaded([1]).explain(&mut event);
+            loaded([1]).explain(&mut event, Some(Level::Lsm));
             let decision = event.decision.unwrap();
             assert_eq!((decision.action, decision.mechanism, event.result), (action, mechanism, result));
             assert_eq!(decision.would_block, action == PolicyAction::Alert);
@@ -168,7 +169,7 @@ mod tests {
             let mut event = judged(rule, PolicyAction::Block, generation);
             event.session = SessionId(session);
             let before = event.clone();
-            loaded([3]).explain(&mut event);
+            loaded([3]).explain(&mut event, Some(Level::Lsm));
             assert_eq!(event, before);
         }
     }
@@ -179,7 +180,7 @@ mod tests {
             let policies = loaded(last.saturating_sub(20).max(1)..=last);
             let generation = last.saturating_sub(back).max(1);
             let mut event = judged(1, PolicyAction::Alert, generation);
-            policies.explain(&mut event);
+            policies.explain(&mut event, Some(Level::Lsm));
             if last - generation < KEEP as u64 {
                 let decision = event.decision.unwrap();
                 prop_assert_eq!(decision.generation, generation);

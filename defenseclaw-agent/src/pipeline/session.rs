@@ -1,13 +1,14 @@
 //! One running session: its main process, its count of events, and whether its tree has ended.
 
 use crate::model::{
-    BootTime, ExitStatus, MainExit, ProcessKey, SessionEnd, SessionId, SessionStart, WallTime,
+    BootTime, ExitStatus, Level, MainExit, ProcessKey, SessionEnd, SessionId, SessionStart, WallTime,
 };
 
 #[derive(Debug)]
 pub(super) struct Session {
     pub(super) root: ProcessKey,
     pub(super) n_events: u64,
+    pub(super) level: Level,
     main: MainExit,
     tree_ended: bool,
     wall: WallTime,
@@ -19,6 +20,7 @@ impl Session {
         Self {
             root: start.root,
             n_events: 0,
+            level: start.protection.level,
             main: MainExit::StillRunning,
             tree_ended: false,
             wall: start.wall,

@@ -88,6 +88,9 @@ fn enforcement(sensor: &mut Sensor) -> (Posture, Check) {
     const NAME: &str = "enforcement";
     let session = SessionId::new(clock::wall_now(), std::process::id());
     let placement = Placement::create(session);
+    if let Some(cgroup) = placement.cgroup() {
+        sensor.hold_cgroup(cgroup.path());
+    }
     let found = guard::survey(sensor, placement.cgroup());
     let check = match &found {
         Ok(Posture::Enforced) => {

@@ -81,11 +81,20 @@ impl Guard {
         let mut proof = Proof { canary: None, trap, posture: Posture::Off };
         proof.posture = proof.check(sensor, cgroup);
         let posture = proof.posture.clone();
-        if let (Posture::Degraded { which }, false) = (&posture, self.options.allow_degraded) {
-            return Err(RunError::Unproven { which: which.clone() });
+        let missed = match &posture {
+            Posture::Degraded { which } => which.iter().filter(|one| self.promises(one)).cloned().collect(),
+            Posture::Enforced | Posture::Off => Vec::new(),
+        };
+        if !missed.is_empty() && !self.options.allow_degraded {
+            return Err(RunError::Unproven { which: missed });
         }
         self.proof = Some(proof);
         Ok(Some(self.change(posture)))
+    }
+
+    /// Whether this should have been refused. Below level `lsm` a policy is not taken that needs more than addresses.
+    fn promises(&self, unproven: &Unproven) -> bool {
+        self.protection.level == Level::Lsm || !["open", "exec"].contains(&unproven.operation.as_str())
     }
 
     /// Tries again what is forbidden; says what has changed.

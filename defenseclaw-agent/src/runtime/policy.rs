@@ -191,9 +191,7 @@ pub(super) fn compile(
 /// Files to protect by inode, as they are now.
 pub(super) fn identities(image: &Image) -> Identities {
     let entries = PathEntries::new(image);
-    enforce::find_identities(&image.identities, enforce::Bounds::default(), &|path| {
-        entries.of(&enforce::components(path))
-    })
+    enforce::find_identities(&image.identities, enforce::Bounds::default(), &|path| entries.of(path))
 }
 
 /// What holds most of each rule, where that is not all of it.

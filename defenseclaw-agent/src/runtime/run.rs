@@ -200,9 +200,18 @@ pub fn run(options: &RunOptions) -> Result<RunOutcome, RunError> {
     let root = u32::try_from(prepared.pid()).unwrap_or(0);
     let mut warnings = Vec::new();
     match prepared.placement() {
-        launcher::Placement::Cgroup(cgroup) => sensor.watch_cgroup(cgroup.path(), cgroup.id(), session),
+        launcher::Placement::Cgroup(cgroup) => {
+            sensor.watch_cgroup(cgroup.path(), cgroup.id(), session);
+            if policy.is_some() {
+                sensor.hold_cgroup(cgroup.path());
+            }
+        }
         launcher::Placement::Shared { reason } => {
-            sensor.without_cgroup(&format!("the command has no cgroup of its own: {reason}"));
+            let words = format!("the command has no cgroup of its own: {reason}");
+            sensor.without_cgroup(&words);
+            if policy.is_some() {
+                sensor.without_hold(&words);
+            }
             warnings.push(format!("no cgroup of its own: {reason}"));
         }
     }
