@@ -17,7 +17,9 @@ use crate::{
         posture,
     },
     launcher::{Canary, Cgroup, Forbidden},
-    model::{Mode, PolicyLoaded, PolicyRefused, Posture, PostureChange, Protection, SessionId, Unproven},
+    model::{
+        Level, Mode, PolicyLoaded, PolicyRefused, Posture, PostureChange, Protection, SessionId, Unproven,
+    },
     sensor::Sensor,
 };
 
