@@ -165,7 +165,11 @@ pub fn resolve_known(
 ) -> Found {
     let mut walk = Walk::new(buffer, dentry, mnt, seed);
     walk.place.root = shim_vfsmount_root_direct(mnt);
-    if shim_dentry_hashed_direct(dentry).is_null() && shim_dentry_parent_direct(dentry) != dentry {
+    // As in `resolve`: without an inode it is a name that is about to be made.
+    if shim_dentry_hashed_direct(dentry).is_null()
+        && shim_dentry_parent_direct(dentry) != dentry
+        && !shim_dentry_inode_direct(dentry).is_null()
+    {
         walk.flag(flags::DELETED);
     }
     // SAFETY: `climb` has the signature the helper calls, and `walk` outlives the call.

@@ -153,6 +153,9 @@ mod tests {
         Protection { level, level_reason: String::new(), capabilities, table: Vec::new(), rules: Vec::new() }
     }
 
+    /// Level, hooks that work, hooks that do not, and the rules that are then not held.
+    type Case<'a> = (Level, &'a [&'a str], &'a [&'a str], &'a [&'a str]);
+
     #[test]
     fn a_rule_is_held_by_the_hooks_that_work() {
         let mut image = sample::blocking(&["/a", "/b", "/c"]);
@@ -168,7 +171,7 @@ mod tests {
         }
         let lsm = ["lsm/file_open", "lsm/socket_connect", "lsm/socket_sendmsg", "lsm/bpf"];
         let cgroup = ["cgroup/connect4", "cgroup/connect6", "cgroup/sendmsg4", "cgroup/sendmsg6"];
-        let cases: [(Level, &[&str], &[&str], &[&str]); 5] = [
+        let cases: [Case<'_>; 5] = [
             (Level::Lsm, &lsm, &[], &[]),
             (Level::Lsm, &lsm[..3], &["lsm/bpf"], &["number 4"]),
             (Level::Tracepoint, &cgroup, &[], &["rule-/a", "rule-/c", "number 4"]),

@@ -24,12 +24,12 @@ pub enum ConfineError {
 }
 
 impl ConfineError {
-    pub(super) fn hint(&self) -> Option<&'static str> {
+    pub(super) fn hint(&self) -> &'static str {
         match self {
-            Self::NotHeld(_) => Some(
+            Self::NotHeld(_) => {
                 "run as root, on a kernel with `bpf` in the list of active LSMs (lsm=…,bpf), for more layers, or accept it \
-                 with --allow-degraded; --mode observe records what would be blocked",
-            ),
+                 with --allow-degraded; --mode observe records what would be blocked"
+            }
         }
     }
 }

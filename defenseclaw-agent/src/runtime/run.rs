@@ -138,7 +138,7 @@ impl RunError {
             Self::PidNamespace => {
                 Some("in a container, share the host's pid namespace (`--pid=host`, `hostPID: true`)")
             }
-            Self::Confine(error) => error.hint(),
+            Self::Confine(error) => Some(error.hint()),
             Self::Unproven { .. } => {
                 Some("see `defenseclaw doctor`; --allow-degraded goes on although blocking is not proven")
             }

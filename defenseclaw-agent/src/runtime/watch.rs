@@ -319,7 +319,9 @@ impl Watch {
             {
                 // Both were ready before the session began.
                 loaded.boot = boot;
-                posture.iter_mut().for_each(|change| change.boot = boot);
+                if let Some(change) = &mut posture {
+                    change.boot = boot;
+                }
                 self.step(Input::PolicyLoaded(Box::new(loaded)));
                 if let Some(change) = posture {
                     self.step(Input::Posture(change));

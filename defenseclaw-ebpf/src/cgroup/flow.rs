@@ -67,7 +67,7 @@ fn question(ctx: &SkBuffContext) -> Option<()> {
             let (netns, asker, time_ns) =
                 unsafe { ((*origins).netns, (*origins).asker, bpf_ktime_get_boot_ns()) };
             let key = FlowKey { netns, address, port, lane: to, protocol: u32::from(protocol) };
-            let _ = DNS_FLOWS.insert(&key, &Flow { server, asker, time_ns }, 0);
+            DNS_FLOWS.insert(&key, &Flow { server, asker, time_ns }, 0).ok();
             return Some(());
         }
         lane += 1;

@@ -9,7 +9,7 @@ pub(super) struct Room {
 }
 
 /// Every room.
-pub(super) const ROOMS: [Room; 13] = [
+pub(super) const ROOMS: [Room; 14] = [
     Room { name: "model", imports: &[], pure: true },
     Room { name: "tree", imports: &["model"], pure: true },
     Room { name: "policy", imports: &["model"], pure: true },
@@ -18,6 +18,7 @@ pub(super) const ROOMS: [Room; 13] = [
     Room { name: "sensor", imports: &["model"], pure: false },
     Room { name: "enforce", imports: &["model", "policy"], pure: false },
     Room { name: "launcher", imports: &["model", "policy"], pure: false },
+    Room { name: "resolver", imports: &["model", "policy"], pure: false },
     Room { name: "store", imports: &["model"], pure: false },
     Room { name: "telemetry", imports: &["model"], pure: false },
     Room { name: "config", imports: &["model"], pure: false },
@@ -47,6 +48,7 @@ pub(super) const ROOMS: [Room; 13] = [
             "sensor",
             "enforce",
             "launcher",
+            "resolver",
             "store",
             "telemetry",
             "config",

@@ -47,7 +47,7 @@ impl Kernel {
         self.rows.get(&Key { hash, class, slot: 0 })
     }
 
-    fn spares(&self, entry: &abi::Entry, actor: Actor<'_>) -> bool {
+    fn spares(&self, entry: abi::Entry, actor: Actor<'_>) -> bool {
         let path = if entry.unless & UNLESS_PARENT == 0 { actor.executable } else { actor.parent };
         let set = entry.unless & !UNLESS_PARENT;
         set != 0 && self.registry.mask(path.unwrap_or_default()) >> (set - 1) & 1 != 0
@@ -62,7 +62,7 @@ impl Kernel {
             let fits = |entry: &&abi::Entry| {
                 entry.effects & bit != 0
                     && entry.raw_and_reach >> 4 & reaches != 0
-                    && !self.spares(entry, actor)
+                    && !self.spares(**entry, actor)
             };
             if let Some(entry) = cell.entries.iter().take_while(|entry| entry.action != 0).find(fits) {
                 best = *entry;
@@ -115,7 +115,7 @@ impl Kernel {
                 let (first, last) = (ports & 0xffff, ports >> 16);
                 if entry.effects >> (effect as u16) & 1 != 0
                     && (first..=last).contains(&u32::from(port))
-                    && !self.spares(entry, actor)
+                    && !self.spares(*entry, actor)
                 {
                     return *entry;
                 }
@@ -126,7 +126,7 @@ impl Kernel {
 
     fn privilege(&self, actor: Actor<'_>, privilege: Privilege) -> abi::Entry {
         let entries = self.image.privileges[privilege as usize];
-        let found = entries.into_iter().find(|entry| entry.action != 0 && !self.spares(entry, actor));
+        let found = entries.into_iter().find(|entry| entry.action != 0 && !self.spares(*entry, actor));
         found.unwrap_or_default()
     }
 }
@@ -183,8 +183,9 @@ fn net_rule() -> impl Strategy<Value = String> {
 }
 
 fn session(rules: &[String], default: &str, mode: Mode) -> Option<Session> {
-    let rules: String =
+    let rules: Vec<String> =
         rules.iter().enumerate().map(|(id, rule)| format!("  - {{id: r{id}, {rule}}}\n")).collect();
+    let rules = rules.concat();
     let text = format!("version: 1\n{default}rules:\n{rules}");
     let policy =
         policy::load("p", &text, &|_| None).unwrap_or_else(|problems| panic!("{text}\n{problems:?}"));

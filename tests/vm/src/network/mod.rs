@@ -61,9 +61,9 @@ pub(crate) fn trials(setting: &Setting) -> Vec<Trial> {
 }
 
 fn attached() -> Result<()> {
-    let scene = Scene::new("none")?;
+    let mut scene = Scene::new("none")?;
     let missing: Vec<_> = scene
-        .sensor
+        .sensor()?
         .protection()
         .capabilities
         .iter()

@@ -8,7 +8,7 @@ use std::{
     os::fd::{AsFd, OwnedFd},
     path::PathBuf,
     process::{Child, ChildStdout, Command, Stdio},
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use anyhow::{Context, Result, ensure};
@@ -37,7 +37,7 @@ const PROFILE: u32 = 0;
 
 /// The kernel's half, with a note of what it was told.
 pub(super) struct Gate {
-    questions: Questions,
+    questions: Arc<Questions>,
     permits: Mutex<Vec<Told>>,
 }
 
@@ -91,6 +91,25 @@ impl Drop for Cgroup {
     }
 }
 
+/// The programs: loaded once, because that takes a guest most of a minute. Each scene attaches them to a cgroup of its own.
+pub(super) struct Loaded {
+    pub(super) sensor: Sensor,
+    redirects: Redirects,
+    questions: Arc<Questions>,
+}
+
+static LOADED: Mutex<Option<Loaded>> = Mutex::new(None);
+
+fn loaded() -> Result<MutexGuard<'static, Option<Loaded>>> {
+    let mut loaded = LOADED.lock().unwrap_or_else(PoisonError::into_inner);
+    if loaded.is_none() {
+        let mut sensor = Sensor::load(&SensorOptions::default())?;
+        let (redirects, questions) = sensor.names()?;
+        *loaded = Some(Loaded { sensor, redirects, questions: Arc::new(questions) });
+    }
+    Ok(loaded)
+}
+
 /// What ends with a scene, in the order it has to.
 pub(super) struct Scene {
     pub(super) gate: Arc<Gate>,
@@ -102,8 +121,9 @@ pub(super) struct Scene {
     client: Option<Child>,
     output: BufReader<ChildStdout>,
     said: String,
-    pub(super) sensor: Sensor,
-    _redirects: Redirects,
+    pid: u32,
+    /// No other scene plays meanwhile.
+    loaded: MutexGuard<'static, Option<Loaded>>,
     _cgroup: Cgroup,
 }
 
@@ -129,8 +149,11 @@ impl Scene {
             .join(format!("defenseclaw-suite-{}", std::process::id()));
         fs::create_dir(&directory).with_context(|| directory.display().to_string())?;
         let cgroup = Cgroup(directory);
-        let mut sensor = Sensor::load(&SensorOptions::default())?;
+        let mut loaded = loaded()?;
+        let Loaded { sensor, redirects, questions } = loaded.as_mut().context("nothing is loaded")?;
         sensor.hold_cgroup(&cgroup.0);
+        // What earlier scenes left.
+        while sensor.read(&mut Vec::new(), 4096) > 0 {}
 
         let mut client = Command::new("/proc/self/exe")
             .args(["network-client", case])
@@ -145,8 +168,7 @@ impl Scene {
         let namespace = OwnedFd::from(File::open(format!("/proc/{}/ns/net", client.id()))?);
 
         let server = Server::start(namespace.as_fd())?;
-        let (mut redirects, questions) = sensor.names()?;
-        let gate = Arc::new(Gate { questions, permits: Mutex::default() });
+        let gate = Arc::new(Gate { questions: Arc::clone(questions), permits: Mutex::default() });
         let (report, answered) = mpsc::channel(4096);
         let resolver = Resolver::new(Arc::clone(&gate) as Arc<dyn Kernel>, report);
         resolver.set_rules(PROFILE, &rules())?;
@@ -156,6 +178,8 @@ impl Scene {
             let defenseclaw::resolver::Ports { udp4, udp6, tcp4, tcp6 } = listening.ports;
             redirects.lead(PROFILE, listening.netns, &ResolverPorts { udp4, udp6, tcp4, tcp6 })?;
             redirects.refuse_elsewhere(PROFILE)?;
+        } else {
+            redirects.forget(PROFILE, 0)?;
         }
         if watched {
             sensor.enrol(client.id(), SESSION)?;
@@ -167,11 +191,11 @@ impl Scene {
             stats: ResolverStats::default(),
             answered,
             listening,
+            pid: client.id(),
             client: Some(client),
             output,
             said: String::new(),
-            sensor,
-            _redirects: redirects,
+            loaded,
             _cgroup: cgroup,
         })
     }
@@ -219,14 +243,20 @@ impl Scene {
         std::iter::from_fn(|| self.answered.try_recv().ok()).collect()
     }
 
-    /// What the kernel recorded.
+    pub(super) fn sensor(&mut self) -> Result<&mut Sensor> {
+        Ok(&mut self.loaded.as_mut().context("nothing is loaded")?.sensor)
+    }
+
+    /// What the kernel recorded of the client.
     pub(super) fn events(&mut self) -> Result<Vec<Event>> {
         let mut events = Vec::new();
-        while !self.sensor.is_drained()? {
-            self.sensor.read(&mut events, 4096);
+        let sensor = self.sensor()?;
+        while !sensor.is_drained()? {
+            sensor.read(&mut events, 4096);
         }
-        let losses = self.sensor.losses(BootTime(1))?;
+        let losses = sensor.losses(BootTime(1))?;
         ensure!(losses.is_empty(), "{losses:?}");
+        events.retain(|event| event.process.tgid == self.pid);
         Ok(events)
     }
 }

@@ -237,6 +237,13 @@ fn sockets() -> Vec<Case> {
             },
         ),
         case(
+            "socket_create",
+            Raw::of(Kind::SocketCreate).args([socket(0, 3, 17)]),
+            Action::SocketCreate {
+                endpoint: NetEndpoint { transport: Transport::Other(0), address: None, port: 0, family: 17 },
+            },
+        ),
+        case(
             "net_bind",
             Raw::of(Kind::NetBind).args([socket(17, 2, 2), 53, v4([127, 0, 0, 1])]),
             Action::NetBind { endpoint: endpoint(Transport::Udp, "127.0.0.1", 53, 2) },
