@@ -91,6 +91,11 @@ impl Confinement {
         if self.must_hold && !unheld.is_empty() { Err(ConfineError::NotHeld(unheld)) } else { Ok(()) }
     }
 
+    /// Likewise, if there is no other layer.
+    pub(super) fn check_alone(&self) -> Result<(), ConfineError> {
+        self.check(&self.plan.rules)
+    }
+
     /// Writes what Landlock holds of the process, with what its self-test found, into the session's protection.
     pub(super) fn describe(&self, prepared: &Prepared, protection: &mut Protection) {
         let tested = prepared.protections();

@@ -176,6 +176,7 @@ pub fn run(options: &RunOptions) -> Result<RunOutcome, RunError> {
         None => None,
     };
     if let Some((_, _, confinement)) = policy.as_ref().filter(|_| options.is_rootless()) {
+        confinement.check_alone()?;
         return rootless::run(options, confinement);
     }
     if !host::in_initial_pid_namespace() {

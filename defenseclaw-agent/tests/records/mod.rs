@@ -223,6 +223,9 @@ pub(crate) fn every_action() -> Vec<Action> {
             endpoint: NetEndpoint { transport: Transport::Udp, address: None, port: 0, family: 0 },
         },
         Action::NetBind { endpoint: endpoint("::1", 8080) },
+        Action::SocketCreate {
+            endpoint: NetEndpoint { transport: Transport::Other(1), address: None, port: 0, family: 16 },
+        },
         Action::NetSend {
             endpoint: NetEndpoint { transport: Transport::Udp, ..endpoint("8.8.8.8", 53) },
             bytes: 4096,
