@@ -11,10 +11,13 @@ use aya_ebpf::{
     macros::map,
     maps::{Array, HashMap, PerCpuArray},
 };
-use defenseclaw_ebpf::image::{
-    self, COUNTED_RULES, Cell, Current, DEPTH_MAX, EXTENSION_MAX, Image, Key, LENGTHS_MAX, PROFILES,
-    Resolved, ResolvedKey, SHARED, SLOTS, UNLESS_PARENT, VerdictCounts, action, class, effect, entry_flags,
-    has, reach,
+use defenseclaw_ebpf::{
+    Label,
+    image::{
+        self, COUNTED_RULES, Cell, Current, DEPTH_MAX, EXTENSION_MAX, Image, Key, LENGTHS_MAX, PROFILES,
+        Resolved, ResolvedKey, SHARED, SLOTS, UNLESS_PARENT, VerdictCounts, action, class, effect,
+        entry_flags, has, reach,
+    },
 };
 
 use crate::{
@@ -160,9 +163,121 @@ impl Judged {
     }
 }
 
-/// The image in force for a task; the empty one where nothing is judged.
+/// Which image is in force for a task. Only this much is known without a policy: the image itself is looked up where it is
+/// asked.
 #[derive(Clone, Copy)]
 pub struct Policy {
+    label: *const Label,
+    /// Index of the image; 0: nothing is judged.
+    current: u32,
+    profile: u32,
+}
+
+/// Where hashes start, for all images: they share the cells of owners. The loader puts a secret here.
+#[unsafe(no_mangle)]
+static SEED: u64 = 0;
+
+/// None only if the maps are not what they should be.
+#[inline(always)]
+pub fn policy(actor: &Actor) -> Option<Policy> {
+    // SAFETY: the label stays in the map as long as its task, which is the current one, runs this program.
+    let profile = unsafe { (*actor.label).profile };
+    let current = *CURRENT.get(profile)?;
+    Some(Policy { label: actor.label, current, profile })
+}
+
+impl Policy {
+    /// Whether anything is judged.
+    #[inline(always)]
+    pub fn judges(&self) -> bool {
+        self.current != 0
+    }
+
+    /// Where hashes of paths start; 0 where nothing is judged.
+    #[inline(always)]
+    pub fn seed(&self) -> u64 {
+        if self.current == 0 {
+            return 0;
+        }
+        // SAFETY: it is there. Volatile, because it gets its value after it was compiled.
+        unsafe { (&raw const SEED).read_volatile() }
+    }
+
+    /// The image, and the executables of the task.
+    #[inline(always)]
+    fn image(&self) -> Option<InForce> {
+        let image = IMAGES.get_ptr(self.current)?;
+        // SAFETY: as for `policy`.
+        let (owner, parent_owner) = unsafe { ((*self.label).owner, (*self.label).parent_owner) };
+        Some(InForce {
+            image,
+            owner,
+            parent_owner,
+            slot: self.current.wrapping_sub(1),
+            profile: self.profile,
+        })
+    }
+
+    /// An operation on an object that could not be looked at, for lack of a buffer.
+    #[inline(always)]
+    pub fn blind(&self, effects: u16) -> Judged {
+        if self.current == 0 {
+            return Judged::NOTHING;
+        }
+        self.image().map_or(Judged::NOTHING, |image| image.blind(effects))
+    }
+
+    /// A privileged operation.
+    #[inline(always)]
+    pub fn privilege(&self, operation: usize) -> Judged {
+        if self.current == 0 {
+            return Judged::NOTHING;
+        }
+        self.image().map_or(Judged::NOTHING, |image| image.privilege(operation))
+    }
+
+    /// An operation on an internet address: two words in the order of numbers, IPv4 as `::ffff:a.b.c.d`.
+    #[inline(always)]
+    pub fn address(&self, effect: u16, high: u64, low: u64, port: u16) -> Judged {
+        if self.current == 0 {
+            return Judged::NOTHING;
+        }
+        let low = match (high, low) {
+            // To no address means to this machine.
+            (0, 0) if effect == effect::CONNECT => 1,
+            (0, 0xffff_0000_0000) if effect == effect::CONNECT => 0xffff_7f00_0001,
+            _ => low,
+        };
+        let mut peer = Peer { effect: u64::from(effect), high, low, port: u32::from(port), generation: 0 };
+        let entry = judge_address(self, &mut peer);
+        Judged { entry: Entry(entry), generation: peer.generation }
+    }
+
+    /// An operation on a path that `buffer` holds; `dev` and `ino` are 0 where there is no file yet.
+    #[inline(always)]
+    pub fn path(&self, effects: u16, buffer: *mut Buffer, found: &Found, dev: u64, ino: u64) -> Judged {
+        if self.current == 0 || effects == 0 {
+            return Judged::NOTHING;
+        }
+        let mut question = Question { effects: u32::from(effects), dev, ino, generation: 0 };
+        let entry = judge_path(self, buffer, found, &mut question);
+        Judged { entry: Entry(entry), generation: question.generation }
+    }
+
+    /// A unix socket by its abstract name, of which `name` holds `len` bytes and `path::hash_words` may read 256.
+    #[inline(always)]
+    pub fn abstract_name(&self, buffer: *mut Buffer, name: *const u8, len: u32) -> Judged {
+        if self.current == 0 {
+            return Judged::NOTHING;
+        }
+        let hash = image::finish(path::hash_words(self.seed(), name, len), len);
+        self.image().map_or(Judged::NOTHING, |image| image.abstract_name(buffer, hash))
+    }
+}
+
+/// An image that is in force.
+#[derive(Clone, Copy)]
+struct InForce {
     image: *const Image,
     owner: u64,
     parent_owner: u64,
@@ -170,36 +285,7 @@ pub struct Policy {
     profile: u32,
 }
 
-/// None only if the maps are not what they should be.
-#[inline(always)]
-pub fn policy(actor: &Actor) -> Option<Policy> {
-    // SAFETY: the label stays in the map as long as its task, which is the current one, runs this program.
-    let label = unsafe { &*actor.label };
-    let current = *CURRENT.get(label.profile)?;
-    let image = IMAGES.get_ptr(current)?;
-    Some(Policy {
-        image,
-        owner: label.owner,
-        parent_owner: label.parent_owner,
-        slot: current.wrapping_sub(1),
-        profile: label.profile,
-    })
-}
-
-impl Policy {
-    /// Whether anything is judged.
-    #[inline(always)]
-    pub fn judges(&self) -> bool {
-        self.seed() != 0
-    }
-
-    /// Where hashes of paths start; 0 where nothing is judged.
-    #[inline(always)]
-    pub fn seed(&self) -> u64 {
-        // SAFETY: the image lies in its map.
-        unsafe { (*self.image).seed }
-    }
-
+impl InForce {
     #[inline(always)]
     fn judged(&self, entry: Entry) -> Judged {
         // SAFETY: the image lies in its map.
@@ -222,22 +308,14 @@ impl Policy {
         Entry(unsafe { shim_word((&raw const (*self.image).unresolved).cast()) })
     }
 
-    /// An operation on an object that could not be looked at, for lack of a buffer.
     #[inline(always)]
-    pub fn blind(&self, effects: u16) -> Judged {
-        if !self.judges() {
-            return Judged::NOTHING;
-        }
+    fn blind(&self, effects: u16) -> Judged {
         let entry = self.unresolved();
         self.judged(if entry.effects() & u64::from(effects) != 0 { entry } else { Entry::NONE })
     }
 
-    /// A privileged operation.
     #[inline(always)]
-    pub fn privilege(&self, operation: usize) -> Judged {
-        if !self.judges() {
-            return Judged::NOTHING;
-        }
+    fn privilege(&self, operation: usize) -> Judged {
         let mut at = 0;
         while at < 2 {
             // SAFETY: the image lies in its map, the constant index in the array.
@@ -251,58 +329,28 @@ impl Policy {
         Judged::NOTHING
     }
 
-    /// An operation on an internet address: two words in the order of numbers, IPv4 as `::ffff:a.b.c.d`.
     #[inline(always)]
-    pub fn address(&self, effect: u16, high: u64, low: u64, port: u16) -> Judged {
-        if !self.judges() {
-            return Judged::NOTHING;
-        }
-        let low = match (high, low) {
-            // To no address means to this machine.
-            (0, 0) if effect == effect::CONNECT => 1,
-            (0, 0xffff_0000_0000) if effect == effect::CONNECT => 0xffff_7f00_0001,
-            _ => low,
-        };
-        let peer = Peer { effect: u64::from(effect), high, low, port: u32::from(port) };
-        self.judged(Entry(judge_address(self, &peer)))
-    }
-
-    /// An operation on a path that `buffer` holds; `dev` and `ino` are 0 where there is no file yet.
-    #[inline(always)]
-    pub fn path(&self, effects: u16, buffer: *mut Buffer, found: &Found, dev: u64, ino: u64) -> Judged {
-        if !self.judges() || effects == 0 {
-            return Judged::NOTHING;
-        }
-        self.judged(Entry(judge_path(
-            self,
-            buffer,
-            found,
-            &Question { effects: u32::from(effects), dev, ino },
-        )))
-    }
-
-    /// A unix socket by its abstract name, of which `name` holds `len` bytes and `path::hash_words` may read 256.
-    #[inline(always)]
-    pub fn abstract_name(&self, buffer: *mut Buffer, name: *const u8, len: u32) -> Judged {
-        if !self.judges() {
-            return Judged::NOTHING;
-        }
-        let mut way = Way {
-            buffer,
-            image: self.image,
-            slot: self.slot,
-            count: 0,
-            leaf: 0,
-            owner: self.owner,
-            parent_owner: self.parent_owner,
-        };
+    fn abstract_name(&self, buffer: *mut Buffer, hash: u64) -> Judged {
+        let mut way = self.way(buffer, 0, 0);
         let state = way.state();
         (state.effect, state.best) = (u64::from(effect::UNIX), self.default_of(7).0);
-        let hash = image::finish(path::hash_words(self.seed(), name, len), len);
         if may_have(&way, hash, class::ABSTRACT) {
             look(&mut way, hash, class::ABSTRACT, reach::EXACT);
         }
         self.judged(Entry(way.state().best))
+    }
+
+    #[inline(always)]
+    fn way(&self, buffer: *mut Buffer, count: u32, leaf: u32) -> Way {
+        Way {
+            buffer,
+            image: self.image,
+            slot: self.slot,
+            count,
+            leaf,
+            owner: self.owner,
+            parent_owner: self.parent_owner,
+        }
     }
 }
 
@@ -310,6 +358,8 @@ struct Question {
     effects: u32,
     dev: u64,
     ino: u64,
+    /// Answer: generation of the image that was asked.
+    generation: u64,
 }
 
 /// What a way from the root to the object knows so far. It lies in a map, not on the stack: there the verifier would know its
@@ -348,7 +398,10 @@ impl Way {
 
 /// Not inlined: it is the same for every hook.
 #[inline(never)]
-fn judge_path(policy: &Policy, buffer: *mut Buffer, found: &Found, question: &Question) -> u64 {
+fn judge_path(policy: &Policy, buffer: *mut Buffer, found: &Found, question: &mut Question) -> u64 {
+    let Some(policy) = policy.image() else { return 0 };
+    // SAFETY: the image lies in its map.
+    question.generation = unsafe { (*policy.image).generation };
     let effects = question.effects;
     if found.flags & (path::CUT | path::LOST) != 0 {
         let entry = policy.unresolved();
@@ -358,15 +411,7 @@ fn judge_path(policy: &Policy, buffer: *mut Buffer, found: &Found, question: &Qu
             return entry.0;
         }
     }
-    let mut way = Way {
-        buffer,
-        image: policy.image,
-        slot: policy.slot,
-        count: found.components,
-        leaf: found.leaf,
-        owner: policy.owner,
-        parent_owner: policy.parent_owner,
-    };
+    let mut way = policy.way(buffer, found.components, found.leaf);
     let state = way.state();
     (state.hit, state.left, state.answer) = (1, u64::from(effects & 0xff), 0);
     let mut ways = Ways { way, policy, question };
@@ -379,7 +424,7 @@ fn judge_path(policy: &Policy, buffer: *mut Buffer, found: &Found, question: &Qu
 /// The ways for all effects of an operation.
 struct Ways<'a> {
     way: Way,
-    policy: &'a Policy,
+    policy: InForce,
     question: &'a Question,
 }
 
@@ -401,7 +446,7 @@ unsafe extern "C" fn one_effect(_index: u64, context: *mut c_void) -> i64 {
     state.best = ways.policy.default_of((fours + (fours >> 4)) as u32 & 15).0;
     // Once a way was seen to hold nothing, it holds nothing for other effects either.
     if state.hit != 0 {
-        (state.hit, state.effect, state.hash) = (0, bit, ways.policy.seed());
+        (state.hit, state.effect, state.hash) = (0, bit, seed_of(ways.policy.image));
         // SAFETY: `step` has the signature the helper calls, and `way` outlives the call.
         unsafe { bpf_loop(DEPTH_MAX as u32 + 1, step as *mut c_void, core::ptr::from_mut(way).cast(), 0) };
         alias(way, ways.question);
@@ -545,15 +590,28 @@ fn alias(way: &mut Way, question: &Question) {
     }
 }
 
+#[inline(always)]
+fn seed_of(image: *const Image) -> u64 {
+    // SAFETY: the image lies in its map.
+    unsafe { (*image).seed }
+}
+
 struct Peer {
     effect: u64,
     high: u64,
     low: u64,
     port: u32,
+    /// Answer: generation of the image that was asked.
+    generation: u64,
 }
 
 #[inline(never)]
-fn judge_address(policy: &Policy, peer: &Peer) -> u64 {
+fn judge_address(policy: &Policy, peer: &mut Peer) -> u64 {
+    let Some(policy) = policy.image() else { return 0 };
+    let policy = &policy;
+    // SAFETY: the image lies in its map.
+    peer.generation = unsafe { (*policy.image).generation };
+    let peer = &*peer;
     let effect_number = if peer.effect == u64::from(effect::BIND) { 9 } else { 8 };
     let default = policy.default_of(effect_number);
     // SAFETY: the image lies in its map.
@@ -614,7 +672,7 @@ fn cut(high: u64, low: u64, length: u32) -> (u64, u64) {
 
 /// First entry of an address cell for this effect and port.
 #[inline(never)]
-fn of_port(policy: &Policy, cell: *const Cell, peer: &Peer) -> Entry {
+fn of_port(policy: &InForce, cell: *const Cell, peer: &Peer) -> Entry {
     if cell.is_null() {
         return Entry::NONE;
     }
@@ -642,7 +700,7 @@ fn of_port(policy: &Policy, cell: *const Cell, peer: &Peer) -> Entry {
 
 /// What a name permitted that led to this address.
 #[inline(always)]
-fn resolved(policy: &Policy, peer: &Peer) -> Option<Entry> {
+fn resolved(policy: &InForce, peer: &Peer) -> Option<Entry> {
     let mut key = ResolvedKey { address: [0; 16], profile: policy.profile, reserved: 0 };
     // SAFETY: the array is 16 bytes.
     unsafe {

@@ -54,9 +54,6 @@ pub enum EnforceError {
         /// Its number.
         profile: u32,
     },
-    /// No secret to start hashes from.
-    #[error("cannot get random bytes from the kernel: {0}")]
-    Random(String),
     /// The system.
     #[error("cannot {step}: {source}")]
     System {

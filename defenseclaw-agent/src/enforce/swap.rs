@@ -82,18 +82,15 @@ impl fmt::Debug for Enforcer {
 }
 
 impl Enforcer {
-    /// Takes over maps in which nothing is in force.
-    pub fn new(maps: Maps) -> Result<Self, EnforceError> {
-        let mut seed = [0; 8];
-        getrandom::fill(&mut seed).map_err(|error| EnforceError::Random(error.to_string()))?;
-        Ok(Self {
+    /// Takes over maps in which nothing is in force, and the seed that the programs were loaded with.
+    pub fn new(maps: Maps, seed: u64) -> Self {
+        Self {
             maps,
-            // 0 is the image that judges nothing.
-            seed: u64::from_ne_bytes(seed).max(1),
+            seed,
             registry: Registry::default(),
             owner_rows: BTreeMap::new(),
             profiles: BTreeMap::new(),
-        })
+        }
     }
 
     /// Puts a policy in force for a profile, in place of the one before.

@@ -55,7 +55,7 @@ impl Guard {
         compiled: Compiled,
     ) -> Result<(Self, PolicyLoaded), RunError> {
         let protection = sensor.protection();
-        let mut enforcer = Enforcer::new(Maps::open(|name| sensor.map(name))?)?;
+        let mut enforcer = Enforcer::new(Maps::open(|name| sensor.map(name))?, sensor.seed());
         let loaded = put_in_force(&mut enforcer, session, &compiled)?;
         let guard = Self {
             enforcer,
@@ -265,7 +265,7 @@ impl Proof {
 
 /// What blocking is worth on this machine: the check alone, without a session.
 pub(super) fn survey(sensor: &mut Sensor, cgroup: Option<&Cgroup>) -> Result<Posture, RunError> {
-    let mut enforcer = Enforcer::new(Maps::open(|name| sensor.map(name))?)?;
+    let mut enforcer = Enforcer::new(Maps::open(|name| sensor.map(name))?, sensor.seed());
     let trap = Trap::set()?;
     enforcer.install(CANARY_PROFILE, &trap.image(), &[])?;
     let mut proof = Proof { canary: None, trap, posture: Posture::Off };

@@ -25,8 +25,10 @@ pub(super) fn load(options: &SensorOptions) -> Result<Sensor, SensorError> {
     let bytes = refusal::object(OBJECT)?;
     let btf = Btf::from_sys_fs().map_err(|error| refusal::of_btf(&error))?;
     let processors = processors()?;
+    let seed = seed()?;
     let mut object = EbpfLoader::new()
         .btf(Some(&btf))
+        .override_global("SEED", &seed, true)
         .map_max_entries("COUNTERS", rows(processors, KINDS))
         .map_max_entries("SCRATCH", rows(processors, SCRATCH_SLOTS))
         .map_max_entries("SCOPE", options.processes)
@@ -61,10 +63,19 @@ pub(super) fn load(options: &SensorOptions) -> Result<Sensor, SensorError> {
         rings: ring::Rings::open(&mut object)?,
         counters: counters::Counting::open(&mut object)?,
         scope,
+        seed,
         _syscalls: syscalls,
         object,
         protection: Protection { level, level_reason, capabilities, table: Vec::new(), rules: Vec::new() },
     })
+}
+
+/// Where hashes of paths and addresses start. A secret: who knew it could look for names that share a hash.
+fn seed() -> Result<u64, SensorError> {
+    let mut seed = [0; 8];
+    getrandom::fill(&mut seed)
+        .map_err(|error| SensorError::Map { operation: "choose a secret", reason: error.to_string() })?;
+    Ok(u64::from_ne_bytes(seed).max(1))
 }
 
 /// How many processors this machine can have.

@@ -114,6 +114,7 @@ pub struct Sensor {
     scope: HashMap<MapData, u64, LabelPod>,
     rings: ring::Rings,
     counters: counters::Counting,
+    seed: u64,
     protection: Protection,
 }
 
@@ -162,6 +163,11 @@ impl Sensor {
         let LabelPod(label) = LabelPod::of(session);
         let label = LabelPod(Label { profile, ..label });
         self.scope.insert(u64::from(tgid), label, 0).map_err(map_error("enrol the process"))
+    }
+
+    /// Where the programs' hashes start; whoever writes their maps must start there, too.
+    pub fn seed(&self) -> u64 {
+        self.seed
     }
 
     /// Another handle of one of the programs' maps, for who writes it; none if they have no such map.

@@ -29,7 +29,7 @@ fn maps(rules: u32) -> Option<Maps> {
 macro_rules! enforcer {
     ($rules:expr) => {
         match maps($rules) {
-            Some(maps) => Enforcer::new(maps).unwrap(),
+            Some(maps) => Enforcer::new(maps, 0x5eed),
             None => {
                 eprintln!("skipped: BPF maps need root");
                 return;
