@@ -240,14 +240,14 @@ pub struct Resolved {
 pub struct VerdictWord(pub u32);
 
 impl VerdictWord {
-    /// The decisive entry, and the generation it is from.
+    /// What the decisive entry says, and the generation it is from.
     #[inline(always)]
-    pub const fn new(entry: Entry, generation: u64) -> Self {
+    pub const fn pack(action: u8, raw_action: u8, would_block: bool, rule: u16, generation: u64) -> Self {
         Self(
-            entry.action as u32
-                | ((entry.raw_and_reach & 15) as u32) << 3
-                | ((entry.flags & entry_flags::WOULD_BLOCK) as u32) << 5
-                | (entry.rule as u32) << 8
+            action as u32
+                | (raw_action as u32 & 7) << 3
+                | (would_block as u32) << 6
+                | (rule as u32) << 8
                 | (generation as u32) << 24,
         )
     }

@@ -15,8 +15,8 @@ use defenseclaw_ebpf::{
     Label,
     image::{
         self, COUNTED_RULES, Cell, Current, DEPTH_MAX, EXTENSION_MAX, Image, Key, LENGTHS_MAX, PROFILES,
-        Resolved, ResolvedKey, SHARED, SLOTS, UNLESS_PARENT, VerdictCounts, action, class, effect,
-        entry_flags, has, reach,
+        Resolved, ResolvedKey, SHARED, SLOTS, UNLESS_PARENT, VerdictCounts, VerdictWord, action, class,
+        effect, entry_flags, has, reach,
     },
 };
 
@@ -116,11 +116,9 @@ impl Judged {
         if entry == Entry::NONE {
             return 0;
         }
-        u32::from(entry.action())
-            | ((entry.0 >> 40) as u32 & 15) << 3
-            | u32::from(entry.flags() & entry_flags::WOULD_BLOCK) << 5
-            | entry.rule() << 8
-            | (self.generation as u32) << 24
+        let would_block = entry.flags() & entry_flags::WOULD_BLOCK != 0;
+        let raw_action = (entry.0 >> 40) as u8 & 15;
+        VerdictWord::pack(entry.action(), raw_action, would_block, entry.rule() as u16, self.generation).0
     }
 
     /// A refusal that no rule is behind; its number stands for none.
@@ -622,37 +620,53 @@ fn judge_address(policy: &Policy, peer: &mut Peer) -> u64 {
     } else {
         ((&raw const image.lengths).cast::<u8>(), image.n_lengths, 0)
     };
-    let mut names_asked = false;
-    let mut at = 0;
-    while at < LENGTHS_MAX as u32 {
-        if at >= n {
-            break;
-        }
-        // SAFETY: the index is below the length of both arrays.
-        let length = u32::from(unsafe { *lengths.add(at as usize & (LENGTHS_MAX - 1)) }) + base;
-        if !names_asked && length < 128 {
-            names_asked = true;
-            if let Some(entry) = resolved(policy, peer) {
-                return entry.0;
-            }
-        }
-        let (high, low) = cut(peer.high, peer.low, length);
-        let hash = image::address(image.seed, high, low, length);
-        if in_bloom(policy.image, hash, class::ADDRESS) {
-            let key = Key { hash, class: class::ADDRESS, slot: policy.slot };
-            if let Some(cell) = RULES.get_ptr(&key) {
-                let entry = of_port(policy, cell, peer);
-                if entry != Entry::NONE {
-                    return entry.0;
-                }
-            }
-        }
-        at += 1;
+    let mut search = Search { policy, peer, lengths, n, base, names_asked: 0, answer: 0 };
+    // A loop of the helper, for the same reason as in `judge_path`.
+    // SAFETY: `one_length` has the signature the helper calls, and `search` outlives the call.
+    unsafe { bpf_loop(LENGTHS_MAX as u32, one_length as *mut c_void, (&raw mut search).cast(), 0) };
+    if search.answer == 0 && search.names_asked == 0 {
+        search.answer = resolved(policy, peer).0;
     }
-    if !names_asked && let Some(entry) = resolved(policy, peer) {
-        return entry.0;
+    if search.answer == 0 { default.0 } else { search.answer }
+}
+
+/// A way from the narrowest network to the widest.
+struct Search<'a> {
+    policy: &'a InForce,
+    peer: &'a Peer,
+    lengths: *const u8,
+    n: u32,
+    base: u32,
+    /// Names stand between single addresses and everything wider.
+    names_asked: u64,
+    answer: u64,
+}
+
+unsafe extern "C" fn one_length(index: u64, context: *mut c_void) -> i64 {
+    // SAFETY: the helper passes the `Search` that `judge_address` gave it.
+    let search = unsafe { &mut *context.cast::<Search<'_>>() };
+    if index as u32 >= search.n {
+        return 1;
     }
-    default.0
+    let (policy, peer) = (search.policy, search.peer);
+    // SAFETY: the masked index is below the length of both arrays.
+    let length = u32::from(unsafe { *search.lengths.add(index as usize & (LENGTHS_MAX - 1)) }) + search.base;
+    if search.names_asked == 0 && length < 128 {
+        search.names_asked = 1;
+        search.answer = resolved(policy, peer).0;
+        if search.answer != 0 {
+            return 1;
+        }
+    }
+    let (high, low) = cut(peer.high, peer.low, length);
+    let hash = image::address(seed_of(policy.image), high, low, length);
+    if in_bloom(policy.image, hash, class::ADDRESS) {
+        let key = Key { hash, class: class::ADDRESS, slot: policy.slot };
+        if let Some(cell) = RULES.get_ptr(&key) {
+            search.answer = of_port(policy, cell, peer).0;
+        }
+    }
+    i64::from(search.answer != 0)
 }
 
 #[inline(always)]
@@ -686,11 +700,12 @@ fn of_port(policy: &InForce, cell: *const Cell, peer: &Peer) -> Entry {
         if entry == Entry::NONE {
             break;
         }
-        if entry.effects() & peer.effect != 0
-            && peer.port >= ports & 0xffff
-            && peer.port <= ports >> 16
-            && entry.spares(policy.owner, policy.parent_owner) == 0
-        {
+        // Without branches, as in `look`.
+        let concerned = entry.0 & peer.effect & 0xffff;
+        let below = u64::from(peer.port).wrapping_sub(u64::from(ports & 0xffff)) >> 63;
+        let above = u64::from(ports >> 16).wrapping_sub(u64::from(peer.port)) >> 63;
+        let spared = entry.spares(policy.owner, policy.parent_owner);
+        if u64::from(concerned == 0) | below | above | spared == 0 {
             return entry;
         }
         at += 1;
@@ -700,7 +715,7 @@ fn of_port(policy: &InForce, cell: *const Cell, peer: &Peer) -> Entry {
 
 /// What a name permitted that led to this address.
 #[inline(always)]
-fn resolved(policy: &InForce, peer: &Peer) -> Option<Entry> {
+fn resolved(policy: &InForce, peer: &Peer) -> Entry {
     let mut key = ResolvedKey { address: [0; 16], profile: policy.profile, reserved: 0 };
     // SAFETY: the array is 16 bytes.
     unsafe {
@@ -708,15 +723,14 @@ fn resolved(policy: &InForce, peer: &Peer) -> Option<Entry> {
         words.write_unaligned(peer.high.to_be());
         words.add(1).write_unaligned(peer.low.to_be());
     }
-    let found = RESOLVED.get_ptr(&key)?;
+    let Some(found) = RESOLVED.get_ptr(&key) else { return Entry::NONE };
     // SAFETY: the value lies in its map, the image in its own; the helper has no preconditions.
     unsafe {
         if (*found).generation != (*policy.image).generation || (*found).expires_ns < bpf_ktime_get_boot_ns()
         {
-            return None;
+            return Entry::NONE;
         }
-        let entry = of_port(policy, found.cast::<u8>().add(offset_of!(Resolved, cell)).cast(), peer);
-        (entry != Entry::NONE).then_some(entry)
+        of_port(policy, found.cast::<u8>().add(offset_of!(Resolved, cell)).cast(), peer)
     }
 }
 

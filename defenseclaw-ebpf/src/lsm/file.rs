@@ -54,7 +54,9 @@ fn effects_of(access: u64) -> u16 {
     if access & access::EXECUTE != 0 {
         return 0;
     }
-    let mut effects = 0;
+    // Refused at `path_mknod` already, where there is one; here for what policy only wants to know, and for files without a
+    // name.
+    let mut effects = if access & access::CREATE != 0 { effect::CREATE } else { 0 };
     if access & access::READ != 0 {
         effects |= effect::READ;
     }
