@@ -70,6 +70,7 @@ struct task_struct {
 	struct nsproxy *nsproxy;
 	const struct cred *cred;
 	struct pid *thread_pid;
+	u32 in_execve : 1;
 } AI;
 struct linux_binprm { struct file *file; const char *filename, *interp; } AI;
 
@@ -247,6 +248,22 @@ LOAD(u32, task_struct, thread_status, thread_info.status)
 EXISTS(task_struct, thread_status, thread_info.status)
 LOAD(u32, task_struct, tgid, tgid)
 LOAD(u64, task_struct, cgroup, cgroups->dfl_cgrp->kn->id)
+EXISTS(task_struct, in_execve, in_execve)
+/* A bit field: where it lies, how wide the word is, and where in it, is for the loader to say. */
+INLINE _Bool shim_task_struct_in_execve_direct(struct task_struct *p)
+{
+	const void *at = (const void *)p + __builtin_preserve_field_info(p->in_execve, 0);
+	u64 v = 0;
+
+	switch (__builtin_preserve_field_info(p->in_execve, 1)) {
+	case 1: v = *(const u8 *)at; break;
+	case 2: v = *(const u16 *)at; break;
+	case 4: v = *(const u32 *)at; break;
+	case 8: v = *(const u64 *)at; break;
+	}
+	v <<= __builtin_preserve_field_info(p->in_execve, 4);
+	return v >> __builtin_preserve_field_info(p->in_execve, 5);
+}
 LOAD(u32, task_struct, pid, pid)
 LOAD(int, task_struct, exit_code, exit_code)
 LOAD(void *, task_struct, real_parent, real_parent)

@@ -84,7 +84,12 @@ fn processor() -> u32 {
 
 #[inline(always)]
 fn row(kind: Kind) -> Option<*mut Counters> {
-    COUNTERS.get_ptr_mut(processor() * KINDS as u32 + kind as u32)
+    row_of(processor(), kind)
+}
+
+#[inline(always)]
+fn row_of(processor: u32, kind: Kind) -> Option<*mut Counters> {
+    COUNTERS.get_ptr_mut(processor * KINDS as u32 + kind as u32)
 }
 
 #[inline(always)]
@@ -333,8 +338,9 @@ impl Record {
     /// A record that says nothing yet.
     #[inline(always)]
     fn blank(kind: Kind) -> Option<Self> {
-        let row = row(kind)?;
-        let first = processor() * SLOTS;
+        let processor = processor();
+        let row = row_of(processor, kind)?;
+        let first = processor * SLOTS;
         let mut slot = 0;
         while slot < SLOTS {
             let scratch = SCRATCH.get_ptr_mut(first + slot)?;

@@ -196,6 +196,8 @@ pub mod has {
     pub const INODE: u64 = 1 << 4;
     pub const ADDRESS: u64 = 1 << 5;
     pub const ABSTRACT: u64 = 1 << 6;
+    /// Rules about host names: addresses may be known by them.
+    pub const NAMES: u64 = 1 << 7;
     /// The image is in force. Without it nothing is judged.
     pub const POLICY: u64 = 1 << 63;
 }

@@ -149,6 +149,8 @@ accessors! {
     shim_task_struct_thread_pid -> Ptr;
     shim_task_struct_thread_status_direct -> u32;
     shim_task_struct_thread_status_exists -> bool;
+    shim_task_struct_in_execve_direct -> bool;
+    shim_task_struct_in_execve_exists -> bool;
     shim_unix_address_len -> i32;
     shim_unix_address_name -> Ptr;
     shim_unix_sock_addr -> Ptr;

@@ -257,7 +257,10 @@ impl Policy {
         if self.current == 0 || effects == 0 {
             return Judged::NOTHING;
         }
-        let mut question = Question { effects: u32::from(effects), dev, ino, generation: 0 };
+        // Two zeroes side by side would become a call of memset, a byte loop in BPF; likewise below.
+        let generation = core::hint::black_box(0);
+        let mut question =
+            Question { effects: u32::from(effects), dev: core::hint::black_box(dev), ino, generation };
         let entry = judge_path(self, buffer, found, &mut question);
         Judged { entry: Entry(entry), generation: question.generation }
     }
@@ -416,9 +419,15 @@ fn judge_path(policy: &Policy, buffer: *mut Buffer, found: &Found, question: &mu
     let state = way.state();
     (state.hit, state.left, state.answer) = (1, u64::from(effects & 0xff), 0);
     let mut ways = Ways { way, policy, question, by_name: u64::from(!internal) };
-    // A loop of the helper, because the verifier would go through everything again for each round of ours.
-    // SAFETY: `one_effect` has the signature the helper calls, and `ways` outlives the call.
-    unsafe { bpf_loop(8, one_effect as *mut c_void, (&raw mut ways).cast(), 0) };
+    // Most operations have one effect. For the others a loop of the helper, because the verifier would go through
+    // everything again for each round of ours.
+    // SAFETY: `ways` outlives the calls, and `one_effect` has the signature the helper calls.
+    unsafe {
+        one_effect(0, (&raw mut ways).cast());
+        if ways.way.state().left != 0 {
+            bpf_loop(7, one_effect as *mut c_void, (&raw mut ways).cast(), 0);
+        }
+    }
     ways.way.state().answer
 }
 
@@ -634,7 +643,8 @@ fn judge_address(policy: &Policy, peer: &mut Peer) -> u64 {
     } else {
         ((&raw const image.lengths).cast::<u8>(), image.n_lengths, 0)
     };
-    let mut search = Search { policy, peer, lengths, n, base, names_asked: 0, answer: 0 };
+    let names_asked = core::hint::black_box(0);
+    let mut search = Search { policy, peer, lengths, n, base, names_asked, answer: 0 };
     // A loop of the helper, for the same reason as in `judge_path`.
     // SAFETY: `one_length` has the signature the helper calls, and `search` outlives the call.
     unsafe { bpf_loop(LENGTHS_MAX as u32, one_length as *mut c_void, (&raw mut search).cast(), 0) };
@@ -730,13 +740,15 @@ fn of_port(policy: &InForce, cell: *const Cell, peer: &Peer) -> Entry {
 /// What a name permitted that led to this address.
 #[inline(always)]
 fn resolved(policy: &InForce, peer: &Peer) -> Entry {
-    let mut key = ResolvedKey { address: [0; 16], profile: policy.profile, reserved: 0 };
-    // SAFETY: the array is 16 bytes.
-    unsafe {
-        let words = (&raw mut key.address).cast::<u64>();
-        words.write_unaligned(peer.high.to_be());
-        words.add(1).write_unaligned(peer.low.to_be());
+    // SAFETY: the image lies in its map.
+    if unsafe { (*policy.image).has } & has::NAMES == 0 {
+        return Entry::NONE;
     }
+    let mut address = [0; 16];
+    let (high, low) = address.split_at_mut(8);
+    high.copy_from_slice(&peer.high.to_be_bytes());
+    low.copy_from_slice(&peer.low.to_be_bytes());
+    let key = ResolvedKey { address, profile: policy.profile, reserved: 0 };
     let Some(found) = RESOLVED.get_ptr(&key) else { return Entry::NONE };
     // SAFETY: the value lies in its map, the image in its own; the helper has no preconditions.
     unsafe {

@@ -79,6 +79,9 @@ pub(super) fn lay_out(
     }
     fill_lengths(image, &mut laid)?;
     fill_fixed(image, &mut laid, place.numbers)?;
+    if !image.hosts.is_empty() {
+        laid.has |= has::NAMES;
+    }
     Ok(Layout { image: laid, rows })
 }
 

@@ -88,6 +88,11 @@ pub fn mmap_file(ctx: LsmContext) -> i32 {
     if (core::hint::black_box(file) as u64) < PAGE || file.is_null() {
         return 0;
     }
+    // execve maps the program and what interprets it. Its own record names both, so these are only judged: the program is
+    // a second time then, but its interpreter was not before.
+    if shim_task_struct_in_execve_exists(actor.task) && shim_task_struct_in_execve_direct(actor.task) {
+        return judge_only(&actor, file, access::MAP_EXECUTE, u32::from(effect::EXEC));
+    }
     open(&actor, file, access::MAP_EXECUTE, u32::from(effect::EXEC))
 }
 

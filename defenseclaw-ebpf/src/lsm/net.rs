@@ -23,7 +23,7 @@ const SOCK_RAW: u64 = 3;
 /// The kernel's copy of a socket address, wherever it is.
 #[inline(always)]
 fn read_address(from: Ptr, len: i32) -> Option<Address> {
-    let mut address = Address::EMPTY;
+    let mut address = Address::empty();
     let mut size = len as u32;
     if size > Address::SIZE {
         size = Address::SIZE;

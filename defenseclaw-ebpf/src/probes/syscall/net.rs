@@ -41,7 +41,7 @@ fn socket_of(fd: i32) -> Ptr {
 
 #[inline(always)]
 fn user_address(from: u64, len: u64) -> Option<Address> {
-    let mut address = Address::EMPTY;
+    let mut address = Address::empty();
     let mut size = len as u32;
     if size < 2 {
         return None;
