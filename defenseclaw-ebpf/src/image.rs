@@ -196,6 +196,8 @@ pub mod has {
     pub const INODE: u64 = 1 << 4;
     pub const ADDRESS: u64 = 1 << 5;
     pub const ABSTRACT: u64 = 1 << 6;
+    /// It blocks something: whom it judges must not get out of sight.
+    pub const BLOCKS: u64 = 1 << 62;
     /// The image is in force. Without it nothing is judged.
     pub const POLICY: u64 = 1 << 63;
 }

@@ -6,7 +6,7 @@ use nix::{errno::Errno, sys::signal::Signal};
 
 use super::output::{escape, size};
 use crate::model::{
-    Access, Action, AuditRecord, CredChange, Decision, Event, Exec, ExitStatus, KernelPath, Loss, LossReason,
+    Access, Action, AuditRecord, CredChange, Decision, Enforced, Event, Exec, ExitStatus, KernelPath, Loss, LossReason,
     MainExit, ModuleOp, MountOp, NamespaceOp, Namespaces, NetEndpoint, PolicyAction, PolicyLoaded,
     PolicyRefused, Posture, ProcessKey, PtraceOp, SessionEnd, SessionStart, Text, Transport, UnixName,
 };
@@ -52,6 +52,11 @@ fn decision(decision: &Decision) -> String {
     let action = decision.action;
     if action == PolicyAction::Allow {
         String::new()
+    } else if action != PolicyAction::Block
+        && let Some(enforced) = decision.enforced
+    {
+        let ended = if enforced == Enforced::TooLate { ", process ended" } else { "" };
+        format!(" [detected, not prevented: {rules}{ended}]")
     } else if decision.would_block {
         format!(" [{action} by {rules}, would be blocked in another mode]")
     } else {
@@ -194,6 +199,7 @@ pub fn action(action: &Action) -> String {
                 NamespaceOp::UserCreate => "create",
                 NamespaceOp::Unshare => "unshare",
                 NamespaceOp::Setns => "enter",
+                NamespaceOp::Clone => "make with a process",
             };
             format!("{verb} {}", namespace_names(*namespaces))
         }
@@ -212,6 +218,7 @@ pub fn action(action: &Action) -> String {
         Action::IoUringSetup { submission_entries, completion_entries, flags: _ } => {
             format!("{submission_entries} submission and {completion_entries} completion entries")
         }
+        Action::PerfOpen { event_type, config } => format!("type {event_type}, configuration {config:#x}"),
         Action::CredChange(change) => cred_change(change),
     }
 }

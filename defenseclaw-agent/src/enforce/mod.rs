@@ -12,6 +12,7 @@ mod hashes;
 mod holds;
 mod identity;
 mod layout;
+mod kill;
 mod maps;
 mod owners;
 mod running;
@@ -26,6 +27,7 @@ pub use counters::VerdictTotals;
 pub use error::EnforceError;
 pub use holds::holds;
 pub use identity::{Bounds, Identities, Identity, find as find_identities};
+pub use kill::Held;
 pub use maps::{MAPS, Maps};
 pub use swap::{Enforcer, Swapped};
 

@@ -108,7 +108,15 @@ pub(super) const LSM: &[Hook] = &[
 ];
 
 /// Attached besides at level `lsm` where policy judges: without a verdict they would say nothing that others do not.
-pub(super) const JUDGING: &[Hook] = &[lsm("bprm_check_security"), lsm("file_receive"), lsm("socket_create")];
+pub(super) const JUDGING: &[Hook] = &[
+    lsm("bprm_check_security"),
+    lsm("file_receive"),
+    lsm("socket_create"),
+    lsm("task_alloc"),
+    lsm("capable"),
+    lsm("inode_init_security_anon"),
+    lsm("perf_event_open"),
+];
 
 /// Hooks that older supported kernels do without: their work is done elsewhere there.
 pub(super) const REPLACED_BEFORE: &[(&str, &str)] =

@@ -116,7 +116,7 @@ fn store(writer: &Writer, effects: &mut Vec<Effect>) -> Result<()> {
         .drain(..)
         .filter_map(|effect| match effect {
             Effect::Store(record) => Some(record),
-            Effect::TreeEnded { .. } => None,
+            Effect::TreeEnded { .. } | Effect::Kill(_) => None,
         })
         .collect();
     Ok(writer.append(rows)?)
