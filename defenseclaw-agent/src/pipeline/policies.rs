@@ -219,8 +219,8 @@ mod tests {
 
     use super::*;
     use crate::{
-        model::{Action, BootTime, LoadedRule, Mode, ProcessKey, Severity},
-        pipeline::tests::event,
+        model::{BootTime, LoadedRule, Mode},
+        pipeline::{tests::event, unjudged::tests::session},
     };
 
     const SESSION: SessionId = SessionId(1);
@@ -258,19 +258,25 @@ mod tests {
 
     fn loaded(generations: impl IntoIterator<Item = u64>) -> Policies {
         let mut policies = Policies::default();
-        generations.into_iter().for_each(|generation| policies.load(policy(generation)));
+        generations.into_iter().for_each(|generation| policies.load(policy(generation), session("settings: {unresolved: allow}", Mode::Action)));
         policies
+    }
+
+    fn explain(mut policies: Policies, event: &mut Event) -> bool {
+        let held = Held { level: Level::Lsm, in_kernel: InKernel::default(), landlock: false };
+        policies.explain(event, &ProcessTree::new(), Some(held)).is_some()
     }
 
     #[test]
     fn a_blocked_operation_names_its_rule_and_its_errno() {
         let mut event = judged(0, PolicyAction::Block, 3);
-        loaded([3]).explain(&mut event, Some(Level::Lsm));
+        explain(loaded([3]), &mut event);
         let decision = event.decision.unwrap();
         assert_eq!(decision.verdict.rule_ids, ["keys-3"]);
         assert_eq!(decision.verdict.severity, Some(Severity::High));
         assert_eq!(decision.verdict.reason, "because keys");
         assert_eq!((decision.action, decision.mechanism), (PolicyAction::Block, Mechanism::Lsm));
+        assert_eq!(decision.enforced, Some(Enforced::Applied));
         assert_eq!((decision.generation, event.result, event.verdict), (3, Some(-EPERM), None));
     }
 
@@ -283,7 +289,7 @@ mod tests {
         ] {
             let mut event = judged(0, PolicyAction::Block, 1);
             (event.vantage, event.result) = (Vantage::SyscallExit, result);
-            loaded([1]).explain(&mut event, Some(Level::Lsm));
+            explain(loaded([1]), &mut event);
             let decision = event.decision.unwrap();
             assert_eq!((decision.action, decision.mechanism, event.result), (action, mechanism, result));
             assert_eq!(decision.would_block, action == PolicyAction::Alert);
@@ -296,9 +302,20 @@ mod tests {
             let mut event = judged(rule, PolicyAction::Block, generation);
             event.session = SessionId(session);
             let before = event.clone();
-            loaded([3]).explain(&mut event, Some(Level::Lsm));
+            explain(loaded([3]), &mut event);
             assert_eq!(event, before);
         }
+    }
+
+    #[test]
+    fn a_fork_that_could_not_be_watched_is_a_refusal_without_a_rule() {
+        let mut event = judged(NO_RULE, PolicyAction::Block, 0);
+        let child = ProcessKey { tgid: 0, start_ns: 0 };
+        event.action = Action::ProcessFork { child, namespaces: crate::model::Namespaces::empty() };
+        explain(loaded([1, 2]), &mut event);
+        let decision = event.decision.unwrap();
+        assert_eq!((decision.generation, event.result, event.verdict), (2, Some(-EAGAIN), None));
+        assert_eq!((decision.action, decision.enforced), (PolicyAction::Block, Some(Enforced::Applied)));
     }
 
     proptest! {
@@ -307,7 +324,7 @@ mod tests {
             let policies = loaded(last.saturating_sub(20).max(1)..=last);
             let generation = last.saturating_sub(back).max(1);
             let mut event = judged(1, PolicyAction::Alert, generation);
-            policies.explain(&mut event, Some(Level::Lsm));
+            explain(policies, &mut event);
             if last - generation < KEEP as u64 {
                 let decision = event.decision.unwrap();
                 prop_assert_eq!(decision.generation, generation);

@@ -325,3 +325,6 @@ fn script(name: &[u8], directory: &KernelPath) -> KernelPath {
     let text = Text([&directory.text.0, &b"/"[..], name].concat());
     KernelPath { text, as_given: true, ..directory.clone() }
 }
+
+#[cfg(test)]
+pub(super) mod tests;
