@@ -49,9 +49,8 @@ pub fn contains(tgid: u32) -> bool {
 #[inline(always)]
 pub fn reserve(actor: &Actor) -> bool {
     let thread = u64::from(shim_task_struct_pid_direct(actor.task));
-    let nobody =
-        Label { session: 0, tool_call: 0, start_ns: 0, profile: 0, reserved: 0, owner: 0, parent_owner: 0 };
-    SCOPE.insert(thread | RESERVED, &nobody, 0).is_ok()
+    // SAFETY: the label is that of the current task, which stays enrolled while it forks. Nobody looks at the copy.
+    SCOPE.insert(thread | RESERVED, unsafe { &*actor.label }, 0).is_ok()
 }
 
 /// Gives back what [`reserve`] took, if anything.

@@ -21,6 +21,7 @@ const MODULE: u64 = 2;
 const PERF_SECURITY_OPEN: u64 = 0;
 /// What the kernel calls the files of io_uring.
 const IO_URING: &[u8] = b"[io_uring]";
+const IO_URING_WORD: u128 = u128::from_ne_bytes(*b"[io_uring]\0\0\0\0\0\0");
 
 /// What policy says about a privileged operation of the current task.
 #[inline(always)]
@@ -258,17 +259,16 @@ pub fn inode_init_security_anon(ctx: LsmContext) -> i32 {
     if shim_qstr_len_direct(class) as usize != IO_URING.len() {
         return 0;
     }
-    let mut name = [0_u8; 16];
+    let mut name = 0_u128;
     // SAFETY: the buffer is longer than the name; the helper checks the source.
     let failed = unsafe {
         bpf_probe_read_kernel(
-            name.as_mut_ptr().cast(),
+            (&raw mut name).cast(),
             IO_URING.len() as u32,
             shim_qstr_name_direct(class).cast_const(),
         )
     };
-    let words = u128::from_ne_bytes(name);
-    if failed != 0 || words != u128::from_ne_bytes(*b"[io_uring]\0\0\0\0\0\0") {
+    if failed != 0 || name != IO_URING_WORD {
         return 0;
     }
     let judged = judge(&actor, privilege::IO_URING);
