@@ -220,7 +220,8 @@ impl Policy {
     #[inline(always)]
     pub fn blocks_anything(&self) -> bool {
         // SAFETY: the image lies in its map.
-        self.current != 0 && self.image().is_some_and(|policy| unsafe { (*policy.image).has } & has::BLOCKS != 0)
+        self.current != 0
+            && self.image().is_some_and(|policy| unsafe { (*policy.image).has } & has::BLOCKS != 0)
     }
 
     /// An operation on an object that could not be looked at, for lack of a buffer.

@@ -53,14 +53,13 @@ fn kind_parser() -> impl TypedValueParser<Value = EventKind> {
 pub fn run(args: &Args, settings: &Settings, out: &mut Out) -> anyhow::Result<ExitCode> {
     let reader = Reader::open(&settings.database)?;
     let session = args.session.as_deref().map(|name| reader.resolve_session(name)).transpose()?;
-    let mut filter =
-        Filter {
-            session,
-            kinds: args.kinds.clone(),
-            blocked: args.blocked,
-            alerts: args.alerts,
-            ..Filter::default()
-        };
+    let mut filter = Filter {
+        session,
+        kinds: args.kinds.clone(),
+        blocked: args.blocked,
+        alerts: args.alerts,
+        ..Filter::default()
+    };
     if let Some(pattern) = &args.path {
         filter = filter.with_path(pattern)?;
     }

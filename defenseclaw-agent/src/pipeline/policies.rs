@@ -88,8 +88,10 @@ impl Judges {
             event.decision = Some(Box::new(unwatchable(generation)));
             return false;
         }
-        let known =
-            self.policies.iter().find(|(policy, _)| policy.generation & 0xff == u64::from(verdict.generation));
+        let known = self
+            .policies
+            .iter()
+            .find(|(policy, _)| policy.generation & 0xff == u64::from(verdict.generation));
         let Some((policy, judge)) = known else { return false };
         let Some(rule) = policy.rules.get(usize::from(verdict.rule)) else { return false };
         let done = done(event, verdict, level);
@@ -127,7 +129,9 @@ impl Judges {
         if judged && !(judge.has_wild() && event.verdict.is_none() && known.is_none_or(harmless)) {
             return false;
         }
-        let Some(entry) = unjudged::judge(judge, tree, &self.names, held.in_kernel, event) else { return false };
+        let Some(entry) = unjudged::judge(judge, tree, &self.names, held.in_kernel, event) else {
+            return false;
+        };
         if judged && !judge.is_wild(entry.rule) {
             return false;
         }
@@ -172,8 +176,9 @@ fn unwatchable(generation: u64) -> Decision {
             raw_action: PolicyAction::Block,
             severity: Some(Severity::High),
             rule_ids: vec!["unwatchable".to_owned()],
-            reason: "too many processes are watched already, and what is not watched could do anything; end some"
-                .to_owned(),
+            reason:
+                "too many processes are watched already, and what is not watched could do anything; end some"
+                    .to_owned(),
         },
         action: PolicyAction::Block,
         would_block: false,
@@ -258,7 +263,9 @@ mod tests {
 
     fn loaded(generations: impl IntoIterator<Item = u64>) -> Policies {
         let mut policies = Policies::default();
-        generations.into_iter().for_each(|generation| policies.load(policy(generation), session("settings: {unresolved: allow}", Mode::Action)));
+        generations.into_iter().for_each(|generation| {
+            policies.load(policy(generation), session("settings: {unresolved: allow}", Mode::Action))
+        });
         policies
     }
 

@@ -10,8 +10,8 @@ use std::{
 
 use crate::{
     model::{
-        Access, Action, BootTime, Capability, CapabilityState, Effect, Event, EventKind, KernelPath, Level, ModuleOp,
-        MountOp, NamespaceOp, Namespaces, Privilege, Protection, Text, UnixName, Vantage,
+        Access, Action, BootTime, Capability, CapabilityState, Effect, Event, EventKind, KernelPath, Level,
+        ModuleOp, MountOp, NamespaceOp, Namespaces, Privilege, Protection, Text, UnixName, Vantage,
     },
     policy::{self, Actor, Object, image::Entry},
     tree::{Process, ProcessTree},
@@ -262,8 +262,12 @@ impl Ask<'_> {
         let Some(address) = address else { return };
         let address = match address {
             // To no address means to this machine.
-            IpAddr::V4(any) if effect == Effect::NetConnect && any.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
-            IpAddr::V6(any) if effect == Effect::NetConnect && any.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
+            IpAddr::V4(any) if effect == Effect::NetConnect && any.is_unspecified() => {
+                Ipv4Addr::LOCALHOST.into()
+            }
+            IpAddr::V6(any) if effect == Effect::NetConnect && any.is_unspecified() => {
+                Ipv6Addr::LOCALHOST.into()
+            }
             address => address,
         };
         let name = self.names.of(address);

@@ -10,7 +10,8 @@ use super::{
     classes::{Place, Places},
 };
 use crate::model::{
-    Action, Enforced, Event, LoadedRule, Mode, PolicyAction, PolicyLoaded, PolicyRefused, Posture, ProcessKey, Severity,
+    Action, Enforced, Event, LoadedRule, Mode, PolicyAction, PolicyLoaded, PolicyRefused, Posture,
+    ProcessKey, Severity,
 };
 
 /// Operations that are listed.

@@ -2,11 +2,11 @@
 
 use defenseclaw::{
     model::{
-        Access, Action, AuditRecord, BootTime, Capability, CapabilityState, CredChange, Decision, Event,
-        Enforced, Exec, ExitStatus, FileRef, KernelPath, Level, LoadedRule, Loss, LossReason, MainExit, Mechanism,
-        Mode, ModuleOp, MountOp, NamespaceOp, Namespaces, NetEndpoint, PolicyAction, PolicyLoaded, Posture,
-        PostureChange, ProcessKey, Protection, PtraceOp, SessionEnd, SessionId, SessionStart, Severity, Text,
-        Transport, UnixName, Unproven, Vantage, Verdict, WallTime,
+        Access, Action, AuditRecord, BootTime, Capability, CapabilityState, CredChange, Decision, Enforced,
+        Event, Exec, ExitStatus, FileRef, KernelPath, Level, LoadedRule, Loss, LossReason, MainExit,
+        Mechanism, Mode, ModuleOp, MountOp, NamespaceOp, Namespaces, NetEndpoint, PolicyAction, PolicyLoaded,
+        Posture, PostureChange, ProcessKey, Protection, PtraceOp, SessionEnd, SessionId, SessionStart,
+        Severity, Text, Transport, UnixName, Unproven, Vantage, Verdict, WallTime,
     },
     store::WriterOptions,
 };

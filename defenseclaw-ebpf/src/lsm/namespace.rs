@@ -42,7 +42,8 @@ pub fn task_alloc(ctx: LsmContext) -> i32 {
         return 0;
     }
     if flags & NAMESPACES != 0 {
-        let answer = refuse(&actor, namespace::CLONE, flags & NAMESPACES, &policy.privilege(privilege::NAMESPACE));
+        let answer =
+            refuse(&actor, namespace::CLONE, flags & NAMESPACES, &policy.privilege(privilege::NAMESPACE));
         if answer != 0 {
             return answer;
         }

@@ -204,7 +204,12 @@ fn signal(tgid: u32) -> Action {
 fn each_operation_is_judged_by_what_it_does_to_what() {
     let mut stage = Stage::new(protection(Level::Tracepoint, &[]), RULES, Mode::Observe);
     let fork = |namespaces| Action::ProcessFork { child: ProcessKey { tgid: 90, start_ns: 900 }, namespaces };
-    stage.say(ROOT, 200, Vantage::Kernel, Action::ProcessFork { child: CHILD, namespaces: Namespaces::empty() });
+    stage.say(
+        ROOT,
+        200,
+        Vantage::Kernel,
+        Action::ProcessFork { child: CHILD, namespaces: Namespaces::empty() },
+    );
     let key = "/home/u/.ssh/id";
     let ptrace = |tgid| Action::Ptrace {
         operation: PtraceOp::Access,
@@ -262,15 +267,9 @@ fn each_operation_is_judged_by_what_it_does_to_what() {
         (fork(Namespaces::USER), Some("priv")),
         (fork(Namespaces::empty()), None),
         (Action::Bpf { command: 5 }, Some("priv")),
-        (
-            Action::ModuleLoad { operation: ModuleOp::Request, module: KernelPath::default() },
-            None,
-        ),
+        (Action::ModuleLoad { operation: ModuleOp::Request, module: KernelPath::default() }, None),
         (Action::IoUringSetup { submission_entries: 8, completion_entries: 8, flags: 0 }, Some("priv")),
-        (
-            Action::CredChange(CredChange { group: false, old: [0; 3], new: [0; 3] }),
-            Some("priv"),
-        ),
+        (Action::CredChange(CredChange { group: false, old: [0; 3], new: [0; 3] }), Some("priv")),
     ];
     for (action, expected) in cases {
         let name = format!("{action:?}");
@@ -290,7 +289,10 @@ fn what_went_through_is_never_called_blocked() {
         let mut stage = Stage::new(protection(Level::Tracepoint, &[]), RULES, mode);
         let (decision, kills) = stage.say(ROOT, 300, Vantage::SyscallExit, action);
         let decision = decision.unwrap();
-        assert_eq!((decision.action, decision.verdict.raw_action), (PolicyAction::Alert, PolicyAction::Block));
+        assert_eq!(
+            (decision.action, decision.verdict.raw_action),
+            (PolicyAction::Alert, PolicyAction::Block)
+        );
         assert_eq!((decision.would_block, decision.mechanism, decision.enforced, kills), expected, "{mode}");
     }
 }
@@ -301,7 +303,12 @@ fn who_is_spared_is_what_the_tree_says() {
     let bpf = || Action::Bpf { command: 1 };
     let mut stage = Stage::new(protection(Level::Tracepoint, &[]), RULES, Mode::Observe);
     stage.exec(ROOT, "/usr/bin/sudo", 150);
-    stage.say(ROOT, 200, Vantage::Kernel, Action::ProcessFork { child: CHILD, namespaces: Namespaces::empty() });
+    stage.say(
+        ROOT,
+        200,
+        Vantage::Kernel,
+        Action::ProcessFork { child: CHILD, namespaces: Namespaces::empty() },
+    );
     assert_eq!(stage.rule(bpf()), None, "its parent is spared");
     // The parent becomes another program: what it was when it made the child counts.
     stage.exec(ROOT, "/usr/bin/ssh", 300);
@@ -317,7 +324,8 @@ fn who_is_spared_is_what_the_tree_says() {
 
 #[test]
 fn a_reload_judges_what_comes_after_it() {
-    let mut stage = Stage::new(protection(Level::Tracepoint, &[]), "settings: {unresolved: allow}", Mode::Observe);
+    let mut stage =
+        Stage::new(protection(Level::Tracepoint, &[]), "settings: {unresolved: allow}", Mode::Observe);
     let key = || open("/home/u/.ssh/id", Access::READ);
     assert_eq!(stage.say(ROOT, 300, Vantage::SyscallExit, key()).0, None);
     stage.load(RULES, Mode::Observe, 400);

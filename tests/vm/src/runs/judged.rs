@@ -11,8 +11,11 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
-use defenseclaw::model::{
-    Action, AuditRecord, Decision, Enforced, Event, EventKind, Level, LossReason, Mechanism, PolicyAction,
+use defenseclaw::{
+    model::{
+        Action, AuditRecord, Decision, Enforced, Event, EventKind, Level, LossReason, Mechanism, PolicyAction,
+    },
+    policy,
 };
 use tempfile::TempDir;
 
@@ -193,8 +196,7 @@ pub(super) fn action(setting: &Setting) -> Result<()> {
     let place = Place::new()?;
     let policy = place.policy(false)?;
     let operations = operations(&place)?;
-    let options =
-        ["--policy", path(&policy)?, "--mode", "action", "--landlock", "off", "--allow-degraded"];
+    let options = ["--policy", path(&policy)?, "--mode", "action", "--landlock", "off", "--allow-degraded"];
     let found = place.run(setting, &options, &attempts(&operations))?;
     for (attempt, rule) in &operations {
         let held = setting.level == Level::Lsm || *rule == "port";
@@ -221,8 +223,7 @@ pub(super) fn kill(setting: &Setting) -> Result<()> {
     let place = Place::new()?;
     let policy = place.policy(true)?;
     let attempt = format!("read:{}", place.at("secret"));
-    let options =
-        ["--policy", path(&policy)?, "--mode", "action", "--landlock", "off", "--allow-degraded"];
+    let options = ["--policy", path(&policy)?, "--mode", "action", "--landlock", "off", "--allow-degraded"];
     let found = place.run(setting, &options, &[attempt.clone(), "wait".to_owned()])?;
     ended_by_kill(&found)?;
     let at_once = setting.level == Level::Lsm;
@@ -243,8 +244,7 @@ pub(super) fn kill_by_cgroup(setting: &Setting) -> Result<()> {
     let place = Place::new()?;
     let policy = place.policy(true)?;
     let attempt = format!("connect:{}", place.port()?);
-    let options =
-        ["--policy", path(&policy)?, "--mode", "action", "--landlock", "off", "--allow-degraded"];
+    let options = ["--policy", path(&policy)?, "--mode", "action", "--landlock", "off", "--allow-degraded"];
     let found = place.run(setting, &options, &[attempt, "wait".to_owned()])?;
     ended_by_kill(&found)?;
     ensure!(found.decisions().contains_key("port"), "{}", found.said());
@@ -271,11 +271,13 @@ pub(super) fn privileges(setting: &Setting) -> Result<()> {
         ("uring", "io_uring", libc::EPERM),
         ("perf", "perf", libc::EPERM),
     ];
-    let all: Vec<String> =
-        operations.iter().map(|(attempt, ..)| (*attempt).to_owned()).chain(["fork".into(), "thread".into()]).collect();
+    let all: Vec<String> = operations
+        .iter()
+        .map(|(attempt, ..)| (*attempt).to_owned())
+        .chain(["fork".into(), "thread".into()])
+        .collect();
     for mode in ["action", "observe"] {
-        let options =
-            ["--policy", path(&policy)?, "--mode", mode, "--landlock", "off", "--allow-degraded"];
+        let options = ["--policy", path(&policy)?, "--mode", mode, "--landlock", "off", "--allow-degraded"];
         let found = place.run(setting, &options, &all)?;
         for (attempt, rule, refusal) in operations {
             let errno = found.errno(attempt).with_context(|| found.said())?;
@@ -322,12 +324,8 @@ pub(super) fn no_room(setting: &Setting) -> Result<()> {
         let found = place.run(setting, &options, &all)?;
         let refused = mode == "action" && setting.level == Level::Lsm;
         let errno = found.errno(&attempt).with_context(|| found.said())?;
-        let made: Vec<u64> = found
-            .ended
-            .stdout
-            .lines()
-            .filter_map(|line| line.strip_prefix("made=")?.parse().ok())
-            .collect();
+        let made: Vec<u64> =
+            found.ended.stdout.lines().filter_map(|line| line.strip_prefix("made=")?.parse().ok()).collect();
         ensure!(made.len() == 2 && found.errno("fork") == Some(0), "{}", found.said());
         let is_refusal = |event: &&Event| {
             matches!(&event.action, Action::ProcessFork { child, .. } if child.tgid == 0)
@@ -356,7 +354,8 @@ pub(super) fn preset_strict(setting: &Setting) -> Result<()> {
     starts(setting, "strict")
 }
 
-/// At level `lsm` a preset is held as it is. Below, it is refused, and every rule that is not held is named.
+/// At level `lsm` a preset is held as it is, but for rules about host names where nothing leads questions to our name
+/// server. Below, it is refused, and every rule that is not held is named.
 fn starts(setting: &Setting, preset: &str) -> Result<()> {
     let dir = run_dir()?;
     let db = dir.path().join("audit.db");
@@ -365,10 +364,23 @@ fn starts(setting: &Setting, preset: &str) -> Result<()> {
     let command = [program.as_os_str(), "exit".as_ref(), "0".as_ref()];
     let ended = to_its_end(&mut watched(setting, &db, &options, &command))?;
     if setting.level == Level::Lsm {
-        ensure!(ended.status.success(), "{}: {}", ended.status, ended.stderr);
+        let hosts = rules_about_hosts(preset)?;
+        let unheld: Vec<&str> =
+            ended.stderr.split(" is held ").filter_map(|text| text.rsplit(' ').next()).collect();
+        let unheld = unheld.split_last().map_or(&[][..], |(_, rules)| rules);
+        ensure!(unheld.iter().all(|rule| hosts.iter().any(|known| known == rule)), "{}", ended.stderr);
+        ensure!(ended.status.success() == unheld.is_empty(), "{}: {}", ended.status, ended.stderr);
     } else {
         ensure!(ended.status.code() == Some(125), "{}: {}", ended.status, ended.stderr);
         ensure!(ended.stderr.contains("PATH-SSH-KEY is held"), "{}", ended.stderr);
     }
     Ok(())
+}
+
+fn rules_about_hosts(preset: &str) -> Result<Vec<String>> {
+    let text = policy::preset(preset).context("there is no such preset")?;
+    let included = |name: &str| policy::preset(name).map(str::to_owned);
+    let policy = policy::load(preset, text, &included).map_err(|problems| anyhow::anyhow!("{problems:?}"))?;
+    let rules = policy.rules.iter().filter(|rule| !rule.matches.hosts.is_empty());
+    Ok(rules.map(|rule| rule.id.clone()).collect())
 }
