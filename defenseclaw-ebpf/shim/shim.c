@@ -85,6 +85,8 @@ struct msghdr { void *msg_name; int msg_namelen; } AI;
 struct sockaddr_unsized { u16 sa_family; } AI;
 struct sockaddr { u16 sa_family; } AI;
 
+struct perf_event_attr { u32 type; u64 config; } AI;
+
 /* x86-64; `orig_ax` and the argument registers keep their values until the system call returns. */
 struct pt_regs { unsigned long di, si, dx, r10, r8, r9, orig_ax; } AI;
 
@@ -114,6 +116,8 @@ LOAD(void *, inode, sb, i_sb)
 LOAD(u16, inode, mode, i_mode)
 LOAD(u32, super_block, dev, s_dev)
 
+LOAD(u32, qstr, len, len)
+LOAD(void *, qstr, name, name)
 GET(void *, dentry, hashed, d_hash.pprev)
 GET(void *, dentry, inode, d_inode)
 LOAD(void *, dentry, parent, d_parent)
@@ -305,6 +309,9 @@ LOAD(u16, sockaddr, family, sa_family)
 INLINE u64 shim_sockaddr_rest_direct(void *p) { return *(volatile u64 *)(p + 2); }
 LOAD(void *, msghdr, name, msg_name)
 LOAD(int, msghdr, namelen, msg_namelen)
+
+GET(u32, perf_event_attr, type, type)
+GET(u64, perf_event_attr, config, config)
 
 LOAD(u64, pt_regs, nr, orig_ax)
 LOAD(u64, pt_regs, arg0, di)

@@ -198,6 +198,8 @@ pub mod has {
     pub const ABSTRACT: u64 = 1 << 6;
     /// Rules about host names: addresses may be known by them.
     pub const NAMES: u64 = 1 << 7;
+    /// It blocks something: whom it judges must not get out of sight.
+    pub const BLOCKS: u64 = 1 << 62;
     /// The image is in force. Without it nothing is judged.
     pub const POLICY: u64 = 1 << 63;
 }

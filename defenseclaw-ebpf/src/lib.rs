@@ -35,7 +35,8 @@ pub const RECORD_MAX: usize = 20 * 1024;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(u16)]
 pub enum Kind {
-    /// Header: the parent. a0 child tgid, a1 child start, a2 changed namespaces (`CLONE_NEW*` bits).
+    /// Header: the parent. a0 child tgid, a1 child start, a2 changed namespaces (`CLONE_NEW*` bits). a0 0: the child was
+    /// refused, because there was no room to watch it.
     ProcessFork = 1,
     /// a0 pair(euid, egid), a1 dev, a2 inode, a3 pair(gid, ppid), a4 start of the parent, a5 argv length in the task.
     /// s0 exe, s1 cwd, s2 file name as given, s3 script interpreter as given (empty if none), s4 argv
@@ -98,6 +99,8 @@ pub enum Kind {
     /// a0 [`cred`] operation, a1 pair(old real, old effective), a2 pair(new real, new effective),
     /// a3 pair(old saved, new saved).
     CredChange = 55,
+    /// Recorded only where policy speaks of it. a0 type (`PERF_TYPE_*`), a1 configuration.
+    PerfOpen = 56,
 
     /// No record, counters only: a system call of a 32-bit program, which level `tracepoint` does not read.
     CompatSyscall = 62,
@@ -105,7 +108,7 @@ pub enum Kind {
 
 impl Kind {
     /// Every kind, in numeric order.
-    pub const ALL: [Kind; 29] = [
+    pub const ALL: [Kind; 30] = [
         Kind::ProcessFork,
         Kind::ProcessExec,
         Kind::ProcessExit,
@@ -134,6 +137,7 @@ impl Kind {
         Kind::ModuleLoad,
         Kind::IoUringSetup,
         Kind::CredChange,
+        Kind::PerfOpen,
         Kind::CompatSyscall,
     ];
 
@@ -257,10 +261,12 @@ pub mod namespace {
     pub const SWITCH: u64 = 0;
     /// A user namespace is created (`clone` or `unshare`).
     pub const USER_CREATE: u64 = 1;
-    /// `unshare(2)`, seen at system call exit.
+    /// `unshare(2)`, seen at system call exit, or refused.
     pub const UNSHARE: u64 = 2;
-    /// `setns(2)`, seen at system call exit.
+    /// `setns(2)`, seen at system call exit, or refused.
     pub const SETNS: u64 = 3;
+    /// `clone(2)`. Only refused ones: others are part of [`super::Kind::ProcessFork`].
+    pub const CLONE: u64 = 4;
 }
 
 /// Operations of [`Kind::ModuleLoad`].
@@ -332,6 +338,10 @@ pub struct Body {
     /// What policy said: [`image::VerdictWord`].
     pub verdict: u32,
 }
+
+/// Bit of a key of the scope map: not a process but room that a thread, whose id is the rest, has taken for the child it is
+/// about to make.
+pub const RESERVED: u64 = 1 << 32;
 
 /// Value of the scope map: what an enrolled process carries. Inherited at fork.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

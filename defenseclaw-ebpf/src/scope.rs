@@ -4,7 +4,7 @@
 //! This file only answers questions; programs in `probes/process.rs` change it.
 
 use aya_ebpf::{helpers::generated::bpf_get_current_task_btf, macros::map, maps::HashMap};
-use defenseclaw_ebpf::Label;
+use defenseclaw_ebpf::{Label, RESERVED};
 
 use crate::shim::*;
 
@@ -42,6 +42,22 @@ pub fn current() -> Option<Actor> {
 pub fn contains(tgid: u32) -> bool {
     // SAFETY: the value is not read.
     unsafe { SCOPE.get(u64::from(tgid)) }.is_some()
+}
+
+/// Takes room for a child of the current thread; false if there is none. What is left of a fork that failed goes with the
+/// thread's next one, or with its end.
+#[inline(always)]
+pub fn reserve(actor: &Actor) -> bool {
+    let thread = u64::from(shim_task_struct_pid_direct(actor.task));
+    // SAFETY: the label is that of the current task, which stays enrolled while it forks. Nobody looks at the copy.
+    SCOPE.insert(thread | RESERVED, unsafe { &*actor.label }, 0).is_ok()
+}
+
+/// Gives back what [`reserve`] took, if anything.
+#[inline(always)]
+pub fn unreserve(task: Ptr) {
+    let thread = u64::from(shim_task_struct_pid_direct(task));
+    SCOPE.remove(thread | RESERVED).ok();
 }
 
 /// As [`start_ns`], of a task that the verifier knows.

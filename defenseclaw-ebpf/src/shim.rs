@@ -106,6 +106,8 @@ accessors! {
     shim_path_mnt -> Ptr;
     shim_pid_level -> u32;
     shim_path_mnt_direct -> Ptr;
+    shim_perf_event_attr_config -> u64;
+    shim_perf_event_attr_type -> u32;
     shim_pt_regs_arg0_direct -> u64;
     shim_pt_regs_arg1_direct -> u64;
     shim_pt_regs_arg2_direct -> u64;
@@ -113,6 +115,8 @@ accessors! {
     shim_pt_regs_arg4_direct -> u64;
     shim_pt_regs_arg5_direct -> u64;
     shim_pt_regs_nr_direct -> u64;
+    shim_qstr_len_direct -> u32;
+    shim_qstr_name_direct -> Ptr;
     shim_signal_struct_flags_direct -> u32;
     shim_signal_struct_group_exit_code_direct -> i32;
     shim_signal_struct_live_direct -> i32;

@@ -216,6 +216,14 @@ impl Policy {
         })
     }
 
+    /// Whether anything is blocked: then nobody may get out of sight.
+    #[inline(always)]
+    pub fn blocks_anything(&self) -> bool {
+        // SAFETY: the image lies in its map.
+        self.current != 0
+            && self.image().is_some_and(|policy| unsafe { (*policy.image).has } & has::BLOCKS != 0)
+    }
+
     /// An operation on an object that could not be looked at, for lack of a buffer.
     #[inline(always)]
     pub fn blind(&self, effects: u16) -> Judged {

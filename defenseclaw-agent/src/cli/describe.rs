@@ -6,9 +6,10 @@ use nix::{errno::Errno, sys::signal::Signal};
 
 use super::output::{escape, size};
 use crate::model::{
-    Access, Action, AuditRecord, CredChange, Decision, Event, Exec, ExitStatus, KernelPath, Loss, LossReason,
-    MainExit, ModuleOp, MountOp, NamespaceOp, Namespaces, NetEndpoint, PolicyAction, PolicyLoaded,
-    PolicyRefused, Posture, ProcessKey, PtraceOp, SessionEnd, SessionStart, Text, Transport, UnixName,
+    Access, Action, AuditRecord, CredChange, Decision, Enforced, Event, Exec, ExitStatus, KernelPath, Loss,
+    LossReason, MainExit, ModuleOp, MountOp, NamespaceOp, Namespaces, NetEndpoint, PolicyAction,
+    PolicyLoaded, PolicyRefused, Posture, ProcessKey, PtraceOp, SessionEnd, SessionStart, Text, Transport,
+    UnixName,
 };
 
 /// Any row of the audit.
@@ -52,6 +53,11 @@ fn decision(decision: &Decision) -> String {
     let action = decision.action;
     if action == PolicyAction::Allow {
         String::new()
+    } else if action != PolicyAction::Block
+        && let Some(enforced) = decision.enforced
+    {
+        let ended = if enforced == Enforced::TooLate { ", process ended" } else { "" };
+        format!(" [detected, not prevented: {rules}{ended}]")
     } else if decision.would_block {
         format!(" [{action} by {rules}, would be blocked in another mode]")
     } else {
@@ -194,6 +200,7 @@ pub fn action(action: &Action) -> String {
                 NamespaceOp::UserCreate => "create",
                 NamespaceOp::Unshare => "unshare",
                 NamespaceOp::Setns => "enter",
+                NamespaceOp::Clone => "make with a process",
             };
             format!("{verb} {}", namespace_names(*namespaces))
         }
@@ -212,6 +219,7 @@ pub fn action(action: &Action) -> String {
         Action::IoUringSetup { submission_entries, completion_entries, flags: _ } => {
             format!("{submission_entries} submission and {completion_entries} completion entries")
         }
+        Action::PerfOpen { event_type, config } => format!("type {event_type}, configuration {config:#x}"),
         Action::CredChange(change) => cred_change(change),
     }
 }

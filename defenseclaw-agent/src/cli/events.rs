@@ -29,6 +29,9 @@ pub struct Args {
     /// Only what policy blocked
     #[arg(long)]
     blocked: bool,
+    /// Only what went through although policy has something to say of it; with --blocked, both
+    #[arg(long)]
+    alerts: bool,
     /// Go on with what is recorded from now on, until interrupted
     #[arg(long, short)]
     follow: bool,
@@ -50,8 +53,13 @@ fn kind_parser() -> impl TypedValueParser<Value = EventKind> {
 pub fn run(args: &Args, settings: &Settings, out: &mut Out) -> anyhow::Result<ExitCode> {
     let reader = Reader::open(&settings.database)?;
     let session = args.session.as_deref().map(|name| reader.resolve_session(name)).transpose()?;
-    let mut filter =
-        Filter { session, kinds: args.kinds.clone(), blocked: args.blocked, ..Filter::default() };
+    let mut filter = Filter {
+        session,
+        kinds: args.kinds.clone(),
+        blocked: args.blocked,
+        alerts: args.alerts,
+        ..Filter::default()
+    };
     if let Some(pattern) = &args.path {
         filter = filter.with_path(pattern)?;
     }

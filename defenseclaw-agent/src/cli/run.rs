@@ -75,6 +75,10 @@ pub struct Args {
     /// Size of each ring between kernel and watcher, in bytes: a power of two, at least 4096
     #[arg(long, value_name = "BYTES", value_parser = ring_size)]
     ring_bytes: Option<u32>,
+    /// Processes that can be watched at once. Beyond it, a policy that blocks refuses to let more be made; without one
+    /// they are not watched, and counted
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(4..=1 << 22))]
+    max_processes: Option<u32>,
     /// Write the counters of every stage to this file, as JSON
     #[arg(long, value_name = "PATH")]
     stats_json: Option<PathBuf>,
@@ -198,6 +202,7 @@ fn options(args: &Args, settings: &Settings) -> Result<RunOptions, RunError> {
     if let Some(size) = args.ring_bytes {
         (sensor.bulk_ring, sensor.priority_ring) = (size, size);
     }
+    sensor.processes = args.max_processes.unwrap_or(sensor.processes);
     Ok(RunOptions {
         command: args.command.clone(),
         user,

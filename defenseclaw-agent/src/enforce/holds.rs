@@ -52,7 +52,9 @@ fn hooks_of_privilege(privilege: Privilege) -> Lists {
         Privilege::SetId => &[&["lsm/task_fix_setuid", "lsm/task_fix_setgid", "lsm/task_fix_setgroups"]],
         Privilege::RawSocket | Privilege::OtherSocket => &[&["lsm/socket_create"]],
         Privilege::Device => &[&["lsm/path_mknod"]],
-        Privilege::Namespace | Privilege::IoUring | Privilege::Perf => &[],
+        Privilege::Namespace => &[&["lsm/capable", "lsm/task_alloc"]],
+        Privilege::IoUring => &[&["lsm/inode_init_security_anon"]],
+        Privilege::Perf => &[&["lsm/perf_event_open"]],
     }
 }
 

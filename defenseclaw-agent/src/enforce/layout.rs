@@ -10,7 +10,10 @@ use defenseclaw_ebpf::image::{
 };
 
 use super::{EnforceError, cells, hashes, identity::Identity, owners::Numbers, words};
-use crate::policy::image::{Entry, Image, Ports, Reach};
+use crate::{
+    model::PolicyAction,
+    policy::image::{Entry, Image, Ports, Reach},
+};
 
 /// Where an image goes.
 #[derive(Clone, Copy, Debug)]
@@ -82,7 +85,20 @@ pub(super) fn lay_out(
     if !image.hosts.is_empty() {
         laid.has |= has::NAMES;
     }
+    if blocks(image) {
+        laid.has |= has::BLOCKS;
+    }
     Ok(Layout { image: laid, rows })
+}
+
+fn blocks(image: &Image) -> bool {
+    let paths = image.paths.iter().flat_map(|row| &row.entries);
+    let names = image.abstract_names.iter().flat_map(|row| &row.entries);
+    let addresses = image.addresses.iter().flat_map(|row| row.entries.iter().map(|(_, entry)| entry));
+    let hosts = image.hosts.iter().flat_map(|row| row.entries.iter().map(|(_, entry)| entry));
+    let privileges = image.privileges.iter().map(|(_, entry)| entry);
+    let mut all = paths.chain(names).chain(addresses).chain(hosts).chain(privileges).chain(&image.defaults);
+    all.any(|entry| entry.action == PolicyAction::Block)
 }
 
 #[expect(clippy::large_stack_arrays, reason = "32 KiB, moved to the heap at once")]

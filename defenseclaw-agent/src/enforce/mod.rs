@@ -11,6 +11,7 @@ mod grace;
 mod hashes;
 mod holds;
 mod identity;
+mod kill;
 mod layout;
 mod maps;
 mod owners;
@@ -26,6 +27,7 @@ pub use counters::VerdictTotals;
 pub use error::EnforceError;
 pub use holds::holds;
 pub use identity::{Bounds, Identities, Identity, find as find_identities, identity_of};
+pub use kill::Held;
 pub use maps::{MAPS, Maps};
 pub use swap::{Enforcer, Swapped};
 

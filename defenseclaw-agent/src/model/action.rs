@@ -87,13 +87,16 @@ event_kinds! {
     IoUringSetup = "io_uring_setup",
     /// User or group ids were changed.
     CredChange = "cred_change",
+    /// Performance events of the kernel were asked for, and policy speaks of it.
+    PerfOpen = "perf_open",
 }
 
 /// What happened, with the objects it happened to.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub enum Action {
-    /// `namespaces` are those the child does not share with its parent.
+    /// `namespaces` are those the child does not share with its parent. A child with `tgid` 0 was refused: there was no room
+    /// to watch it.
     ProcessFork {
         child: ProcessKey,
         #[serde(default, skip_serializing_if = "Namespaces::is_empty")]
@@ -213,6 +216,11 @@ pub enum Action {
         flags: u32,
     },
     CredChange(CredChange),
+    /// Numbers of `PERF_TYPE_*`, and what each type makes of the configuration.
+    PerfOpen {
+        event_type: u32,
+        config: u64,
+    },
 }
 
 impl Action {
@@ -247,6 +255,7 @@ impl Action {
             Self::ModuleLoad { .. } => EventKind::ModuleLoad,
             Self::IoUringSetup { .. } => EventKind::IoUringSetup,
             Self::CredChange(_) => EventKind::CredChange,
+            Self::PerfOpen { .. } => EventKind::PerfOpen,
         }
     }
 
@@ -281,7 +290,8 @@ impl Action {
             | Self::Namespace { .. }
             | Self::Bpf { .. }
             | Self::IoUringSetup { .. }
-            | Self::CredChange(_) => None,
+            | Self::CredChange(_)
+            | Self::PerfOpen { .. } => None,
         }
     }
 
@@ -495,6 +505,8 @@ pub enum NamespaceOp {
     Unshare,
     /// `setns`.
     Setns,
+    /// `clone`, refused; permitted ones are part of the fork.
+    Clone,
 }
 
 /// Way of loading kernel code.

@@ -20,7 +20,9 @@ pub use capability::{
 pub use event::{Event, KernelVerdict, Vantage};
 pub use ids::{BootTime, ParseSessionIdError, ProcessKey, SessionId, ToolCallId, WallTime};
 pub use loss::{Loss, LossReason};
-pub use policy::{Decision, Effect, Effects, Mechanism, Mode, PolicyAction, Privilege, Severity, Verdict};
+pub use policy::{
+    Decision, Effect, Effects, Enforced, Mechanism, Mode, PolicyAction, Privilege, Severity, Verdict,
+};
 pub use record::{
     AuditRecord, LoadedRule, MainExit, PolicyLoaded, PolicyRefused, PostureChange, SessionEnd, SessionStart,
 };

@@ -202,6 +202,18 @@ words! {
     }
 }
 
+words! {
+    /// What became of a decision to block.
+    Enforced {
+        /// It was carried out.
+        Applied = "applied",
+        /// The operation was done when the mechanism could act.
+        TooLate = "too_late",
+        /// Nothing here could hold it: it was detected, not prevented.
+        Unsupported = "unsupported",
+    }
+}
+
 /// What we answer, after mode and capability, and what became of it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Decision {
@@ -210,11 +222,14 @@ pub struct Decision {
     pub verdict: Verdict,
     /// What was done.
     pub action: PolicyAction,
-    /// Another mode would have blocked it.
+    /// It would have been blocked in another mode, or where something can hold it.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub would_block: bool,
     /// What did it.
     pub mechanism: Mechanism,
+    /// What became of it, where policy in its mode wanted it blocked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub enforced: Option<Enforced>,
     /// Generation of the policy that was in force.
     pub generation: u64,
 }

@@ -7,8 +7,9 @@ mod policies;
 mod session;
 #[cfg(test)]
 mod tests;
+mod unjudged;
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use policies::Policies;
 use session::Session;
@@ -18,6 +19,7 @@ use crate::{
         AuditRecord, BootTime, Event, ExitStatus, KernelPath, Loss, PolicyLoaded, PolicyRefused,
         PostureChange, ProcessKey, SessionId, SessionStart,
     },
+    policy,
     tree::{ProcessFacts, ProcessTree},
 };
 
@@ -33,8 +35,9 @@ pub enum Input {
     Started(Box<SessionStart>),
     /// The kernel saw something.
     Event(Box<Event>),
-    /// A policy is about to be, or has just come, into force; told before the first event it has judged.
-    PolicyLoaded(Box<PolicyLoaded>),
+    /// A policy is about to be, or has just come, into force; told before the first event it has judged. The second half
+    /// judges what the kernel does not.
+    PolicyLoaded(Box<PolicyLoaded>, Arc<policy::Session>),
     /// A policy was not taken.
     PolicyRefused(PolicyRefused),
     /// What the canary has found has changed.
@@ -64,6 +67,8 @@ pub enum Effect {
     /// The main process and all others of this session have ended. Said once per session; records that are still
     /// on their way belong to it all the same, so it ends with [`Input::Stop`] only.
     TreeEnded { session: SessionId },
+    /// End this process, because a rule says so and the program that refused may not, or nothing could refuse.
+    Kill(ProcessKey),
 }
 
 /// Everything the pipeline remembers.
@@ -123,19 +128,20 @@ pub fn step(state: &mut State, input: Input, now: BootTime, effects: &mut Vec<Ef
             effects.push(Effect::Store(AuditRecord::SessionStart(start)));
         }
         Input::Event(mut event) => {
-            let level = state.sessions.get(&event.session).map(|session| session.level);
-            state.policies.explain(&mut event, level);
+            let held = state.sessions.get(&event.session).map(|session| session.held);
+            let kill = state.policies.explain(&mut event, &state.tree, held);
             let session = event.session;
             state.tree.apply(&event);
             if let Some(session) = state.sessions.get_mut(&session) {
                 session.n_events += 1;
             }
             effects.push(Effect::Store(AuditRecord::Event(event)));
+            effects.extend(kill.map(Effect::Kill));
             forget_if_full(state, now);
             check_tree(state, session, effects);
         }
-        Input::PolicyLoaded(policy) => {
-            state.policies.load((*policy).clone());
+        Input::PolicyLoaded(policy, judge) => {
+            state.policies.load((*policy).clone(), judge);
             effects.push(Effect::Store(AuditRecord::PolicyLoaded(policy)));
         }
         Input::PolicyRefused(policy) => effects.push(Effect::Store(AuditRecord::PolicyRefused(policy))),

@@ -1,10 +1,20 @@
-//! What the numbers of a kernel verdict mean: the rules of the last policies of each session.
+//! What policy says of each event. Where the kernel judged, its numbers become words: the rules of the last policies of each
+//! session. Where it did not, the policy that was in force then is asked, and what it says is written down as what it is:
+//! nothing was held.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::Arc,
+};
 
-use crate::model::{
-    Decision, Event, EventKind, KernelVerdict, Level, Mechanism, PolicyAction, PolicyLoaded, SessionId,
-    Vantage, Verdict,
+use super::unjudged::{self, InKernel, Names};
+use crate::{
+    model::{
+        Action, Decision, Enforced, Event, EventKind, KernelVerdict, Level, Mechanism, PolicyAction,
+        PolicyLoaded, ProcessKey, SessionId, Severity, Vantage, Verdict,
+    },
+    policy,
+    tree::ProcessTree,
 };
 
 /// Policies of a session that are remembered: records of the one before are still on their way when the next is in
@@ -12,15 +22,37 @@ use crate::model::{
 const KEEP: usize = 8;
 /// What a refused operation returns.
 const EPERM: i64 = 1;
+const EACCES: i64 = 13;
+/// What a refused fork returns.
+const EAGAIN: i64 = 11;
+/// Number of the rule of a refusal that no rule is behind.
+const NO_RULE: u16 = u16::MAX;
 
 #[derive(Debug, Default)]
-pub(super) struct Policies(BTreeMap<SessionId, VecDeque<PolicyLoaded>>);
+pub(super) struct Policies(BTreeMap<SessionId, Judges>);
+
+/// What judges one session.
+#[derive(Debug, Default)]
+struct Judges {
+    /// The newest first.
+    policies: VecDeque<(PolicyLoaded, Arc<policy::Session>)>,
+    names: Names,
+}
+
+/// What the machine does for a session.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Held {
+    pub(super) level: Level,
+    pub(super) in_kernel: InKernel,
+    /// Landlock holds addresses: what it refuses has EACCES.
+    pub(super) landlock: bool,
+}
 
 impl Policies {
-    pub(super) fn load(&mut self, policy: PolicyLoaded) {
+    pub(super) fn load(&mut self, policy: PolicyLoaded, judge: Arc<policy::Session>) {
         let Self(sessions) = self;
-        let known = sessions.entry(policy.session).or_default();
-        known.push_front(policy);
+        let known = &mut sessions.entry(policy.session).or_default().policies;
+        known.push_front((policy, judge));
         known.truncate(KEEP);
     }
 
@@ -28,24 +60,46 @@ impl Policies {
         self.0.clear();
     }
 
-    /// Turns the verdict of an event into a decision. Without the policy the event keeps its numbers.
-    pub(super) fn explain(&self, event: &mut Event, level: Option<Level>) {
-        let Some(verdict) = event.verdict else { return };
-        let Some(decision) = self.decision(event, verdict, level) else { return };
+    /// Says of an event what policy says of it, before the tree knows the event. Who is to be ended for it is the answer.
+    pub(super) fn explain(
+        &mut self,
+        event: &mut Event,
+        tree: &ProcessTree,
+        held: Option<Held>,
+    ) -> Option<ProcessKey> {
+        let Self(sessions) = self;
+        let judges = sessions.get_mut(&event.session)?;
+        judges.names.learn(&event.action);
+        let kill_refused = judges.translate(event, held.map(|held| held.level));
+        let kill_detected = held.is_some_and(|held| judges.detect(event, tree, held));
+        (kill_refused || kill_detected).then_some(event.process).filter(|process| process.tgid != 0)
+    }
+}
+
+impl Judges {
+    /// Turns the verdict of an event into a decision; without the policy the event keeps its numbers. Whether the process
+    /// is to be ended, because the program that refused may not.
+    fn translate(&self, event: &mut Event, level: Option<Level>) -> bool {
+        let Some(verdict) = event.verdict else { return false };
+        if verdict.rule == NO_RULE && event.kind() == EventKind::ProcessFork {
+            event.verdict = None;
+            event.result = Some(-EAGAIN);
+            let generation = self.policies.front().map_or(0, |(policy, _)| policy.generation);
+            event.decision = Some(Box::new(unwatchable(generation)));
+            return false;
+        }
+        let known = self
+            .policies
+            .iter()
+            .find(|(policy, _)| policy.generation & 0xff == u64::from(verdict.generation));
+        let Some((policy, judge)) = known else { return false };
+        let Some(rule) = policy.rules.get(usize::from(verdict.rule)) else { return false };
+        let done = done(event, verdict, level);
         event.verdict = None;
-        if decision.mechanism != Mechanism::None {
+        if done.mechanism != Mechanism::None {
             event.result = event.result.or(Some(-EPERM));
         }
-        event.decision = Some(Box::new(decision));
-    }
-
-    fn decision(&self, event: &Event, verdict: KernelVerdict, level: Option<Level>) -> Option<Decision> {
-        let Self(sessions) = self;
-        let known = sessions.get(&event.session)?;
-        let policy = known.iter().find(|policy| policy.generation & 0xff == u64::from(verdict.generation))?;
-        let rule = policy.rules.get(usize::from(verdict.rule))?;
-        let done = done(event, verdict, level);
-        Some(Decision {
+        event.decision = Some(Box::new(Decision {
             verdict: Verdict {
                 raw_action: verdict.raw_action,
                 severity: Some(rule.severity),
@@ -56,8 +110,81 @@ impl Policies {
             action: done.action,
             would_block: done.would_block,
             mechanism: done.mechanism,
+            enforced: done.enforced,
             generation: policy.generation,
-        })
+        }));
+        done.mechanism == Mechanism::Cgroup && judge.kills(verdict.rule)
+    }
+
+    /// Judges what no program judged. Whether the process is to be ended, because the rule says so and nothing held it.
+    fn detect(&self, event: &mut Event, tree: &ProcessTree, held: Held) -> bool {
+        let in_force = |(policy, _): &&(PolicyLoaded, _)| policy.boot <= event.time;
+        let Some((policy, judge)) = self.policies.iter().find(in_force).or(self.policies.back()) else {
+            return false;
+        };
+        let judged = held.in_kernel.said(event);
+        let harmless = |decision: &Decision| decision.verdict.raw_action <= PolicyAction::Alert;
+        let known = event.decision.as_deref();
+        // Of what it judged, only patterns that it cannot look up are left to say.
+        if judged && !(judge.has_wild() && event.verdict.is_none() && known.is_none_or(harmless)) {
+            return false;
+        }
+        let Some(entry) = unjudged::judge(judge, tree, &self.names, held.in_kernel, event) else {
+            return false;
+        };
+        if judged && !judge.is_wild(entry.rule) {
+            return false;
+        }
+        let wanted = entry.action >= PolicyAction::Confirm;
+        if wanted && held.in_kernel.let_pass(&event.action) {
+            return false;
+        }
+        if entry.action == PolicyAction::Allow && !judged {
+            return false;
+        }
+        let refused = wanted
+            && held.landlock
+            && event.result == Some(-EACCES)
+            && matches!(event.action, Action::NetConnect { .. } | Action::NetBind { .. });
+        let kill = wanted && entry.kill && !refused;
+        let (action, mechanism, enforced) = match (wanted, refused, kill) {
+            (true, true, _) => (PolicyAction::Block, Mechanism::Landlock, Some(Enforced::Applied)),
+            (true, false, true) => (PolicyAction::Alert, Mechanism::Signal, Some(Enforced::TooLate)),
+            (true, false, false) => (PolicyAction::Alert, Mechanism::None, Some(Enforced::Unsupported)),
+            (false, ..) => (entry.action, Mechanism::None, None),
+        };
+        let mut verdict = judge.verdict(&entry);
+        if action == PolicyAction::Allow {
+            verdict.reason = String::new();
+        }
+        event.decision = Some(Box::new(Decision {
+            verdict,
+            action,
+            would_block: entry.would_block || wanted && !refused,
+            mechanism,
+            enforced,
+            generation: policy.generation,
+        }));
+        kill
+    }
+}
+
+/// A fork that was refused: the child could not have been watched.
+fn unwatchable(generation: u64) -> Decision {
+    Decision {
+        verdict: Verdict {
+            raw_action: PolicyAction::Block,
+            severity: Some(Severity::High),
+            rule_ids: vec!["unwatchable".to_owned()],
+            reason:
+                "too many processes are watched already, and what is not watched could do anything; end some"
+                    .to_owned(),
+        },
+        action: PolicyAction::Block,
+        would_block: false,
+        mechanism: Mechanism::Lsm,
+        enforced: Some(Enforced::Applied),
+        generation,
     }
 }
 
@@ -65,6 +192,7 @@ struct Done {
     action: PolicyAction,
     would_block: bool,
     mechanism: Mechanism,
+    enforced: Option<Enforced>,
 }
 
 /// What became of a verdict where it was given. Only the kernel's own checks can refuse: when a system call has
@@ -72,18 +200,22 @@ struct Done {
 fn done(event: &Event, verdict: KernelVerdict, level: Option<Level>) -> Done {
     let KernelVerdict { action, would_block, .. } = verdict;
     if action != PolicyAction::Block {
-        return Done { action, would_block, mechanism: Mechanism::None };
+        return Done { action, would_block, mechanism: Mechanism::None, enforced: None };
     }
+    let held = |mechanism| Done { action, would_block, mechanism, enforced: Some(Enforced::Applied) };
     match (event.vantage, event.kind()) {
-        (Vantage::SyscallExit, _) if event.result != Some(-EPERM) => {
-            Done { action: PolicyAction::Alert, would_block: true, mechanism: Mechanism::None }
-        }
-        (Vantage::Handed, _) => Done { action, would_block, mechanism: Mechanism::Launcher },
+        (Vantage::SyscallExit, _) if event.result != Some(-EPERM) => Done {
+            action: PolicyAction::Alert,
+            would_block: true,
+            mechanism: Mechanism::None,
+            enforced: Some(Enforced::Unsupported),
+        },
+        (Vantage::Handed, _) => held(Mechanism::Launcher),
         // At level `lsm` the hook comes first.
         (_, EventKind::NetConnect | EventKind::NetBind | EventKind::NetSend) if level != Some(Level::Lsm) => {
-            Done { action, would_block, mechanism: Mechanism::Cgroup }
+            held(Mechanism::Cgroup)
         }
-        _ => Done { action, would_block, mechanism: Mechanism::Lsm },
+        _ => held(Mechanism::Lsm),
     }
 }
 
@@ -93,8 +225,8 @@ mod tests {
 
     use super::*;
     use crate::{
-        model::{Action, BootTime, LoadedRule, Mode, ProcessKey, Severity},
-        pipeline::tests::event,
+        model::{BootTime, LoadedRule, Mode},
+        pipeline::{tests::event, unjudged::tests::session},
     };
 
     const SESSION: SessionId = SessionId(1);
@@ -132,19 +264,27 @@ mod tests {
 
     fn loaded(generations: impl IntoIterator<Item = u64>) -> Policies {
         let mut policies = Policies::default();
-        generations.into_iter().for_each(|generation| policies.load(policy(generation)));
+        generations.into_iter().for_each(|generation| {
+            policies.load(policy(generation), session("settings: {unresolved: allow}", Mode::Action))
+        });
         policies
+    }
+
+    fn explain(mut policies: Policies, event: &mut Event) -> bool {
+        let held = Held { level: Level::Lsm, in_kernel: InKernel::default(), landlock: false };
+        policies.explain(event, &ProcessTree::new(), Some(held)).is_some()
     }
 
     #[test]
     fn a_blocked_operation_names_its_rule_and_its_errno() {
         let mut event = judged(0, PolicyAction::Block, 3);
-        loaded([3]).explain(&mut event, Some(Level::Lsm));
+        explain(loaded([3]), &mut event);
         let decision = event.decision.unwrap();
         assert_eq!(decision.verdict.rule_ids, ["keys-3"]);
         assert_eq!(decision.verdict.severity, Some(Severity::High));
         assert_eq!(decision.verdict.reason, "because keys");
         assert_eq!((decision.action, decision.mechanism), (PolicyAction::Block, Mechanism::Lsm));
+        assert_eq!(decision.enforced, Some(Enforced::Applied));
         assert_eq!((decision.generation, event.result, event.verdict), (3, Some(-EPERM), None));
     }
 
@@ -157,7 +297,7 @@ mod tests {
         ] {
             let mut event = judged(0, PolicyAction::Block, 1);
             (event.vantage, event.result) = (Vantage::SyscallExit, result);
-            loaded([1]).explain(&mut event, Some(Level::Lsm));
+            explain(loaded([1]), &mut event);
             let decision = event.decision.unwrap();
             assert_eq!((decision.action, decision.mechanism, event.result), (action, mechanism, result));
             assert_eq!(decision.would_block, action == PolicyAction::Alert);
@@ -170,9 +310,20 @@ mod tests {
             let mut event = judged(rule, PolicyAction::Block, generation);
             event.session = SessionId(session);
             let before = event.clone();
-            loaded([3]).explain(&mut event, Some(Level::Lsm));
+            explain(loaded([3]), &mut event);
             assert_eq!(event, before);
         }
+    }
+
+    #[test]
+    fn a_fork_that_could_not_be_watched_is_a_refusal_without_a_rule() {
+        let mut event = judged(NO_RULE, PolicyAction::Block, 0);
+        let child = ProcessKey { tgid: 0, start_ns: 0 };
+        event.action = Action::ProcessFork { child, namespaces: crate::model::Namespaces::empty() };
+        explain(loaded([1, 2]), &mut event);
+        let decision = event.decision.unwrap();
+        assert_eq!((decision.generation, event.result, event.verdict), (2, Some(-EAGAIN), None));
+        assert_eq!((decision.action, decision.enforced), (PolicyAction::Block, Some(Enforced::Applied)));
     }
 
     proptest! {
@@ -181,7 +332,7 @@ mod tests {
             let policies = loaded(last.saturating_sub(20).max(1)..=last);
             let generation = last.saturating_sub(back).max(1);
             let mut event = judged(1, PolicyAction::Alert, generation);
-            policies.explain(&mut event, Some(Level::Lsm));
+            explain(policies, &mut event);
             if last - generation < KEEP as u64 {
                 let decision = event.decision.unwrap();
                 prop_assert_eq!(decision.generation, generation);

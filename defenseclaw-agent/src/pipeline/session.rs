@@ -1,14 +1,16 @@
 //! One running session: its main process, its count of events, and whether its tree has ended.
 
+use super::{policies::Held, unjudged::InKernel};
 use crate::model::{
-    BootTime, ExitStatus, Level, MainExit, ProcessKey, SessionEnd, SessionId, SessionStart, WallTime,
+    BootTime, ExitStatus, MainExit, ProcessKey, Protection, ProtectionState, SessionEnd, SessionId,
+    SessionStart, WallTime,
 };
 
 #[derive(Debug)]
 pub(super) struct Session {
     pub(super) root: ProcessKey,
     pub(super) n_events: u64,
-    pub(super) level: Level,
+    pub(super) held: Held,
     main: MainExit,
     tree_ended: bool,
     wall: WallTime,
@@ -20,7 +22,7 @@ impl Session {
         Self {
             root: start.root,
             n_events: 0,
-            level: start.protection.level,
+            held: held(&start.protection),
             main: MainExit::StillRunning,
             tree_ended: false,
             wall: start.wall,
@@ -56,5 +58,15 @@ impl Session {
             left_running: u64::try_from(left_running).unwrap_or(u64::MAX),
             events: self.n_events,
         }
+    }
+}
+
+fn held(protection: &Protection) -> Held {
+    let addresses = ["landlock/connect_tcp", "landlock/bind_tcp"];
+    let mut rows = protection.table.iter();
+    Held {
+        level: protection.level,
+        in_kernel: InKernel::of(protection),
+        landlock: rows.any(|row| addresses.contains(&row.name.as_str()) && row.state != ProtectionState::Off),
     }
 }

@@ -31,23 +31,13 @@ enum Specific {
 /// What a session's policy says, as the audit has it.
 pub fn evaluate(session: &Session, actor: Actor<'_>, object: &Object<'_>) -> Verdict {
     match session.judge(actor, object) {
-        Some(entry) => verdict(session, &entry),
+        Some(entry) => session.verdict(&entry),
         None => Verdict {
             raw_action: PolicyAction::Allow,
             severity: None,
             rule_ids: Vec::new(),
             reason: String::new(),
         },
-    }
-}
-
-fn verdict(session: &Session, entry: &Entry) -> Verdict {
-    let info = session.rule(entry.rule);
-    Verdict {
-        raw_action: entry.raw_action,
-        severity: info.map(|info| info.severity),
-        rule_ids: info.map(|info| info.id.clone()).into_iter().collect(),
-        reason: info.map(|info| info.reason.clone()).unwrap_or_default(),
     }
 }
 
@@ -58,6 +48,17 @@ pub fn stricter(a: Option<Entry>, b: Option<Entry>) -> Option<Entry> {
 }
 
 impl Session {
+    /// What the audit has of an entry.
+    pub fn verdict(&self, entry: &Entry) -> Verdict {
+        let info = self.rule(entry.rule);
+        Verdict {
+            raw_action: entry.raw_action,
+            severity: info.map(|info| info.severity),
+            rule_ids: info.map(|info| info.id.clone()).into_iter().collect(),
+            reason: info.map(|info| info.reason.clone()).unwrap_or_default(),
+        }
+    }
+
     /// The decisive entry; none if nothing was said, which allows.
     pub fn judge(&self, actor: Actor<'_>, object: &Object<'_>) -> Option<Entry> {
         match *object {
@@ -112,16 +113,9 @@ impl Session {
     /// The strictest rule that protects something below this directory from being deleted. It spares nobody: whoever
     /// takes away the directory takes more than what is theirs.
     fn below(&self, path: &[&[u8]]) -> Option<Entry> {
-        self.paths
-            .iter()
-            .filter_map(|candidate| {
-                let (key, last) = candidate.below()?;
-                let above = (1..=last).contains(&path.len()) && key.iter().zip(path).all(|(a, b)| a == b);
-                let rule = self.rules.get(candidate.rule)?;
-                (above && rule.entry.raw_action > PolicyAction::Allow).then_some(rule)
-            })
-            .max_by_key(|rule| rule.weight())
-            .map(|rule| Entry { unless: None, ..rule.entry })
+        let directory: Vec<u8> = path.iter().flat_map(|part| [b"/", *part].concat()).collect();
+        let rule = self.rules.get(*self.above.get(&directory)?)?;
+        Some(Entry { unless: None, ..rule.entry })
     }
 
     /// The rule, if it speaks of the effect and does not spare who acts.

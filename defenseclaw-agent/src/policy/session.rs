@@ -50,6 +50,8 @@ pub struct Session {
     pub(super) by_extension: HashMap<Vec<u8>, Vec<usize>>,
     /// Places in `paths` of patterns that begin at the root and name nothing.
     pub(super) of_root: Vec<usize>,
+    /// Of directories with something below that may not be deleted: place of the decisive rule, by path.
+    pub(super) above: HashMap<Vec<u8>, usize>,
 }
 
 /// A rule in a session.
@@ -113,6 +115,7 @@ impl Session {
             by_name: HashMap::new(),
             by_extension: HashMap::new(),
             of_root: Vec::new(),
+            above: HashMap::new(),
         };
         let mut sets = HashMap::new();
         for rule in policy.rules.iter().filter(|rule| profile.is_none_or(|profile| profile.has(rule))) {
@@ -132,6 +135,21 @@ impl Session {
     /// What the audit says of a rule.
     pub fn rule(&self, number: u16) -> Option<&RuleInfo> {
         self.info.get(usize::from(number))
+    }
+
+    /// Whether a rule also ends the process where it blocks.
+    pub fn kills(&self, number: u16) -> bool {
+        self.rules.get(usize::from(number)).is_some_and(|rule| rule.entry.kill)
+    }
+
+    /// Whether there are patterns that only user space can judge.
+    pub fn has_wild(&self) -> bool {
+        !self.wild.is_empty()
+    }
+
+    /// Whether a rule has such a pattern.
+    pub fn is_wild(&self, number: u16) -> bool {
+        self.wild.iter().any(|wild| wild.rule == usize::from(number))
     }
 
     /// Ids of rules with patterns that only user space can judge. None of them blocks.
@@ -180,6 +198,23 @@ impl Session {
     }
 
     fn index(&mut self) {
+        for path in &self.paths {
+            let Some((key, last)) = path.below() else { continue };
+            let Some(rule) =
+                self.rules.get(path.rule).filter(|rule| rule.entry.raw_action > PolicyAction::Allow)
+            else {
+                continue;
+            };
+            let mut directory = Vec::new();
+            for name in key.iter().take(last) {
+                directory.push(b'/');
+                directory.extend_from_slice(name);
+                let known = self.above.entry(directory.clone()).or_insert(path.rule);
+                if self.rules.get(*known).is_none_or(|other| rule.weight() > other.weight()) {
+                    *known = path.rule;
+                }
+            }
+        }
         for (at, path) in self.paths.iter().enumerate() {
             match &path.pattern.key {
                 PathKey::Anchored(key) => match key.last() {

@@ -10,7 +10,8 @@ use super::{
     classes::{Place, Places},
 };
 use crate::model::{
-    Action, Event, LoadedRule, Mode, PolicyAction, PolicyLoaded, PolicyRefused, Posture, ProcessKey, Severity,
+    Action, Enforced, Event, LoadedRule, Mode, PolicyAction, PolicyLoaded, PolicyRefused, Posture,
+    ProcessKey, Severity,
 };
 
 /// Operations that are listed.
@@ -32,6 +33,8 @@ pub struct Judged {
     pub alerted: u64,
     /// Those of them that another mode would have blocked.
     pub would_block: u64,
+    /// Those of them that this mode would have blocked, had anything here been able to.
+    pub not_prevented: u64,
     /// By rule: blocked ones first, then the most severe, then those that reach outside of the project.
     pub groups: Vec<JudgedGroup>,
     /// Events beyond the bound of the lists.
@@ -83,6 +86,9 @@ pub struct JudgedGroup {
     pub action: PolicyAction,
     /// Another mode would have blocked it.
     pub would_block: bool,
+    /// What became of it, if it was to be blocked.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub enforced: Option<Enforced>,
     /// How bad it is; none if the policy is not known.
     pub severity: Option<Severity>,
     /// Rule ids, the decisive one first.
@@ -118,6 +124,7 @@ pub struct JudgedOperation {
 struct GroupKey {
     action: std::cmp::Reverse<PolicyAction>,
     would_block: std::cmp::Reverse<bool>,
+    enforced: std::cmp::Reverse<Option<Enforced>>,
     severity: std::cmp::Reverse<Option<Severity>>,
     rules: Vec<String>,
 }
@@ -168,7 +175,9 @@ impl Builder {
             self.done.blocked += 1;
         } else {
             self.done.alerted += 1;
-            self.done.would_block += u64::from(key.would_block.0);
+            let unheld = key.enforced.0.is_some();
+            self.done.not_prevented += u64::from(unheld);
+            self.done.would_block += u64::from(key.would_block.0 && !unheld);
         }
         let group = self.groups.entry(key).or_default();
         if group.events == 0 {
@@ -214,6 +223,7 @@ impl Builder {
                 JudgedGroup {
                     action: key.action.0,
                     would_block: key.would_block.0,
+                    enforced: key.enforced.0,
                     severity: key.severity.0,
                     rules: key.rules,
                     reason: group.reason,
@@ -225,7 +235,7 @@ impl Builder {
         // Stable: rules that are equal in this keep the order of their ids.
         done.groups.sort_by_key(|group| {
             let inside = !group.operations.iter().any(|operation| operation.outside);
-            (std::cmp::Reverse((group.action, group.would_block, group.severity)), inside)
+            (std::cmp::Reverse((group.action, group.would_block, group.enforced, group.severity)), inside)
         });
         done
     }
@@ -234,6 +244,7 @@ impl Builder {
 /// What an event is grouped by, and the reason of its rule.
 fn group(event: &Event, action: PolicyAction) -> (GroupKey, &str) {
     use std::cmp::Reverse;
+    let enforced = event.decision.as_ref().and_then(|decision| decision.enforced);
     let (would_block, severity, rules, reason) = match (&event.decision, event.verdict) {
         (Some(decision), _) => {
             let verdict = &decision.verdict;
@@ -248,6 +259,7 @@ fn group(event: &Event, action: PolicyAction) -> (GroupKey, &str) {
     let key = GroupKey {
         action: Reverse(action),
         would_block: Reverse(would_block),
+        enforced: Reverse(enforced),
         severity: Reverse(severity),
         rules,
     };

@@ -208,7 +208,8 @@ impl Section {
             | EventKind::Bpf
             | EventKind::ModuleLoad
             | EventKind::IoUringSetup
-            | EventKind::CredChange => Self::Privileged,
+            | EventKind::CredChange
+            | EventKind::PerfOpen => Self::Privileged,
         }
     }
 }

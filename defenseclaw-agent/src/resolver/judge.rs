@@ -12,7 +12,7 @@ use super::{
     private,
 };
 use crate::{
-    model::{Decision, Effect, Mechanism, PolicyAction, Severity, Verdict},
+    model::{Decision, Effect, Enforced, Mechanism, PolicyAction, Severity, Verdict},
     policy::image::{Entry, Image},
 };
 
@@ -168,6 +168,7 @@ impl Judge {
             action: entry.action,
             would_block: entry.would_block,
             mechanism: Mechanism::Resolver,
+            enforced: (entry.action == PolicyAction::Block).then_some(Enforced::Applied),
             generation: self.generation,
         })
     }
@@ -187,6 +188,7 @@ impl Judge {
             action: self.rebinding,
             would_block: self.rebinding < PolicyAction::Block,
             mechanism: Mechanism::Resolver,
+            enforced: (self.rebinding == PolicyAction::Block).then_some(Enforced::Applied),
             generation: self.generation,
         }
     }

@@ -1,7 +1,7 @@
 //! Enforcement of one session: the policy in force, its replacement by another one, the files it protects, and the proof
 //! that it is enforced.
 
-use std::fmt::Display;
+use std::{fmt::Display, sync::Arc};
 
 use tracing::{info, warn};
 
@@ -170,6 +170,11 @@ impl Guard {
             Ok(changed) => info!(changed, "protected files have changed"),
             Err(error) => warn!(%error, "new files are protected by path only"),
         }
+    }
+
+    /// What judges in user space, by the policy in force.
+    pub(super) fn judge(&self) -> Arc<crate::policy::Session> {
+        Arc::clone(&self.in_force.judge)
     }
 
     /// Verdicts by rule of the policy in force, counted by the kernel.

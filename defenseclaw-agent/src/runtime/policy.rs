@@ -9,6 +9,7 @@ use std::{
         fs::OpenOptionsExt,
     },
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use sha2::{Digest, Sha256};
@@ -128,6 +129,8 @@ pub(super) struct Compiled {
     pub(super) mode: Mode,
     pub(super) digest: String,
     pub(super) image: Image,
+    /// What judges in user space.
+    pub(super) judge: Arc<policy::Session>,
     pub(super) identities: Identities,
 }
 
@@ -191,7 +194,8 @@ pub(super) fn compile(
     let session = policy::Session::new(&loaded, &bindings).map_err(said)?;
     let image = session.image().map_err(said)?;
     let identities = identities(&image);
-    Ok(Compiled { name: loaded.name, mode: session.mode(), digest: hash(&text), image, identities })
+    let (mode, judge) = (session.mode(), Arc::new(session));
+    Ok(Compiled { name: loaded.name, mode, digest: hash(&text), image, judge, identities })
 }
 
 /// Files to protect by inode, as they are now.

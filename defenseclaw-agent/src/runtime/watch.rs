@@ -13,7 +13,7 @@ use tokio::{
     task::JoinHandle,
     time::{self, Instant, MissedTickBehavior},
 };
-use tracing::{debug, warn};
+use tracing::{debug, info, warn};
 
 use super::{
     changes::Changes,
@@ -25,9 +25,12 @@ use super::{
     run::{RunError, RunStats},
 };
 use crate::{
-    enforce::Identities,
+    enforce::{self, Identities},
     launcher::{Running, Signals, Step},
-    model::{AuditRecord, Event, ExitStatus, Loss, PolicyLoaded, PostureChange, SessionId, SessionStart},
+    model::{
+        AuditRecord, Event, ExitStatus, Loss, LossReason, PolicyLoaded, PostureChange, ProcessKey, SessionId,
+        SessionStart,
+    },
     pipeline::{self, Effect, Input, State},
     sensor::{self, Sensor},
     store::{StoreError, Writer},
@@ -252,7 +255,7 @@ impl Watch {
             Ok(Done::Compiled(compiled)) => {
                 // Nothing is read between the swap and this: the pipeline knows the policy before its first verdict.
                 let input = match policy.guard.replace(*compiled) {
-                    Ok(loaded) => Input::PolicyLoaded(Box::new(loaded)),
+                    Ok(loaded) => Input::PolicyLoaded(Box::new(loaded), policy.guard.judge()),
                     Err(refused) => Input::PolicyRefused(refused),
                 };
                 self.begin(None)?;
@@ -318,16 +321,18 @@ impl Watch {
             let boot = start.boot;
             let root = start.root;
             self.step(Input::Started(start));
-            if let Some(Begin { mut loaded, mut posture, handed }) =
-                self.policy.as_mut().and_then(|policy| policy.begin.take())
-            {
+            let judging = self.policy.as_mut().and_then(|policy| {
+                let begin = policy.begin.take()?;
+                Some((begin, policy.guard.judge()))
+            });
+            if let Some((Begin { mut loaded, mut posture, handed }, judge)) = judging {
                 // Both were ready before the session began.
                 loaded.boot = boot;
                 if let Some(change) = &mut posture {
                     change.boot = boot;
                 }
                 let generation = loaded.generation;
-                self.step(Input::PolicyLoaded(Box::new(loaded)));
+                self.step(Input::PolicyLoaded(Box::new(loaded), judge));
                 for handed in handed {
                     let event = handed.event(self.session, root, boot, generation);
                     self.step(Input::Event(Box::new(event)));
@@ -345,6 +350,9 @@ impl Watch {
     fn losses(&mut self) -> Result<(), RunError> {
         for loss in self.sensor.losses(clock::boot_now())? {
             self.ends_in_doubt |= loss.kind == "process_exit";
+            if loss.kind == "process_fork" && loss.reason == LossReason::MapFull {
+                warn!(count = loss.count, "processes are not watched: there is no room for more");
+            }
             // These programs serve one session only.
             let loss = Loss { session: Some(self.session), ..loss };
             self.step(Input::Loss(loss));
@@ -374,20 +382,38 @@ impl Watch {
 
     fn carry_out(&mut self) -> Result<(), RunError> {
         let mut rows = Vec::with_capacity(self.effects.len());
+        let mut ends = Vec::new();
         for effect in self.effects.drain(..) {
             match effect {
                 Effect::Store(record) => rows.push(record),
                 Effect::TreeEnded { session } => self.tree_ended |= session == self.session,
+                Effect::Kill(process) => ends.push(process),
             }
         }
         if !rows.is_empty() {
             self.append(rows)?;
         }
+        // What it did is on its way into the audit by now.
+        ends.into_iter().for_each(end);
         Ok(())
     }
 
     fn append(&self, rows: Vec<AuditRecord>) -> Result<(), RunError> {
         Ok(self.writer.append(rows)?)
+    }
+}
+
+/// Ends a process, if it is still the one that is meant.
+fn end(process: ProcessKey) {
+    let held = enforce::Held::open(process.tgid);
+    // Asked when the descriptor is there: its pid cannot become another process's any more.
+    match held {
+        Ok(held) if sensor::is_alive(process) => match held.kill() {
+            Ok(()) => info!(tgid = process.tgid, "ended, as the rule says"),
+            Err(error) => warn!(tgid = process.tgid, %error, "a rule ends this process, but it could not be"),
+        },
+        Ok(_) => {}
+        Err(error) => debug!(tgid = process.tgid, %error, "has ended before a rule could end it"),
     }
 }
 

@@ -184,6 +184,7 @@ pub(super) fn name(kind: Kind) -> &'static str {
         Kind::Bpf => "bpf",
         Kind::ModuleLoad => "module_load",
         Kind::IoUringSetup => "io_uring_setup",
+        Kind::PerfOpen => "perf_open",
         Kind::CredChange => "cred_change",
         Kind::CompatSyscall => "compat_syscall",
     }

@@ -287,6 +287,7 @@ fn action(kind: Kind, record: &Record<'_>) -> Option<Action> {
                 namespace::USER_CREATE => NamespaceOp::UserCreate,
                 namespace::UNSHARE => NamespaceOp::Unshare,
                 namespace::SETNS => NamespaceOp::Setns,
+                namespace::CLONE => NamespaceOp::Clone,
                 _ => return None,
             },
             namespaces: Namespaces::from_bits_truncate(arg(1)),
@@ -319,6 +320,7 @@ fn action(kind: Kind, record: &Record<'_>) -> Option<Action> {
                 new: ids(arg(2), low(arg(3))),
             })
         }
+        Kind::PerfOpen => Action::PerfOpen { event_type: low(arg(0)), config: arg(1) },
         Kind::CompatSyscall => return None,
     })
 }

@@ -116,6 +116,10 @@ pub(super) const JUDGING: &[Hook] = &[
     lsm("file_fcntl"),
     lsm("file_ioctl"),
     lsm("file_ioctl_compat"),
+    lsm("task_alloc"),
+    lsm("capable"),
+    lsm("inode_init_security_anon"),
+    lsm("perf_event_open"),
 ];
 
 /// Hooks that older supported kernels do without: their work is done elsewhere there.

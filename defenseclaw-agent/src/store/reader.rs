@@ -26,6 +26,8 @@ pub struct Filter {
     pub records: Vec<&'static str>,
     /// Only events that policy blocked.
     pub blocked: bool,
+    /// Only events that went through although policy has something to say of them; with `blocked`, both.
+    pub alerts: bool,
     /// About a path, or second path, that matches.
     pub path: Option<GlobMatcher>,
 }
@@ -39,6 +41,16 @@ impl Filter {
             .map_err(|source| StoreError::Pattern { pattern: pattern.to_owned(), source })?;
         self.path = Some(glob.compile_matcher());
         Ok(self)
+    }
+
+    fn has_action(&self, record: &AuditRecord) -> bool {
+        let action = if let AuditRecord::Event(event) = record { event.policy_action() } else { None };
+        match action {
+            _ if !self.blocked && !self.alerts => true,
+            Some(PolicyAction::Block) => self.blocked,
+            Some(PolicyAction::Alert | PolicyAction::Confirm) => self.alerts,
+            Some(PolicyAction::Allow) | None => false,
+        }
     }
 
     fn query(&self, after: u64, end: u64) -> (String, Vec<rusqlite::types::Value>) {
@@ -58,9 +70,17 @@ impl Filter {
                 values.extend(names.iter().map(|name| (*name).to_owned().into()));
             }
         }
+        // A first sieve: quotes within strings of the body are escaped, so no text of a process has this form.
+        let has = |action: &str| format!("instr(body, '\"action\":\"{action}\"') > 0");
+        let mut wanted = Vec::new();
         if self.blocked {
-            // A first sieve: quotes within strings of the body are escaped, so no text of a process has this form.
-            sql.push_str(" AND record = 'event' AND instr(body, '\"action\":\"block\"') > 0");
+            wanted.push(has("block"));
+        }
+        if self.alerts {
+            wanted.extend([has("alert"), has("confirm")]);
+        }
+        if !wanted.is_empty() {
+            write!(sql, " AND record = 'event' AND ({})", wanted.join(" OR ")).ok();
         }
         sql.push_str(" ORDER BY seq");
         (sql, values)
@@ -142,7 +162,7 @@ impl Reader {
             let seq = row.get::<_, i64>(0).map_err(failed)?.cast_unsigned();
             let body = row.get_ref(3).and_then(|value| Ok(value.as_str()?)).map_err(failed)?;
             let record = row::decode(&self.path, seq, body)?;
-            if filter.blocked && !is_blocked(&record) {
+            if !filter.has_action(&record) {
                 continue;
             }
             found.push(Stored { seq, record });
@@ -166,10 +186,6 @@ impl Reader {
     pub(super) fn failed(&self, action: &'static str, err: rusqlite::Error) -> StoreError {
         StoreError::sqlite(&self.path, action, err)
     }
-}
-
-fn is_blocked(record: &AuditRecord) -> bool {
-    matches!(record, AuditRecord::Event(event) if event.policy_action() == Some(PolicyAction::Block))
 }
 
 fn path_of(value: ValueRef<'_>) -> Option<&Path> {

@@ -103,6 +103,27 @@ impl ProcessTree {
         self.processes.get(&key)
     }
 
+    /// Whether a process with this pid is in the tree and has not ended.
+    pub fn is_live_pid(&self, tgid: u32) -> bool {
+        let (first, last) = (ProcessKey { tgid, start_ns: 0 }, ProcessKey { tgid, start_ns: u64::MAX });
+        self.processes.range(first..=last).next_back().is_some_and(|(_, process)| process.is_live())
+    }
+
+    /// Program that a process ran at a moment: its own, or until it has started one that of who made it. None where that
+    /// is not known.
+    pub fn executable_at(&self, key: ProcessKey, time: BootTime) -> Option<&[u8]> {
+        let (mut key, mut time) = (key, time);
+        // A parent is always older than its child (`set_parent`), so this ends.
+        loop {
+            let process = self.get(key)?;
+            if let Some(image) = process.image_at(time) {
+                return Some(&*image.exe).filter(|exe| !exe.is_empty());
+            }
+            time = BootTime(key.start_ns);
+            key = process.parent()?;
+        }
+    }
+
     /// Processes known, live and ended.
     pub fn len(&self) -> usize {
         self.processes.len()

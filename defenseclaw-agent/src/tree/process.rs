@@ -105,6 +105,13 @@ impl Process {
         self.execs.last().or(self.learned.as_deref())
     }
 
+    /// The last program it had started by then, or else what `/proc` says; none if it has started none.
+    pub fn image_at(&self, time: BootTime) -> Option<&Image> {
+        let started = self.execs.iter().rev().find(|image| image.time <= time);
+        let learned = self.learned.as_deref().filter(|_| self.execs.is_empty());
+        started.or(learned)
+    }
+
     /// How and when it ended; none while it lives.
     pub fn ended(&self) -> Option<Ended> {
         self.ended

@@ -2,11 +2,11 @@
 
 use defenseclaw::{
     model::{
-        Access, Action, AuditRecord, BootTime, Capability, CapabilityState, CredChange, Decision, Event,
-        Exec, ExitStatus, FileRef, KernelPath, Level, LoadedRule, Loss, LossReason, MainExit, Mechanism,
-        Mode, ModuleOp, MountOp, NamespaceOp, Namespaces, NetEndpoint, PolicyAction, PolicyLoaded, Posture,
-        PostureChange, ProcessKey, Protection, PtraceOp, SessionEnd, SessionId, SessionStart, Severity, Text,
-        Transport, UnixName, Unproven, Vantage, Verdict, WallTime,
+        Access, Action, AuditRecord, BootTime, Capability, CapabilityState, CredChange, Decision, Enforced,
+        Event, Exec, ExitStatus, FileRef, KernelPath, Level, LoadedRule, Loss, LossReason, MainExit,
+        Mechanism, Mode, ModuleOp, MountOp, NamespaceOp, Namespaces, NetEndpoint, PolicyAction, PolicyLoaded,
+        Posture, PostureChange, ProcessKey, Protection, PtraceOp, SessionEnd, SessionId, SessionStart,
+        Severity, Text, Transport, UnixName, Unproven, Vantage, Verdict, WallTime,
     },
     store::WriterOptions,
 };
@@ -126,6 +126,7 @@ pub(crate) fn judged(action: PolicyAction) -> AuditRecord {
         action,
         would_block: !blocked,
         mechanism: if blocked { Mechanism::Lsm } else { Mechanism::None },
+        enforced: blocked.then_some(Enforced::Applied),
         generation: 1,
     }));
     AuditRecord::Event(event)

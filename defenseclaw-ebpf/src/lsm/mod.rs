@@ -1,6 +1,7 @@
 //! Programs of level `lsm`, one file per subject. They see the kernel's own objects, before the operation happens.
 
 pub mod file;
+mod namespace;
 mod net;
 mod privilege;
 mod signal_owner;

@@ -1,6 +1,7 @@
 //! What needs or changes privileges: other processes, mounts, namespaces, bpf, modules, credentials.
 
 use aya_ebpf::{
+    helpers::generated::bpf_probe_read_kernel,
     macros::{fentry, lsm},
     programs::{FEntryContext, LsmContext},
 };
@@ -17,6 +18,10 @@ const PTRACE_MODE_ATTACH: u64 = 2;
 const CLONE_NEWUSER: u64 = 0x1000_0000;
 /// `READING_MODULE` and `LOADING_MODULE`.
 const MODULE: u64 = 2;
+const PERF_SECURITY_OPEN: u64 = 0;
+/// What the kernel calls the files of io_uring.
+const IO_URING: &[u8] = b"[io_uring]";
+const IO_URING_WORD: u128 = u128::from_ne_bytes(*b"[io_uring]\0\0\0\0\0\0");
 
 /// What policy says about a privileged operation of the current task.
 #[inline(always)]
@@ -243,6 +248,55 @@ pub fn kernel_module_request(ctx: LsmContext) -> i32 {
     record.arg::<0>(module::REQUEST).kernel_str(ctx.arg(0));
     record.submit(Ring::Bulk);
     0
+}
+
+/// The only sight of an io_uring before there is one: its file gets an inode of its own. Attached only where policy judges.
+/// What is permitted is recorded by `io_uring_create`.
+#[lsm(hook = "inode_init_security_anon")]
+pub fn inode_init_security_anon(ctx: LsmContext) -> i32 {
+    let Some(actor) = scope::current() else { return 0 };
+    let class: Ptr = ctx.arg(1);
+    if shim_qstr_len_direct(class) as usize != IO_URING.len() {
+        return 0;
+    }
+    let mut name = 0_u128;
+    // SAFETY: the buffer is longer than the name; the helper checks the source.
+    let failed = unsafe {
+        bpf_probe_read_kernel(
+            (&raw mut name).cast(),
+            IO_URING.len() as u32,
+            shim_qstr_name_direct(class).cast_const(),
+        )
+    };
+    if failed != 0 || name != IO_URING_WORD {
+        return 0;
+    }
+    let judged = judge(&actor, privilege::IO_URING);
+    if !judged.blocks() {
+        return 0;
+    }
+    let Some(record) = Record::begin(Kind::IoUringSetup, &actor) else { return judged.carry_out() };
+    record.submit_judged(&judged)
+}
+
+/// Attached only where policy judges.
+#[lsm(hook = "perf_event_open")]
+pub fn perf_event_open(ctx: LsmContext) -> i32 {
+    let Some(actor) = scope::current() else { return 0 };
+    // It is asked again for some types of events.
+    if ctx.arg::<u64>(1) & 0xffff_ffff != PERF_SECURITY_OPEN {
+        return 0;
+    }
+    let judged = judge(&actor, privilege::PERF);
+    if !judged.is_notable() {
+        return 0;
+    }
+    let Some(mut record) = Record::begin(Kind::PerfOpen, &actor) else { return judged.carry_out() };
+    let attributes: Ptr = ctx.arg(0);
+    record
+        .arg::<0>(u64::from(shim_perf_event_attr_type(attributes)))
+        .arg::<1>(shim_perf_event_attr_config(attributes));
+    record.submit_judged(&judged)
 }
 
 #[inline(always)]

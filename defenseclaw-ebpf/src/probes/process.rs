@@ -33,7 +33,17 @@ pub fn process_fork(ctx: BtfTracePointContext) -> i32 {
     let start = shim_task_struct_start_boottime_direct(child);
     // SAFETY: the label is that of the current task, which stays enrolled while it forks.
     let label = unsafe { Label { start_ns: start, parent_owner: (*actor.label).owner, ..*actor.label } };
-    if SCOPE.insert(u64::from(tgid), &label, 0).is_err() {
+    let judges = verdict::policy(&actor).is_some_and(|policy| policy.judges());
+    let mut full = SCOPE.insert(u64::from(tgid), &label, 0).is_err();
+    if judges {
+        // The last place is the one that `task_alloc` has taken for this child. Between the two steps another processor may
+        // get it: then this is one of the losses below.
+        scope::unreserve(actor.task);
+        if full {
+            full = SCOPE.insert(u64::from(tgid), &label, 0).is_err();
+        }
+    }
+    if full {
         // The child is not watched: that is the alarm, and user space refuses to be quiet about it.
         count(Kind::ProcessFork, Count::Seen);
         count(Kind::ProcessFork, Count::MapFull);
@@ -108,6 +118,9 @@ pub fn process_exec(ctx: BtfTracePointContext) -> i32 {
 pub fn process_exit(ctx: BtfTracePointContext) -> i32 {
     let Some(actor) = scope::current() else { return 0 };
     let task: Ptr = ctx.arg(0);
+    if verdict::policy(&actor).is_some_and(|policy| policy.judges()) {
+        scope::unreserve(task);
+    }
     let group = shim_task_struct_signal_direct(task);
     if shim_signal_struct_live_direct(group) != 0 {
         return 0;

@@ -9,7 +9,7 @@ use super::{
 };
 use crate::{
     cli::describe,
-    model::{Level, PolicyAction, Posture},
+    model::{Enforced, Level, PolicyAction, Posture},
     report::{Judged, JudgedGroup, JudgedOperation},
 };
 
@@ -19,7 +19,12 @@ const TIME_WIDTH: usize = 9;
 
 /// The numbers beside the heading.
 pub(super) fn summary(judged: &Judged) -> String {
-    format!("{} blocked, {} alerted", words::number(judged.blocked), words::number(judged.alerted))
+    let mut words =
+        format!("{} blocked, {} alerted", words::number(judged.blocked), words::number(judged.alerted));
+    if judged.not_prevented > 0 {
+        words.extend([" (", &words::number(judged.not_prevented), " not prevented)"]);
+    }
+    words
 }
 
 /// Lines of the section, without its heading; none if there was no policy.
@@ -37,24 +42,31 @@ pub(super) fn lines(
         let words = format!("{} beyond what a report lists", words::count(judged.unlisted, "event"));
         lines.extend(paragraph(&words, Role::Warning, options));
     }
-    let seen = judged.policies.is_empty() || level.is_none_or(|level| level == Level::Lsm);
-    if !seen {
-        let words = "Files, programs and privileged operations are not judged at this level: what policy would have said of \
-                     them is not known.";
+    let policy = !judged.policies.is_empty();
+    let unseen = policy && level == Some(Level::None);
+    if unseen {
+        let words = "Nothing is observed at this level: what policy would have said is not known.";
         lines.extend(paragraph(words, Role::Warning, options));
-    } else if judged.groups.is_empty() && !judged.policies.is_empty() {
+    } else if judged.groups.is_empty() && policy {
         lines.extend(paragraph("Nothing was blocked, and nothing is to be looked at.", Role::Good, options));
+    }
+    if policy && !unseen && level.is_some_and(|level| level != Level::Lsm) {
+        let words = "Files, programs and privileged operations are judged after they have happened at this level, by what is \
+                     known then: they are detected, not prevented.";
+        lines.extend(paragraph(words, Role::Warning, options));
     }
     lines.extend(in_force(judged, options));
     lines
 }
 
 fn group(group: &JudgedGroup, commands: &Commands, options: &RenderOptions) -> Vec<Line> {
-    let (verb, role) = match (group.action, group.would_block) {
-        (PolicyAction::Block, _) => ("blocked", Role::Bad),
-        (_, true) => ("would be blocked in another mode", Role::Warning),
-        (PolicyAction::Confirm, false) => ("to be confirmed", Role::Warning),
-        (PolicyAction::Alert | PolicyAction::Allow, false) => ("alert", Role::Warning),
+    let (verb, role) = match (group.action, group.enforced, group.would_block) {
+        (PolicyAction::Block, ..) => ("blocked", Role::Bad),
+        (_, Some(Enforced::TooLate), _) => ("not prevented, process ended", Role::Bad),
+        (_, Some(Enforced::Applied | Enforced::Unsupported), _) => ("detected, not prevented", Role::Bad),
+        (_, None, true) => ("went through, would be blocked in another mode", Role::Warning),
+        (PolicyAction::Confirm, None, false) => ("to be confirmed", Role::Warning),
+        (PolicyAction::Alert | PolicyAction::Allow, None, false) => ("alert", Role::Warning),
     };
     let severity = group.severity.map(|severity| format!(" ({severity})")).unwrap_or_default();
     let rules = group.rules.iter().map(|id| escape(id.as_bytes())).collect::<Vec<_>>().join(", ");

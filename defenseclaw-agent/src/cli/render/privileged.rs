@@ -118,6 +118,7 @@ fn describe(operation: &PrivilegedOperation, commands: &Commands) -> String {
             NamespaceOp::UserCreate => "new user namespace".to_owned(),
             NamespaceOp::Unshare => format!("new namespaces: {}", names(*namespaces)),
             NamespaceOp::Setns => format!("joins namespaces: {}", names(*namespaces)),
+            NamespaceOp::Clone => format!("process in new namespaces: {}", names(*namespaces)),
         },
         Action::Bpf { command } => match bpf_command(*command) {
             Some(name) => format!("bpf {name}"),
@@ -132,6 +133,7 @@ fn describe(operation: &PrivilegedOperation, commands: &Commands) -> String {
             }
         }
         Action::IoUringSetup { submission_entries, .. } => format!("io_uring, {submission_entries} entries"),
+        Action::PerfOpen { event_type, .. } => format!("performance events of type {event_type}"),
         Action::CredChange(CredChange { group, old, new }) => {
             let ids = |ids: &[u32; 3]| ids.map(|id| id.to_string()).join("/");
             let what = if *group { "group" } else { "user" };

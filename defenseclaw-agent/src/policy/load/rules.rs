@@ -58,7 +58,8 @@ impl Reader<'_> {
         if !effects.is_empty() || !privileges.is_empty() {
             self.fit(fields.get("match").unwrap_or(node), effects, &given);
         }
-        let unless = fields.get("unless").and_then(|node| self.unless(node));
+        let unless =
+            fields.get("unless").and_then(|node| self.unless(node, id.as_deref().unwrap_or_default()));
         let severity = fields
             .get("severity")
             .and_then(|node| self.word(node, "severity", Severity::ALL, Severity::as_str));
@@ -156,7 +157,7 @@ impl Reader<'_> {
         }
     }
 
-    fn unless(&mut self, node: &Node) -> Option<Spared> {
+    fn unless(&mut self, node: &Node, id: &str) -> Option<Spared> {
         let fields = self.map(node, "unless", &["executables", "parents"])?;
         let spared = match (fields.get("executables"), fields.get("parents")) {
             (Some(_), Some(_)) => {
@@ -174,9 +175,12 @@ impl Reader<'_> {
         let (Spared::Executables(patterns) | Spared::Parents(patterns)) = &spared;
         for pattern in patterns {
             let held = pattern.value.wild();
-            let extension = pattern.value.as_str().starts_with("**/*.").then_some("it goes by extension");
-            if let Some(why) = held.or(extension) {
-                let message = format!("the kernel cannot recognise {:?}: {why}", pattern.value.as_str());
+            let text = pattern.value.as_str();
+            let extension = text.starts_with("**/*.").then_some("it goes by extension");
+            let anywhere = (text.starts_with("**/") && text.ends_with("/**"))
+                .then_some("the directory may be anywhere, and only names of programs may");
+            if let Some(why) = held.or(extension).or(anywhere) {
+                let message = format!("rule {id:?}: the kernel cannot recognise {text:?}: {why}");
                 self.problems.at(&pattern.at, message, "name programs by full path, or a directory with /**");
             }
         }

@@ -138,6 +138,10 @@ fn mistakes_have_words() {
             "by extension",
         ),
         (
+            &rule("effect: exec, match: {paths: /a}, severity: low, unless: {executables: '**/bin/**'}"),
+            "may be anywhere",
+        ),
+        (
             &rule("effect: exec, match: {paths: '/a/*/b'}, severity: high, reason: x"),
             "the kernel cannot hold",
         ),

@@ -24,6 +24,9 @@ pub(crate) struct Arguments {
     /// Runs; the median counts
     #[arg(long, default_value_t = 3)]
     runs: usize,
+    /// Preset that judges every event, as where no hook of the kernel does
+    #[arg(long)]
+    policy: Option<String>,
     /// Directory of the database, on a disk
     #[arg(long)]
     directory: Option<PathBuf>,
@@ -51,6 +54,7 @@ pub(crate) fn measure(arguments: &Arguments) -> Result<ExitCode> {
             .arg(scratch.path().join(format!("audit-{run}.db")))
             .arg("--events")
             .arg(arguments.events.to_string())
+            .args(arguments.policy.iter().flat_map(|preset| ["--policy", preset]))
             .stderr(std::process::Stdio::inherit())
             .output()?;
         if !output.status.success() {

@@ -1,12 +1,16 @@
 //! One replay, in a process of its own, so that its memory is what a watcher of this load has: the programs are loaded
 //! and their rings mapped as well.
 
-use std::{fs, path::PathBuf, process::ExitCode, time::Instant};
+use std::{fs, path::PathBuf, process::ExitCode, sync::Arc, time::Instant};
 
 use anyhow::{Context as _, Result, bail};
 use defenseclaw::{
-    model::{AuditRecord, BootTime, KernelPath, Level, ProcessKey, Protection, SessionStart, Text, WallTime},
+    model::{
+        AuditRecord, BootTime, KernelPath, Level, Mode, PolicyLoaded, ProcessKey, Protection, SessionStart,
+        Text, WallTime,
+    },
     pipeline::{self, Effect, Input, State},
+    policy,
     runtime::clock,
     sensor::{self, Sensor, SensorOptions},
     store::{Writer, WriterOptions},
@@ -28,6 +32,8 @@ pub(crate) struct Stages {
     database: PathBuf,
     #[arg(long)]
     events: u64,
+    #[arg(long)]
+    policy: Option<String>,
 }
 
 /// What one replay gave.
@@ -64,6 +70,11 @@ pub(crate) fn run(arguments: &Stages) -> Result<ExitCode> {
     let mut state = State::new();
     let mut effects = Vec::new();
     pipeline::step(&mut state, Input::Started(start(boot, wall)), boot, &mut effects);
+    if let Some(preset) = &arguments.policy {
+        let judge = judge(preset)?;
+        let loaded = loaded(boot, judge.mode());
+        pipeline::step(&mut state, Input::PolicyLoaded(Box::new(loaded), judge), boot, &mut effects);
+    }
     for index in 0..LIVE {
         pipeline::step(&mut state, Input::Learned(Box::new(facts(index))), boot, &mut effects);
     }
@@ -116,10 +127,38 @@ fn store(writer: &Writer, effects: &mut Vec<Effect>) -> Result<()> {
         .drain(..)
         .filter_map(|effect| match effect {
             Effect::Store(record) => Some(record),
-            Effect::TreeEnded { .. } => None,
+            Effect::TreeEnded { .. } | Effect::Kill(_) => None,
         })
         .collect();
     Ok(writer.append(rows)?)
+}
+
+fn judge(preset: &str) -> Result<Arc<policy::Session>> {
+    let text = policy::preset(preset).with_context(|| format!("there is no preset {preset}"))?;
+    let included = |name: &str| policy::preset(name).map(str::to_owned);
+    let problems = |found: Vec<policy::Problem>| anyhow::anyhow!("{found:?}");
+    let loaded = policy::load(preset, text, &included).map_err(problems)?;
+    let bindings = policy::Bindings {
+        home: b"/root".to_vec(),
+        project: b"/nowhere".to_vec(),
+        profile: "default".to_owned(),
+        mode: Some(Mode::Observe),
+    };
+    Ok(Arc::new(policy::Session::new(&loaded, &bindings).map_err(problems)?))
+}
+
+fn loaded(boot: BootTime, mode: Mode) -> PolicyLoaded {
+    PolicyLoaded {
+        session: SESSION,
+        // The capture is older.
+        boot: BootTime(boot.0.min(1)),
+        profile: 0,
+        name: String::new(),
+        mode,
+        generation: 1,
+        digest: String::new(),
+        rules: Vec::new(),
+    }
 }
 
 fn start(boot: BootTime, wall: WallTime) -> Box<SessionStart> {
@@ -136,7 +175,7 @@ fn start(boot: BootTime, wall: WallTime) -> Box<SessionStart> {
         kernel: String::new(),
         version: String::new(),
         protection: Protection {
-            level: Level::Lsm,
+            level: Level::Tracepoint,
             level_reason: String::new(),
             capabilities: Vec::new(),
             table: Vec::new(),

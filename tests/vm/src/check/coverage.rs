@@ -76,6 +76,7 @@ fn hooks(action: &Action, call: &str) -> &'static [&'static str] {
         Action::Bpf { .. } => &["bpf"],
         Action::ModuleLoad { .. } if call == "finit_module" => &["kernel_read_file"],
         Action::ModuleLoad { .. } => &["kernel_load_data"],
+        Action::PerfOpen { .. } => &["perf_event_open"],
         Action::CredChange(change) if change.group => &["task_fix_setgid"],
         Action::CredChange(_) => &["task_fix_setuid"],
         Action::ProcessFork { .. }

@@ -12,7 +12,7 @@ use crate::sys;
 const OPEN_32: u32 = 5;
 
 /// `int 0x80` with up to three arguments.
-fn call_32(number: u32, first: u32, second: u32, third: u32) -> i32 {
+pub(crate) fn call_32(number: u32, first: u32, second: u32, third: u32) -> i32 {
     let result: u32;
     // SAFETY: rbx, which the compiler keeps for itself, is restored; the kernel changes no other register but these and
     // r8 to r11. Addresses among the arguments are below 4 GiB and live.

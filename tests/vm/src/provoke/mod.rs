@@ -1,7 +1,7 @@
 //! The provoker: one watched process that runs every case in a forked child of its own. Each case acts, and writes down
 //! what it knows of its acts; it never looks at what was recorded.
 
-mod compat;
+pub(crate) mod compat;
 mod dns;
 mod exec;
 mod exit;

@@ -1,9 +1,11 @@
 //! Trials that need a run of their own: floods, kills, exit codes, and everything that goes wrong.
 
+pub(crate) mod attempt;
 mod detach;
 mod errors;
 mod exit_code;
 mod flood;
+mod judged;
 mod kill;
 
 use std::{
@@ -25,7 +27,7 @@ pub(crate) const RUN_SECONDS: u64 = 600;
 type Run = fn(&Setting) -> Result<()>;
 
 pub(crate) fn trials(setting: &Setting) -> Vec<Trial> {
-    let all: [(&str, Run); 18] = [
+    let all: [(&str, Run); 26] = [
         ("run/flood", flood::equations),
         ("run/kill, before exec", kill::before_exec),
         ("run/kill, command started", kill::started),
@@ -44,6 +46,14 @@ pub(crate) fn trials(setting: &Setting) -> Vec<Trial> {
         ("run/disk full at the start", errors::full_at_start),
         ("run/disk full meanwhile", errors::full_meanwhile),
         ("run/without privileges", errors::unprivileged),
+        ("run/judged, observe", judged::observe),
+        ("run/judged, action", judged::action),
+        ("run/judged, kill", judged::kill),
+        ("run/judged, kill by the cgroup", judged::kill_by_cgroup),
+        ("run/judged, privileges", judged::privileges),
+        ("run/judged, no room to watch", judged::no_room),
+        ("run/judged, preset default", judged::preset_default),
+        ("run/judged, preset strict", judged::preset_strict),
     ];
     all.into_iter()
         .map(|(name, run)| {

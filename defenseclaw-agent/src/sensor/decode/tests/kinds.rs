@@ -332,6 +332,7 @@ fn privileges() -> Vec<Case> {
         ("namespace_user", namespace(namespace::USER_CREATE, NamespaceOp::UserCreate)),
         ("unshare", namespace(namespace::UNSHARE, NamespaceOp::Unshare)),
         ("setns", namespace(namespace::SETNS, NamespaceOp::Setns)),
+        ("clone", namespace(namespace::CLONE, NamespaceOp::Clone)),
         ("module_request", module(module::REQUEST, ModuleOp::Request)),
         ("module_file", module(module::FILE, ModuleOp::File)),
         ("module_memory", module(module::MEMORY, ModuleOp::Memory)),
@@ -364,6 +365,11 @@ fn privileges() -> Vec<Case> {
             "io_uring_setup",
             Raw::of(Kind::IoUringSetup).args([8, 16, 2]),
             Action::IoUringSetup { submission_entries: 8, completion_entries: 16, flags: 2 },
+        ),
+        case(
+            "perf_open",
+            Raw::of(Kind::PerfOpen).args([1, 2]),
+            Action::PerfOpen { event_type: 1, config: 2 },
         ),
     ]);
     all
