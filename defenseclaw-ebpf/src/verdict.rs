@@ -716,7 +716,9 @@ fn of_port(policy: &InForce, cell: *const Cell, peer: &Peer) -> Entry {
 /// What a name permitted that led to this address.
 #[inline(always)]
 fn resolved(policy: &InForce, peer: &Peer) -> Entry {
-    let mut key = ResolvedKey { address: [0; 16], profile: policy.profile, reserved: 0 };
+    // SAFETY: the image lies in its map.
+    let generation = unsafe { (*policy.image).generation } as u32;
+    let mut key = ResolvedKey { address: [0; 16], profile: policy.profile, generation };
     // SAFETY: the array is 16 bytes.
     unsafe {
         let words = (&raw mut key.address).cast::<u64>();

@@ -14,6 +14,7 @@ mod identity;
 mod layout;
 mod maps;
 mod owners;
+mod resolved;
 mod running;
 #[cfg(test)]
 mod sample;
@@ -24,9 +25,10 @@ pub use alias::PathEntries;
 pub use canary::{Attempts, Trap, posture};
 pub use counters::VerdictTotals;
 pub use error::EnforceError;
-pub use holds::holds;
+pub use holds::{RESOLVER, holds};
 pub use identity::{Bounds, Identities, Identity, find as find_identities};
 pub use maps::{MAPS, Maps};
+pub use resolved::{Coming, Resolutions, Said};
 pub use swap::{Enforcer, Swapped};
 
 /// Profile of the one session that an embedded run judges.

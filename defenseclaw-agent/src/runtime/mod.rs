@@ -6,6 +6,7 @@ mod confine;
 mod diagnose;
 mod guard;
 mod host;
+mod names;
 mod pace;
 mod policy;
 mod rootless;
@@ -23,5 +24,6 @@ pub use crate::{
         UserChoice, choose_user, finish_like,
         landlock::{LandlockChoice, LandlockLevel, Siblings},
     },
+    resolver::ResolverStats,
     sensor::SensorOptions,
 };

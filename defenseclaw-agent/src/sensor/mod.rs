@@ -23,7 +23,7 @@ use aya::{
     maps::{HashMap, IterableMap, Map, MapData, MapError, ProgramArray},
     programs::{CgroupAttachMode, CgroupSkbAttachType},
 };
-pub use cgroup::{Question, Questions, Redirects, ResolverPorts};
+pub use cgroup::{Otherwise, Questions, Redirects, ResolverPorts};
 pub use counters::SensorStats;
 pub use decode::{DecodeError, decode_record};
 use defenseclaw_ebpf::Label;
@@ -175,7 +175,8 @@ impl Sensor {
         let held = if name == "SCOPE" {
             self.scope.map()
         } else {
-            let (Map::Array(map) | Map::HashMap(map) | Map::PerCpuArray(map)) = self.object.map(name)? else {
+            let map = self.object.map(name)?;
+            let (Map::Array(map) | Map::HashMap(map) | Map::LruHashMap(map) | Map::PerCpuArray(map)) = map else {
                 return None;
             };
             map
