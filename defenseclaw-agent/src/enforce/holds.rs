@@ -14,7 +14,8 @@ pub const RESOLVER: &str = "resolver";
 
 /// What holds rules about host names, whatever the effect: names are judged by the resolver, their addresses by what it
 /// told the kernel.
-const NAMES: Lists = &[&["cgroup/connect4", "cgroup/connect6", "cgroup/sendmsg4", "cgroup/sendmsg6", RESOLVER]];
+const NAMES: Lists =
+    &[&["cgroup/connect4", "cgroup/connect6", "cgroup/sendmsg4", "cgroup/sendmsg6", RESOLVER]];
 
 /// What refuses an effect: all hooks of one of these lists.
 fn hooks_of(effect: Effect) -> Lists {
@@ -147,7 +148,11 @@ impl Pieces {
 fn unresolved(protection: &Protection) -> String {
     let found = protection.capabilities.iter().find(|capability| capability.name == RESOLVER);
     let reason = found.map_or("", |capability| capability.reason.as_str());
-    if reason.is_empty() { "names are not resolved here".to_owned() } else { format!("no resolver: {reason}") }
+    if reason.is_empty() {
+        "names are not resolved here".to_owned()
+    } else {
+        format!("no resolver: {reason}")
+    }
 }
 
 fn works(hook: &str, protection: &Protection) -> bool {
@@ -213,7 +218,11 @@ mod tests {
 
     #[test]
     fn names_need_the_resolver_at_every_level() {
-        let host = |entry| HostRow { labels: vec!["a".to_owned()], below: false, entries: vec![(Ports::ANY, entry)] };
+        let host = |entry| HostRow {
+            labels: vec!["a".to_owned()],
+            below: false,
+            entries: vec![(Ports::ANY, entry)],
+        };
         let block = |effects, rule| Entry { effects, ..sample::entry(rule) };
         let image = Image {
             hosts: vec![host(block(Effects::DNS, 0)), host(block(Effects::NET_CONNECT, 1))],
@@ -228,7 +237,10 @@ mod tests {
             let mut without = protection(level, &cgroup[..4], &[RESOLVER]);
             without.capabilities.last_mut().unwrap().reason = "no loopback".to_owned();
             for hold in holds(&image, &without) {
-                assert_eq!((hold.held, hold.reasons), (Held::Nothing, vec!["no resolver: no loopback".to_owned()]));
+                assert_eq!(
+                    (hold.held, hold.reasons),
+                    (Held::Nothing, vec!["no resolver: no loopback".to_owned()])
+                );
             }
             let silent = holds(&image, &protection(level, &cgroup[..4], &[]));
             assert!(silent.iter().all(|hold| hold.held == Held::Nothing));

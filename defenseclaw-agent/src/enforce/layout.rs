@@ -122,7 +122,11 @@ pub(super) fn note(image: &mut abi::Image, hash: u64, class: u32) {
 }
 
 /// A cell of these entries, the decisive first.
-pub(super) fn cell(image: &Image, entries: &[(Reach, Ports, Entry)], numbers: &Numbers) -> Result<Cell, EnforceError> {
+pub(super) fn cell(
+    image: &Image,
+    entries: &[(Reach, Ports, Entry)],
+    numbers: &Numbers,
+) -> Result<Cell, EnforceError> {
     let mut cell = Cell::default();
     if let Some((.., excess)) = entries.get(ENTRIES) {
         let reason = format!(

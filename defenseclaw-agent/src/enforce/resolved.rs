@@ -100,11 +100,7 @@ fn key(profile: u32, address: IpAddr, generation: u64) -> ResolvedKeyPod {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{
-        enforce::sample,
-        model::Effects,
-        policy::image::Unless,
-    };
+    use crate::{enforce::sample, model::Effects, policy::image::Unless};
 
     fn resolutions() -> Option<Resolutions> {
         nix::unistd::geteuid()
@@ -114,8 +110,7 @@ mod tests {
 
     fn rows(resolutions: &Resolutions) -> Vec<(ResolvedKey, Resolved)> {
         let map = resolutions.map.lock().unwrap();
-        let mut rows: Vec<_> =
-            map.iter().map(Result::unwrap).map(|(key, value)| (key.0, value.0)).collect();
+        let mut rows: Vec<_> = map.iter().map(Result::unwrap).map(|(key, value)| (key.0, value.0)).collect();
         rows.sort_by_key(|(key, _)| (key.generation, key.address));
         rows
     }

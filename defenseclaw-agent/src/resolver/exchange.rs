@@ -114,9 +114,7 @@ impl Shared {
     pub(super) fn stage(&self, profile: u32, judge: Judge) -> Result<(), String> {
         let known = {
             let mut profiles = self.profiles.write().unwrap_or_else(PoisonError::into_inner);
-            let fresh = || {
-                Arc::new(Profile { state: Mutex::default(), places: Semaphore::new(AT_ONCE) })
-            };
+            let fresh = || Arc::new(Profile { state: Mutex::default(), places: Semaphore::new(AT_ONCE) });
             Arc::clone(profiles.entry(profile).or_insert_with(fresh))
         };
         let mut state = known.state();

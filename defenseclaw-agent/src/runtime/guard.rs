@@ -19,7 +19,8 @@ use crate::{
     },
     launcher::{Canary, Cgroup, Forbidden},
     model::{
-        BootTime, Event, Level, Loss, Mode, PolicyLoaded, PolicyRefused, Posture, PostureChange, Protection, SessionId, Unproven,
+        BootTime, Event, Level, Loss, Mode, PolicyLoaded, PolicyRefused, Posture, PostureChange, Protection,
+        SessionId, Unproven,
     },
     resolver::ResolverStats,
     sensor::Sensor,

@@ -98,7 +98,8 @@ impl Names {
         let (redirects, questions) = sensor.names().map_err(|error| error.to_string())?;
         let resolutions = Resolutions::open(|name| sensor.map(name)).map_err(|error| error.to_string())?;
         let namespace = format!("/proc/{}/ns/net", prepared.pid());
-        let namespace = File::open(&namespace).map_err(|error| format!("cannot open {namespace}: {error}"))?;
+        let namespace =
+            File::open(&namespace).map_err(|error| format!("cannot open {namespace}: {error}"))?;
         let (report, reports) = mpsc::channel(REPORTS);
         Ok(Self {
             resolver: Some(Resolver::new(Arc::new(Halves { questions, resolutions }), report)),
@@ -135,11 +136,7 @@ impl Names {
             image: Arc::new(compiled.image.clone()),
             generation: coming.generation,
             sets: coming.sets.clone(),
-            rebinding: if compiled.mode == Mode::Observe {
-                PolicyAction::Alert
-            } else {
-                PolicyAction::Block
-            },
+            rebinding: if compiled.mode == Mode::Observe { PolicyAction::Alert } else { PolicyAction::Block },
         };
         resolver.stage(SESSION_PROFILE, &rules).map_err(|error| error.to_string())?;
         if !self.led {

@@ -233,7 +233,7 @@ pub fn run(options: &RunOptions) -> Result<RunOutcome, RunError> {
         let skipped = &compiled.identities.skipped;
         warnings.extend(skipped.iter().map(|skipped| format!("not protected by inode: {skipped}")));
         let cgroup = prepared.placement().cgroup();
-        let (mut guard, loaded) = 
+        let (mut guard, loaded) =
             Guard::install(&sensor, session, chosen, directories, compiled, &protection, names)?;
         let posture = guard.prove(&mut sensor, cgroup)?;
         let file = match &chosen.source {

@@ -13,7 +13,9 @@ use aya::{
 use defenseclaw_ebpf::redirect::{Flow, FlowKey, Redirect, RedirectKey};
 
 use super::{Sensor, SensorError, hooks, map_error, refusal};
-use crate::model::{Asker, BootTime, Capability, CapabilityState, ProcessKey, SessionId, ToolCallId, Transport};
+use crate::model::{
+    Asker, BootTime, Capability, CapabilityState, ProcessKey, SessionId, ToolCallId, Transport,
+};
 
 macro_rules! pods {
     ($($pod:ident of $of:ident,)*) => {$(
@@ -200,10 +202,7 @@ impl Sensor {
         let failed = map_error("open the maps of names");
         let redirects = Map::from_map_data(open("DNS_REDIRECT")?).and_then(HashMap::try_from);
         let questions = Map::from_map_data(open("DNS_FLOWS")?).and_then(HashMap::try_from);
-        Ok((
-            Redirects { map: redirects.map_err(&failed)? },
-            Questions { map: questions.map_err(&failed)? },
-        ))
+        Ok((Redirects { map: redirects.map_err(&failed)? }, Questions { map: questions.map_err(&failed)? }))
     }
 
     /// Programs on a session's cgroup that could not be attached, for names to be resolved: all of them are needed.

@@ -176,7 +176,8 @@ impl Sensor {
             self.scope.map()
         } else {
             let map = self.object.map(name)?;
-            let (Map::Array(map) | Map::HashMap(map) | Map::LruHashMap(map) | Map::PerCpuArray(map)) = map else {
+            let (Map::Array(map) | Map::HashMap(map) | Map::LruHashMap(map) | Map::PerCpuArray(map)) = map
+            else {
                 return None;
             };
             map

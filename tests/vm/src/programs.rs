@@ -23,6 +23,9 @@ const PROGRAMS: &[&str] = &[
     "background",
     "work",
     "network-client",
+    "network-stage",
+    "network-asker",
+    "network-outsider",
 ];
 
 pub(crate) fn is_program(name: &[u8]) -> bool {
@@ -45,6 +48,9 @@ pub(crate) fn main(program: &[u8], arguments: &[&[u8]]) -> ExitCode {
         b"flood" => flood(path(0), number(1).unwrap_or(0)),
         b"background" => background(path(0)),
         b"network-client" => crate::network::client_main(arguments),
+        b"network-stage" => crate::network::run::stage_main(arguments),
+        b"network-asker" => crate::network::run::asker_main(arguments),
+        b"network-outsider" => crate::network::run::outsider_main(arguments),
         b"work" => crate::oracle::work::main(path(0), path(1)),
         _ => ExitCode::from(98),
     }

@@ -197,7 +197,9 @@ fn the_kernels_numbers_become_those_of_the_image() {
         owner,
         parent_owner,
     };
-    for (kernel, own) in [(0, 0), (0b1000, 0b001), (0b0001, 0b100), (0b1001, 0b101), (0b0110, 0), (u64::MAX, 0b101)] {
+    for (kernel, own) in
+        [(0, 0), (0b1000, 0b001), (0b0001, 0b100), (0b1001, 0b101), (0b0110, 0), (u64::MAX, 0b101)]
+    {
         assert_eq!(judge.owners(&asker(kernel, 0)), Owners { own, parent: 0 });
         assert_eq!(judge.owners(&asker(0, kernel)), Owners { own: 0, parent: own });
     }

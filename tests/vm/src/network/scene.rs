@@ -164,7 +164,12 @@ impl Scene {
         let listening = resolver.serve(namespace, System { servers, searched: Vec::new() })?;
         if redirected {
             let defenseclaw::resolver::Ports { udp4, udp6, tcp4, tcp6 } = listening.ports;
-            redirects.lead(PROFILE, listening.netns, &ResolverPorts { udp4, udp6, tcp4, tcp6 }, Otherwise::Refused)?;
+            redirects.lead(
+                PROFILE,
+                listening.netns,
+                &ResolverPorts { udp4, udp6, tcp4, tcp6 },
+                Otherwise::Refused,
+            )?;
             redirects.elsewhere(PROFILE, Otherwise::Refused)?;
         } else {
             redirects.forget(PROFILE, 0)?;

@@ -4,7 +4,7 @@ mod detach;
 mod errors;
 mod exit_code;
 mod flood;
-mod kill;
+pub(crate) mod kill;
 
 use std::{
     process::{Child, Command, ExitStatus, Stdio},
