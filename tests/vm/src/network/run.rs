@@ -199,9 +199,7 @@ fn judged(setting: &Setting) -> Result<()> {
     let heard = stage.server.asked().into_iter().filter(|asked| asked.name == "blocked.example.com.").count();
     ensure!(heard == 1, "the server was asked {heard} times for the blocked name");
 
-    for arguments in
-        [&["events", "--blocked", "--session", "last"] as &[&str], &["report", "--session", "last"]]
-    {
+    for arguments in [&["events", "--blocked", "--session", "last"] as &[&str], &["report"]] {
         let shown = shown(setting, &stage.db, arguments)?;
         for part in ["blocked.example.com", "n.blocked", "rebind.example.com", REBINDING] {
             ensure!(shown.contains(part), "`{}` says nothing of {part}:\n{shown}", arguments.join(" "));
