@@ -49,7 +49,7 @@ fn hooks_of_privilege(privilege: Privilege) -> Lists {
     match privilege {
         Privilege::Ptrace => &[&["lsm/ptrace_access_check", "lsm/ptrace_traceme"]],
         Privilege::Inspect => &[&["lsm/ptrace_access_check"]],
-        Privilege::Signal => &[&["lsm/task_kill"]],
+        Privilege::Signal => &[&["lsm/task_kill", "lsm/file_fcntl", "lsm/file_ioctl"]],
         Privilege::Mount => &[&["lsm/sb_mount", "lsm/sb_umount", "lsm/move_mount", "lsm/sb_pivotroot"]],
         Privilege::Chroot => &[&["lsm/path_chroot"]],
         Privilege::UserNamespace => &[&["lsm/userns_create"]],
@@ -57,7 +57,7 @@ fn hooks_of_privilege(privilege: Privilege) -> Lists {
         Privilege::Module => {
             &[&["lsm/kernel_read_file", "lsm/kernel_load_data", "lsm/kernel_module_request"]]
         }
-        Privilege::SetId => &[&["lsm/task_fix_setuid", "lsm/task_fix_setgid"]],
+        Privilege::SetId => &[&["lsm/task_fix_setuid", "lsm/task_fix_setgid", "lsm/task_fix_setgroups"]],
         Privilege::RawSocket | Privilege::OtherSocket => &[&["lsm/socket_create"]],
         Privilege::Device => &[&["lsm/path_mknod"]],
         Privilege::Namespace | Privilege::IoUring | Privilege::Perf => &[],
@@ -98,9 +98,8 @@ type Lists = &'static [&'static [&'static str]];
 struct Pieces {
     held: bool,
     unheld: bool,
-    /// Nothing is needed of LSM.
-    cgroup: bool,
-    resolver: bool,
+    /// What holds what is held, if not BPF LSM.
+    mechanism: Option<Mechanism>,
     reasons: Vec<String>,
 }
 
@@ -108,8 +107,11 @@ impl Pieces {
     fn add(&mut self, lists: Lists, protection: &Protection) {
         let missing = |hooks: &&&'static [&'static str]| hooks.iter().any(|hook| !works(hook, protection));
         if let Some(holding) = lists.iter().find(|hooks| !missing(hooks)) {
-            self.cgroup |= holding.iter().any(|hook| hook.starts_with("cgroup/"));
-            self.resolver |= holding.contains(&RESOLVER);
+            if holding.contains(&RESOLVER) {
+                self.mechanism = Some(Mechanism::Resolver);
+            } else if holding.iter().any(|hook| hook.starts_with("cgroup/")) {
+                self.mechanism = self.mechanism.or(Some(Mechanism::Cgroup));
+            }
             self.held = true;
             return;
         }
@@ -135,11 +137,7 @@ impl Pieces {
             (true, true) => Held::Part,
             (false, true) => Held::Nothing,
         };
-        let mechanism = match (self.resolver, self.cgroup) {
-            (true, _) => Mechanism::Resolver,
-            (false, true) => Mechanism::Cgroup,
-            (false, false) => Mechanism::Lsm,
-        };
+        let mechanism = self.mechanism.unwrap_or(Mechanism::Lsm);
         RuleHold { rule, mechanism, held, reasons: self.reasons }
     }
 }

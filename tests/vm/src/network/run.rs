@@ -57,7 +57,7 @@ pub(super) fn trials(setting: &Setting) -> Vec<Trial> {
 /// the names.
 fn policy(spared: &Path, lists_before: &[&str]) -> String {
     let spared = spared.display();
-    let before: String = lists_before
+    let before: Vec<String> = lists_before
         .iter()
         .enumerate()
         .map(|(at, list)| {
@@ -67,6 +67,7 @@ fn policy(spared: &Path, lists_before: &[&str]) -> String {
             )
         })
         .collect();
+    let before = before.concat();
     format!(
         "version: 1
 settings: {{unresolved: allow}}
