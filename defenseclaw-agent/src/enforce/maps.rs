@@ -91,6 +91,12 @@ pub(super) fn said(error: &MapError) -> String {
     if let MapError::SyscallError(error) = error { error.io_error.to_string() } else { error.to_string() }
 }
 
+/// There is no such row.
+pub(super) fn is_absent(error: &MapError) -> bool {
+    matches!(error, MapError::KeyNotFound)
+        || matches!(error, MapError::SyscallError(error) if error.io_error.raw_os_error() == Some(libc::ENOENT))
+}
+
 /// The kernel has no room for another row.
 pub(super) fn is_full(error: &MapError) -> bool {
     matches!(error, MapError::SyscallError(error)

@@ -7,12 +7,12 @@ use std::{
     sync::{Mutex, PoisonError},
 };
 
-use aya::maps::{HashMap, Map, MapData, MapError};
+use aya::maps::{HashMap, Map, MapData};
 use defenseclaw_ebpf::image::{Resolved, ResolvedKey};
 
 use super::{
     EnforceError, layout,
-    maps::{ResolvedKeyPod, ResolvedPod, failed, shape},
+    maps::{ResolvedKeyPod, ResolvedPod, failed, is_absent, shape},
     owners::Numbers,
 };
 use crate::{
@@ -81,8 +81,8 @@ impl Resolutions {
     pub fn forget(&self, profile: u32, address: IpAddr, generation: u64) -> Result<(), EnforceError> {
         let mut map = self.map.lock().unwrap_or_else(PoisonError::into_inner);
         match map.remove(&key(profile, address, generation)) {
-            Ok(()) | Err(MapError::KeyNotFound) => Ok(()),
-            Err(error) => Err(failed("remove a row of", RESOLVED)(error)),
+            Err(error) if !is_absent(&error) => Err(failed("remove a row of", RESOLVED)(error)),
+            Ok(()) | Err(_) => Ok(()),
         }
     }
 }

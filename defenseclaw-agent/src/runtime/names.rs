@@ -234,3 +234,54 @@ pub(super) fn serve(names: &mut Result<Names, String>, image: &Image) -> Option<
     };
     Some(Capability { name: RESOLVER.to_owned(), state, reason })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::policy::{self, Bindings};
+
+    #[test]
+    fn only_policies_that_speak_of_names_need_a_resolver() {
+        let rule = |text: &str| format!("rules:\n  - {{id: a, {text}, severity: high, reason: x}}\n");
+        let cases = [
+            (rule("effect: net.connect, match: {addresses: [192.0.2.0/24]}"), false),
+            (rule("effect: net.connect, match: {hosts: [a.example]}"), true),
+            (rule("effect: dns, match: {hosts: [\"*.a.example\"]}"), true),
+            ("defaults: {net.connect: block}\n".to_owned(), false),
+            ("defaults: {dns: allow}\n".to_owned(), false),
+            ("defaults: {dns: block}\n".to_owned(), true),
+        ];
+        for (text, expected) in cases {
+            for mode in [Mode::Observe, Mode::Action] {
+                let loaded = policy::load("p", &format!("version: 1\n{text}"), &|_| None).unwrap();
+                let bindings = Bindings {
+                    home: b"/h".to_vec(),
+                    project: b"/h/p".to_vec(),
+                    profile: "default".to_owned(),
+                    mode: Some(mode),
+                };
+                let image = policy::Session::new(&loaded, &bindings).unwrap().image().unwrap();
+                assert_eq!(concern(&image), expected, "{text}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_resolved_is_said_only_where_it_matters() {
+        let mut names: Result<Names, String> = Err("no cgroup".to_owned());
+        assert_eq!(serve(&mut names, &Image::default()), None);
+        let entry = policy::image::Entry {
+            effects: Effects::DNS,
+            rule: 0,
+            action: PolicyAction::Block,
+            raw_action: PolicyAction::Block,
+            would_block: false,
+            kill: false,
+            unless: None,
+        };
+        let image = Image { defaults: vec![entry], ..Image::default() };
+        let missing = serve(&mut names, &image).unwrap();
+        assert_eq!((missing.name.as_str(), missing.state), (RESOLVER, CapabilityState::Missing));
+        assert_eq!(missing.reason, "no cgroup");
+    }
+}

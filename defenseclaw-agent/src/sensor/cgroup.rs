@@ -12,7 +12,7 @@ use aya::{
 };
 use defenseclaw_ebpf::redirect::{Flow, FlowKey, Redirect, RedirectKey};
 
-use super::{Sensor, SensorError, hooks, map_error, refusal};
+use super::{Sensor, SensorError, hooks, map_error, refusal, removed};
 use crate::model::{
     Asker, BootTime, Capability, CapabilityState, ProcessKey, SessionId, ToolCallId, Transport,
 };
@@ -83,10 +83,7 @@ impl Redirects {
 
     /// Takes back what was said of `profile` in a namespace; `netns` 0: elsewhere.
     pub fn forget(&mut self, profile: u32, netns: u64) -> Result<(), SensorError> {
-        match self.map.remove(&key(profile, netns)) {
-            Ok(()) | Err(aya::maps::MapError::KeyNotFound) => Ok(()),
-            Err(error) => Err(map_error("stop leading questions for names")(error)),
-        }
+        removed(self.map.remove(&key(profile, netns))).map_err(map_error("stop leading questions for names"))
     }
 }
 
