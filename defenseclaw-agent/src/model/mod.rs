@@ -17,7 +17,7 @@ pub use action::{
 pub use asker::Asker;
 pub use capability::{
     Capability, CapabilityState, Held, Level, Posture, Protection, ProtectionRow, ProtectionState, RuleHold,
-    Unproven,
+    Unproven, best_holds,
 };
 pub use event::{Event, KernelVerdict, Vantage};
 pub use ids::{BootTime, ParseSessionIdError, ProcessKey, SessionId, ToolCallId, WallTime};

@@ -4,12 +4,14 @@
 mod asker;
 mod stage;
 
-use std::{collections::BTreeMap, ffi::OsStr, fs, path::Path};
+use std::{collections::BTreeMap, ffi::OsStr, fs, os::unix::process::CommandExt, path::Path};
 
 use anyhow::{Context, Result, ensure};
 pub(crate) use asker::{main as asker_main, outsider_main};
 use defenseclaw::{
-    model::{Action, AuditRecord, CapabilityState, Event, Held, Mechanism, PolicyAction, SessionStart},
+    model::{
+        Action, AuditRecord, CapabilityState, Event, Held, Level, Mechanism, PolicyAction, SessionStart,
+    },
     resolver::REBINDING,
 };
 use libtest_mimic::{Completion, Failed, Trial};
@@ -33,6 +35,7 @@ const CASES: &[(&str, Case)] = &[
     ("network/run: observe refuses nothing", observed),
     ("network/run: reloads leave no gap", reloaded),
     ("network/run: killed", killed),
+    ("network/run: without a cgroup", without_cgroup),
     ("network/run: presets hold their rules about names", presets),
 ];
 
@@ -275,6 +278,32 @@ fn reloaded(setting: &Setting) -> Result<()> {
     Ok(())
 }
 
+/// Where no cgroup can be made, rules about names are not held, and that is said instead of done without.
+fn without_cgroup(setting: &Setting) -> Result<()> {
+    let dir = run_dir()?;
+    let (db, file) = (dir.path().join("audit.db"), dir.path().join("policy.yaml"));
+    fs::write(&file, policy(&dir.path().join("spared"), &[]))?;
+    let program = own_program()?;
+    for accepted in [false, true] {
+        let mut options =
+            vec![OsStr::new("--mode"), OsStr::new("action"), OsStr::new("--policy"), file.as_os_str()];
+        options.extend(accepted.then_some(OsStr::new("--allow-degraded")));
+        let command = [program.as_os_str(), OsStr::new("exit"), OsStr::new("0")];
+        let mut run = watched(setting, &db, &options, &command);
+        // SAFETY: between fork and exec it makes system calls only.
+        unsafe { run.pre_exec(stage::without_cgroups) };
+        let ended = to_its_end(&mut run)?;
+        ensure!(ended.status.success() == accepted, "{}:\n{}", ended.status, ended.stderr);
+        if !accepted {
+            for part in ["n.blocked is held not at all", "no resolver: the command has no cgroup of its own"]
+            {
+                ensure!(ended.stderr.contains(part), "nothing says `{part}`:\n{}", ended.stderr);
+            }
+        }
+    }
+    Ok(())
+}
+
 /// Without `--persist` everything ends with the watcher: sockets that spoke with the resolver get no answer, and what is
 /// asked anew is nobody's business any more.
 fn killed(setting: &Setting) -> Result<()> {
@@ -295,12 +324,16 @@ fn killed(setting: &Setting) -> Result<()> {
     Ok(())
 }
 
-/// Whatever else is not held here, rules about names are.
+/// Whatever else is not held here, rules about names are. At level `lsm` all of `default` is.
 fn presets(setting: &Setting) -> Result<()> {
     let dir = run_dir()?;
     let (db, program) = (dir.path().join("audit.db"), own_program()?);
     for preset in ["default", "strict"] {
-        let options = ["--policy", preset, "--mode", "action", "--allow-degraded"].map(OsStr::new);
+        let mut options = vec!["--policy", preset, "--mode", "action"];
+        if preset != "default" || setting.level != Level::Lsm {
+            options.push("--allow-degraded");
+        }
+        let options: Vec<_> = options.into_iter().map(OsStr::new).collect();
         let command = [program.as_os_str(), OsStr::new("exit"), OsStr::new("0")];
         let ended = to_its_end(&mut watched(setting, &db, &options, &command))?;
         ensure!(ended.status.success(), "{preset}: {}", ended.stderr);

@@ -3,7 +3,7 @@
 
 use std::{
     fs::{self, File},
-    io::{BufRead, BufReader, Write},
+    io::{self, BufRead, BufReader, Write},
     net::TcpListener,
     os::{
         fd::{AsFd, BorrowedFd, OwnedFd},
@@ -20,7 +20,10 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
-use nix::sched::{CloneFlags, setns};
+use nix::{
+    mount::{MntFlags, MsFlags, mount, umount2},
+    sched::{CloneFlags, setns, unshare},
+};
 
 use super::super::{interfaces, server::Server};
 use crate::{
@@ -48,6 +51,14 @@ pub(crate) fn main(arguments: &[&[u8]]) -> ExitCode {
     let error = Command::new(words.next().unwrap()).args(words).stdin(Stdio::null()).exec();
     eprintln!("the stage: {error}");
     ExitCode::FAILURE
+}
+
+/// Hides the hierarchy of cgroups from the calling process, in a mount namespace of its own.
+pub(super) fn without_cgroups() -> io::Result<()> {
+    unshare(CloneFlags::CLONE_NEWNS)?;
+    mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>)?;
+    umount2("/sys/fs/cgroup", MntFlags::MNT_DETACH)?;
+    Ok(())
 }
 
 /// Accepts connections on every address of a network namespace.
