@@ -225,7 +225,9 @@ pub struct ResolvedKey {
     /// IPv4 as `::ffff:a.b.c.d`.
     pub address: [u8; 16],
     pub profile: u32,
-    pub reserved: u32,
+    /// Low bits of [`Image::generation`]: what the next policy says stands beside what this one does, so that the swap of
+    /// the image is the swap of both.
+    pub generation: u32,
 }
 
 /// What a resolved name permits.

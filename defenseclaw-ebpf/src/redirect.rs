@@ -36,8 +36,8 @@ pub struct Redirect {
     pub tcp4: u16,
     /// Connections to ::1.
     pub tcp6: u16,
-    /// Zero.
-    pub reserved: u32,
+    /// Not 0: a question that cannot be led there goes where it was to go, because nothing is to be blocked.
+    pub lenient: u32,
 }
 
 /// Who asks. Fields as in [`super::Header`] and [`super::Label`].

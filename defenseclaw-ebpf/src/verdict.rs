@@ -756,7 +756,9 @@ fn resolved(policy: &InForce, peer: &Peer) -> Entry {
     let (high, low) = address.split_at_mut(8);
     high.copy_from_slice(&peer.high.to_be_bytes());
     low.copy_from_slice(&peer.low.to_be_bytes());
-    let key = ResolvedKey { address, profile: policy.profile, reserved: 0 };
+    // SAFETY: as above.
+    let generation = unsafe { (*policy.image).generation } as u32;
+    let key = ResolvedKey { address, profile: policy.profile, generation };
     let Some(found) = RESOLVED.get_ptr(&key) else { return Entry::NONE };
     // SAFETY: the value lies in its map, the image in its own; the helper has no preconditions.
     unsafe {

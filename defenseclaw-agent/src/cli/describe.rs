@@ -348,6 +348,7 @@ fn loss(loss: &Loss) -> String {
         }
         LossReason::MapFull => "missing: a map was full",
         LossReason::DecodeError => "missing: the record could not be understood",
+        LossReason::QueueFull => "missing: a queue was full",
         LossReason::StoreError => "missing: could not be stored",
         LossReason::Unclean => "missing: the recording was cut off",
     };

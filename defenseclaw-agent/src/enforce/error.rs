@@ -48,6 +48,12 @@ pub enum EnforceError {
         /// What the kernel said.
         reason: String,
     },
+    /// What resolved names say could not be handed over with the policy.
+    #[error("cannot make resolved names ready: {reason}; the policy before it stays in force")]
+    Names {
+        /// Why not.
+        reason: String,
+    },
     /// No such profile.
     #[error("profile {profile} does not exist; there are {}", defenseclaw_ebpf::image::PROFILES)]
     Profile {

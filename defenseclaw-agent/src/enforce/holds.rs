@@ -8,8 +8,16 @@ use crate::{
     policy::image::{Entry, Image},
 };
 
-/// What refuses an effect: all hooks of one of these lists. Names of users' resolution are held by the resolver, which
-/// says so itself.
+/// Capability of a session for which names are resolved: programs of the cgroup lead questions to the resolver, which
+/// refuses names and tells the kernel whose the addresses are.
+pub const RESOLVER: &str = "resolver";
+
+/// What holds rules about host names, whatever the effect: names are judged by the resolver, their addresses by what it
+/// told the kernel.
+const NAMES: Lists =
+    &[&["cgroup/connect4", "cgroup/connect6", "cgroup/sendmsg4", "cgroup/sendmsg6", RESOLVER]];
+
+/// What refuses an effect: all hooks of one of these lists.
 fn hooks_of(effect: Effect) -> Lists {
     match effect {
         Effect::FileRead => &[&["lsm/file_open"]],
@@ -32,7 +40,7 @@ fn hooks_of(effect: Effect) -> Lists {
             &["cgroup/connect4", "cgroup/connect6", "cgroup/sendmsg4", "cgroup/sendmsg6"],
         ],
         Effect::NetBind => &[&["lsm/socket_bind"], &["cgroup/bind4", "cgroup/bind6"]],
-        Effect::Dns => &[&[]],
+        Effect::Dns => NAMES,
     }
 }
 
@@ -75,6 +83,9 @@ pub fn holds(image: &Image, protection: &Protection) -> Vec<RuleHold> {
             note(entry, hooks_of(*effect));
         }
     }
+    for (_, entry) in image.hosts.iter().flat_map(|row| &row.entries) {
+        note(entry, NAMES);
+    }
     for (privilege, entry) in &image.privileges {
         note(entry, hooks_of_privilege(*privilege));
     }
@@ -89,8 +100,8 @@ type Lists = &'static [&'static [&'static str]];
 struct Pieces {
     held: bool,
     unheld: bool,
-    /// Nothing is needed of LSM.
-    cgroup: bool,
+    /// What holds what is held, if not BPF LSM.
+    mechanism: Option<Mechanism>,
     reasons: Vec<String>,
 }
 
@@ -98,12 +109,17 @@ impl Pieces {
     fn add(&mut self, lists: Lists, protection: &Protection) {
         let missing = |hooks: &&&'static [&'static str]| hooks.iter().any(|hook| !works(hook, protection));
         if let Some(holding) = lists.iter().find(|hooks| !missing(hooks)) {
-            self.cgroup |= holding.iter().any(|hook| hook.starts_with("cgroup/"));
+            if holding.contains(&RESOLVER) {
+                self.mechanism = Some(Mechanism::Resolver);
+            } else if holding.iter().any(|hook| hook.starts_with("cgroup/")) {
+                self.mechanism = self.mechanism.or(Some(Mechanism::Cgroup));
+            }
             self.held = true;
             return;
         }
         self.unheld = true;
         let reason = match lists.first() {
+            Some(hooks) if hooks.contains(&RESOLVER) => unresolved(protection),
             Some(hooks) if protection.level == Level::Lsm => {
                 let missing = hooks.iter().filter(|hook| !works(hook, protection));
                 let missing: Vec<_> = missing.copied().collect();
@@ -123,8 +139,19 @@ impl Pieces {
             (true, true) => Held::Part,
             (false, true) => Held::Nothing,
         };
-        let mechanism = if self.cgroup { Mechanism::Cgroup } else { Mechanism::Lsm };
+        let mechanism = self.mechanism.unwrap_or(Mechanism::Lsm);
         RuleHold { rule, mechanism, held, reasons: self.reasons }
+    }
+}
+
+/// Why names are not resolved here.
+fn unresolved(protection: &Protection) -> String {
+    let found = protection.capabilities.iter().find(|capability| capability.name == RESOLVER);
+    let reason = found.map_or("", |capability| capability.reason.as_str());
+    if reason.is_empty() {
+        "names are not resolved here".to_owned()
+    } else {
+        format!("no resolver: {reason}")
     }
 }
 
@@ -143,7 +170,7 @@ mod tests {
     use crate::{
         enforce::sample,
         model::{Capability, Effects},
-        policy::image::{AddressRow, Ports},
+        policy::image::{AddressRow, HostRow, Ports},
     };
 
     fn protection(level: Level, working: &[&str], missing: &[&str]) -> Protection {
@@ -186,6 +213,37 @@ mod tests {
             let unheld: Vec<_> = unheld.map(|hold| hold.rule.as_str()).collect();
             assert_eq!(unheld, expected, "{level:?} {working:?}");
             assert!(found.iter().all(|hold| (hold.held == Held::Whole) == hold.reasons.is_empty()));
+        }
+    }
+
+    #[test]
+    fn names_need_the_resolver_at_every_level() {
+        let host = |entry| HostRow {
+            labels: vec!["a".to_owned()],
+            below: false,
+            entries: vec![(Ports::ANY, entry)],
+        };
+        let block = |effects, rule| Entry { effects, ..sample::entry(rule) };
+        let image = Image {
+            hosts: vec![host(block(Effects::DNS, 0)), host(block(Effects::NET_CONNECT, 1))],
+            defaults: vec![block(Effects::DNS, 2)],
+            ..Image::default()
+        };
+        let cgroup = ["cgroup/connect4", "cgroup/connect6", "cgroup/sendmsg4", "cgroup/sendmsg6", RESOLVER];
+        for level in [Level::Lsm, Level::Tracepoint] {
+            let found = holds(&image, &protection(level, &cgroup, &[]));
+            let all: Vec<_> = found.iter().map(|hold| (hold.held, hold.mechanism)).collect();
+            assert_eq!(all, [(Held::Whole, Mechanism::Resolver); 3]);
+            let mut without = protection(level, &cgroup[..4], &[RESOLVER]);
+            without.capabilities.last_mut().unwrap().reason = "no loopback".to_owned();
+            for hold in holds(&image, &without) {
+                assert_eq!(
+                    (hold.held, hold.reasons),
+                    (Held::Nothing, vec!["no resolver: no loopback".to_owned()])
+                );
+            }
+            let silent = holds(&image, &protection(level, &cgroup[..4], &[]));
+            assert!(silent.iter().all(|hold| hold.held == Held::Nothing));
         }
     }
 

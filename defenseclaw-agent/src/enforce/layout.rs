@@ -80,6 +80,10 @@ pub(super) fn lay_out(
         note(&mut laid, hash, class);
         rows.push((Key { hash, class, slot: place.slot }, cell, first.rule));
     }
+    // Written when a name is resolved; what cannot be is refused now.
+    for (_, entry) in image.hosts.iter().flat_map(|row| &row.entries) {
+        words::entry(image, entry, Reach::Exact, place.numbers)?;
+    }
     fill_lengths(image, &mut laid)?;
     fill_fixed(image, &mut laid, place.numbers)?;
     if !image.hosts.is_empty() {
@@ -136,7 +140,12 @@ pub(super) fn note(image: &mut abi::Image, hash: u64, class: u32) {
     };
 }
 
-fn cell(image: &Image, entries: &[(Reach, Ports, Entry)], numbers: &Numbers) -> Result<Cell, EnforceError> {
+/// A cell of these entries, the decisive first.
+pub(super) fn cell(
+    image: &Image,
+    entries: &[(Reach, Ports, Entry)],
+    numbers: &Numbers,
+) -> Result<Cell, EnforceError> {
     let mut cell = Cell::default();
     if let Some((.., excess)) = entries.get(ENTRIES) {
         let reason = format!(

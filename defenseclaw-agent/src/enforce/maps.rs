@@ -8,7 +8,7 @@ use aya::{
 };
 use defenseclaw_ebpf::{
     Label,
-    image::{Cell, Current, Image, Key, VerdictCounts},
+    image::{Cell, Current, Image, Key, Resolved, ResolvedKey, VerdictCounts},
 };
 
 use super::EnforceError;
@@ -35,7 +35,15 @@ macro_rules! pods {
     )*};
 }
 
-pods!(KeyPod(Key), CellPod(Cell), ImagePod(Image), CountsPod(VerdictCounts), LabelPod(Label));
+pods!(
+    KeyPod(Key),
+    CellPod(Cell),
+    ImagePod(Image),
+    CountsPod(VerdictCounts),
+    LabelPod(Label),
+    ResolvedKeyPod(ResolvedKey),
+    ResolvedPod(Resolved)
+);
 
 /// Handles of the maps. The programs hold the maps, too; dropping this changes nothing.
 pub struct Maps {
@@ -69,7 +77,7 @@ impl Maps {
     }
 }
 
-fn shape(map: &'static str) -> impl Fn(MapError) -> EnforceError {
+pub(super) fn shape(map: &'static str) -> impl Fn(MapError) -> EnforceError {
     move |error| EnforceError::Shape { map, reason: error.to_string() }
 }
 
@@ -81,6 +89,12 @@ pub(super) fn failed(operation: &'static str, map: &'static str) -> impl Fn(MapE
 /// What the kernel said.
 pub(super) fn said(error: &MapError) -> String {
     if let MapError::SyscallError(error) = error { error.io_error.to_string() } else { error.to_string() }
+}
+
+/// There is no such row.
+pub(super) fn is_absent(error: &MapError) -> bool {
+    matches!(error, MapError::KeyNotFound)
+        || matches!(error, MapError::SyscallError(error) if error.io_error.raw_os_error() == Some(libc::ENOENT))
 }
 
 /// The kernel has no room for another row.

@@ -15,6 +15,7 @@ mod kill;
 mod layout;
 mod maps;
 mod owners;
+mod resolved;
 mod running;
 #[cfg(test)]
 mod sample;
@@ -25,10 +26,11 @@ pub use alias::PathEntries;
 pub use canary::{Attempts, Trap, posture};
 pub use counters::VerdictTotals;
 pub use error::EnforceError;
-pub use holds::holds;
+pub use holds::{RESOLVER, holds};
 pub use identity::{Bounds, Identities, Identity, find as find_identities, identity_of};
 pub use kill::Held;
 pub use maps::{MAPS, Maps};
+pub use resolved::{Coming, Resolutions, Said};
 pub use swap::{Enforcer, Swapped};
 
 /// Profile of the one session that an embedded run judges.

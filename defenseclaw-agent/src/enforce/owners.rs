@@ -34,6 +34,16 @@ enum Unnumbered {
 }
 
 impl Numbers {
+    /// Those that were numbered.
+    pub(super) fn of_sets(&self) -> Vec<Option<u8>> {
+        self.0.iter().map(|number| number.ok()).collect()
+    }
+
+    /// As they were when the image was installed.
+    pub(super) fn known(sets: &[Option<u8>]) -> Self {
+        Self(sets.iter().map(|number| number.ok_or(Unnumbered::NotHeld)).collect())
+    }
+
     /// The number of a set.
     pub(super) fn number(&self, image: &Image, entry: &Entry, set: u8) -> Result<u8, EnforceError> {
         let Self(numbers) = self;

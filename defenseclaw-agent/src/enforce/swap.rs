@@ -12,7 +12,7 @@ use aya::maps::MapError;
 use defenseclaw_ebpf::image::{self as abi, Cell, Key, PROFILES, class};
 
 use super::{
-    EnforceError, Identity, Maps, grace,
+    Coming, EnforceError, Identity, Maps, grace,
     layout::{self, Layout},
     maps::{CURRENT, CellPod, IMAGES, ImagePod, KeyPod, RULES, failed, is_full, said},
     owners::{self, Masks, Numbers, OwnerKey, Registry},
@@ -100,6 +100,17 @@ impl Enforcer {
         policy: &Image,
         identities: &[Identity],
     ) -> Result<Swapped, EnforceError> {
+        self.install_after(profile, policy, identities, |_coming| Ok(()))
+    }
+
+    /// Likewise; `ready` is called when everything is written, just before the swap, and can call it off.
+    pub fn install_after(
+        &mut self,
+        profile: u32,
+        policy: &Image,
+        identities: &[Identity],
+        ready: impl FnOnce(&Coming) -> Result<(), String>,
+    ) -> Result<Swapped, EnforceError> {
         let started = Instant::now();
         let (slot, generation) = self.free_slot(profile)?;
         let mut registry = self.registry.clone();
@@ -111,6 +122,8 @@ impl Enforcer {
         let written = self.write(policy, &registry, slot, &image, &rows, &mut undo);
         let written = written.and_then(|()| {
             running::refresh(&mut self.maps.scope, &registry);
+            let coming = Coming { generation, sets: numbers.of_sets() };
+            ready(&coming).map_err(|reason| EnforceError::Names { reason })?;
             let write = started.elapsed();
             self.maps.current.set(profile, index(slot), 0).map_err(failed("swap", CURRENT))?;
             Ok((write, started.elapsed()))

@@ -146,6 +146,28 @@ pub struct RuleHold {
     pub reasons: Vec<String>,
 }
 
+/// Of each rule what holds most of it, in the order of the rules. Where several hold equally little, each says why; what
+/// was asked last says it first.
+pub fn best_holds(rules: &[RuleHold]) -> Vec<RuleHold> {
+    let mut best: Vec<RuleHold> = Vec::new();
+    for hold in rules {
+        match best.iter_mut().find(|known| known.rule == hold.rule) {
+            Some(known) if hold.held > known.held => known.clone_from(hold),
+            Some(known) if hold.held == known.held => {
+                let before = std::mem::replace(&mut known.reasons, hold.reasons.clone());
+                for reason in before {
+                    if !known.reasons.contains(&reason) {
+                        known.reasons.push(reason);
+                    }
+                }
+            }
+            Some(_) => {}
+            None => best.push(hold.clone()),
+        }
+    }
+    best
+}
+
 /// Whether blocking was proven to work: three operations that must fail were tried.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "posture", rename_all = "snake_case")]
@@ -178,5 +200,38 @@ impl Posture {
             Self::Degraded { .. } => "degraded",
             Self::Off => "off",
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_holds_most_counts_and_otherwise_every_reason() {
+        let hold = |rule: &str, mechanism, held, reason: &str| RuleHold {
+            rule: rule.to_owned(),
+            mechanism,
+            held,
+            reasons: [reason].into_iter().filter(|reason| !reason.is_empty()).map(str::to_owned).collect(),
+        };
+        let best = best_holds(&[
+            hold("a", Mechanism::None, Held::Nothing, "no right"),
+            hold("b", Mechanism::Landlock, Held::Whole, ""),
+            hold("c", Mechanism::Landlock, Held::Part, "some"),
+            hold("a", Mechanism::Lsm, Held::Nothing, "not active"),
+            hold("b", Mechanism::Lsm, Held::Nothing, "not active"),
+            hold("c", Mechanism::Lsm, Held::Whole, ""),
+        ]);
+        let best: Vec<_> =
+            best.iter().map(|hold| (hold.rule.as_str(), hold.held, hold.reasons.join(", "))).collect();
+        assert_eq!(
+            best,
+            [
+                ("a", Held::Nothing, "not active, no right".to_owned()),
+                ("b", Held::Whole, String::new()),
+                ("c", Held::Whole, String::new()),
+            ]
+        );
     }
 }

@@ -20,6 +20,8 @@ pub enum LossReason {
     MapFull,
     /// A record arrived that could not be decoded.
     DecodeError,
+    /// A queue of ours had no room, or ended before the record was taken from it.
+    QueueFull,
     /// A record could not be stored.
     StoreError,
     /// The writer ended without saying so: what was in flight is unknown.

@@ -1,6 +1,7 @@
 //! Domain types: what every other room speaks. No I/O, no clock, nothing of the kernel ABI.
 
 mod action;
+mod asker;
 mod capability;
 mod event;
 mod ids;
@@ -13,9 +14,10 @@ pub use action::{
     Access, Action, CredChange, EventKind, Exec, ExitStatus, FileRef, ModuleOp, MountOp, NamespaceOp,
     Namespaces, NetEndpoint, PtraceOp, SocketKind, Transport, UnixName,
 };
+pub use asker::Asker;
 pub use capability::{
     Capability, CapabilityState, Held, Level, Posture, Protection, ProtectionRow, ProtectionState, RuleHold,
-    Unproven,
+    Unproven, best_holds,
 };
 pub use event::{Event, KernelVerdict, Vantage};
 pub use ids::{BootTime, ParseSessionIdError, ProcessKey, SessionId, ToolCallId, WallTime};

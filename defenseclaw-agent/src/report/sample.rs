@@ -312,6 +312,7 @@ fn any_reason() -> impl Strategy<Value = LossReason> {
         LossReason::Unreadable,
         LossReason::MapFull,
         LossReason::DecodeError,
+        LossReason::QueueFull,
         LossReason::StoreError,
         LossReason::Unclean,
     ])

@@ -5,7 +5,7 @@ use std::{
     collections::HashMap,
     net::SocketAddr,
     sync::{
-        Arc, Mutex, PoisonError, RwLock,
+        Arc, Mutex, MutexGuard, PoisonError, RwLock,
         atomic::{AtomicU64, Ordering},
     },
 };
@@ -15,16 +15,15 @@ use tokio::sync::{Semaphore, mpsc};
 use tracing::debug;
 
 use super::{
-    Answered, Asker, Kernel, ResolverStats,
+    Answered, Kernel, ResolverStats,
     answer::Answer,
     judge::{Judge, Ruling, System},
     name::HostName,
-    names::Owners,
     question::{self, Question, Unfit},
     resolved::{Origin, Resolved},
     upstream,
 };
-use crate::model::{Action, BootTime, Decision, Event, NetEndpoint, Text, Transport, Vantage};
+use crate::model::{Action, Asker, BootTime, Decision, Event, NetEndpoint, Text, Transport, Vantage};
 
 /// Questions of one profile that wait for a server.
 const AT_ONCE: usize = 64;
@@ -47,9 +46,26 @@ struct Profile {
     places: Semaphore,
 }
 
+#[derive(Default)]
 struct State {
-    judge: Arc<Judge>,
+    /// None until the first policy is in force.
+    judge: Option<Arc<Judge>>,
+    /// Soon to be in force. What is resolved meanwhile is handed to the kernel for both.
+    next: Option<Arc<Judge>>,
     resolved: Resolved,
+}
+
+impl State {
+    /// That of the policy in force, before any is that of the first one.
+    fn judge(&self) -> Option<&Arc<Judge>> {
+        self.judge.as_ref().or(self.next.as_ref())
+    }
+
+    fn forget(&self, kernel: &dyn Kernel, profile: u32, judge: &Judge) {
+        for address in self.resolved.addresses() {
+            kernel.forget(profile, address, judge.rules().generation);
+        }
+    }
 }
 
 #[derive(Default)]
@@ -94,32 +110,51 @@ impl Shared {
         ResolverStats { asked, refused, failed, unreported }
     }
 
-    /// Puts a policy in force; what was resolved before is judged again.
-    pub(super) fn set(&self, profile: u32, judge: Judge) -> Result<(), String> {
-        let judge = Arc::new(judge);
+    /// Hands to the kernel what the next policy says of what was resolved before.
+    pub(super) fn stage(&self, profile: u32, judge: Judge) -> Result<(), String> {
         let known = {
             let mut profiles = self.profiles.write().unwrap_or_else(PoisonError::into_inner);
-            let fresh = || {
-                let state = State { judge: Arc::clone(&judge), resolved: Resolved::default() };
-                Arc::new(Profile { state: Mutex::new(state), places: Semaphore::new(AT_ONCE) })
-            };
+            let fresh = || Arc::new(Profile { state: Mutex::default(), places: Semaphore::new(AT_ONCE) });
             Arc::clone(profiles.entry(profile).or_insert_with(fresh))
         };
-        let mut state = known.state.lock().unwrap_or_else(PoisonError::into_inner);
-        state.judge = judge;
-        let State { judge, resolved } = &mut *state;
-        for (address, permit) in resolved.judge_again(judge.names(), now()) {
-            self.kernel.permit(profile, address, &permit, judge.generation())?;
+        let mut state = known.state();
+        for (address, permit) in state.resolved.judge_again(judge.names(), now()) {
+            if let Err(why) = self.kernel.permit(profile, address, &permit, judge.rules()) {
+                state.forget(&*self.kernel, profile, &judge);
+                return Err(why);
+            }
         }
+        state.next = Some(Arc::new(judge));
         Ok(())
+    }
+
+    /// The kernel has swapped: what the policy before said is read by nobody any more.
+    pub(super) fn commit(&self, profile: u32) {
+        let Some(known) = self.profile(profile) else { return };
+        let mut state = known.state();
+        let Some(next) = state.next.take() else { return };
+        let generation = next.rules().generation;
+        let before = state.judge.replace(next);
+        if let Some(before) = before.filter(|before| before.rules().generation != generation) {
+            state.forget(&*self.kernel, profile, &before);
+        }
+    }
+
+    /// The kernel has not swapped.
+    pub(super) fn discard(&self, profile: u32) {
+        let Some(known) = self.profile(profile) else { return };
+        let mut state = known.state();
+        if let Some(next) = state.next.take() {
+            state.forget(&*self.kernel, profile, &next);
+        }
     }
 
     pub(super) fn remove(&self, profile: u32) {
         let removed = self.profiles.write().unwrap_or_else(PoisonError::into_inner).remove(&profile);
         let Some(removed) = removed else { return };
-        let state = removed.state.lock().unwrap_or_else(PoisonError::into_inner);
-        for address in state.resolved.addresses() {
-            self.kernel.forget(profile, address);
+        let state = removed.state();
+        for judge in state.judge.iter().chain(&state.next) {
+            state.forget(&*self.kernel, profile, judge);
         }
     }
 
@@ -133,14 +168,18 @@ impl Shared {
         let Arrival { netns, transport, from, lane, .. } = *arrival;
         let asker = self.kernel.asker(netns, transport, from, lane);
         let fresh = |asker: &Asker| now().0.saturating_sub(asker.time.0) < FRESH_NS;
-        let known = asker.filter(fresh).and_then(|asker| Some((asker, self.profile(asker.profile)?)));
-        let Some((asker, profile)) = known else {
+        let known = asker.filter(fresh).and_then(|asker| {
+            let profile = self.profile(asker.profile)?;
+            let judge = profile.judge()?;
+            Some((asker, profile, judge))
+        });
+        let Some((asker, profile, judge)) = known else {
             debug!(%from, lane, "a question of nobody we watch");
             one(&self.counts.refused);
             return question::refusal(message, ResponseCode::Refused, "");
         };
         match question::read(message) {
-            Ok(question) => self.exchange(arrival, &asker, &profile, &question, message).await,
+            Ok(question) => self.exchange(arrival, &asker, &profile, &judge, &question, message).await,
             Err(Unfit::Silent) => None,
             Err(Unfit::Code(code)) => {
                 one(&self.counts.refused);
@@ -154,14 +193,13 @@ impl Shared {
         arrival: &Arrival,
         asker: &Asker,
         profile: &Profile,
+        judge: &Judge,
         question: &Question,
         message: &[u8],
     ) -> Option<Vec<u8>> {
         let system = &arrival.system;
-        let owners = Owners { own: asker.owner, parent: asker.parent_owner };
-        let judge = profile.judge();
         let refused = Answer { code: ResponseCode::Refused.into(), ..Answer::default() };
-        let ruling = judge.question(system, asker.server, &question.name, owners);
+        let ruling = judge.question(system, asker.server, &question.name, judge.owners(asker));
         if ruling.refuse {
             return self.refuse(arrival, asker, question, &refused, ruling, message).await;
         }
@@ -173,7 +211,9 @@ impl Shared {
             Ok(answered) => answered,
             Err(error) => return self.fail(arrival, asker, question, message, &error.to_string()),
         };
-        let answer_ruling = profile.judge().answer(system, &question.name, &answer, owners);
+        // By the policy of this moment: it may have changed while the server was asked.
+        let judge = profile.judge()?;
+        let answer_ruling = judge.answer(system, &question.name, &answer, judge.owners(asker));
         if answer_ruling.refuse {
             let told = Answer { code: refused.code, ..answer };
             return self.refuse(arrival, asker, question, &told, answer_ruling, message).await;
@@ -191,8 +231,7 @@ impl Shared {
         Some(bytes)
     }
 
-    /// Tells the kernel, before the task can connect. Judged under the policy of this moment: it may have changed while
-    /// the server was asked.
+    /// Tells the kernel, before the task can connect.
     fn permit(
         &self,
         asker: &Asker,
@@ -201,21 +240,32 @@ impl Shared {
         question: &Question,
         answer: &Answer,
     ) -> Result<(), String> {
-        let mut state = profile.state.lock().unwrap_or_else(PoisonError::into_inner);
-        let State { judge, resolved } = &mut *state;
+        let mut state = profile.state();
+        let State { judge, next, resolved } = &mut *state;
+        let judges = || judge.iter().chain(&*next);
         let origin = Origin {
             name: question.name.clone(),
             aliases: answer.aliases.clone(),
             trusted: system.trusts(asker.server),
         };
         for address in resolved.expired(now()) {
-            self.kernel.forget(asker.profile, address);
+            for judge in judges() {
+                self.kernel.forget(asker.profile, address, judge.rules().generation);
+            }
         }
+        let Some(first) = judges().next() else { return Err("no policy is in force".to_owned()) };
         let permits = resolved
-            .learn(judge.names(), now(), &origin, &answer.addresses)
+            .learn(first.names(), now(), &origin, &answer.addresses)
             .map_err(|_full| "no room for more resolved addresses".to_owned())?;
         for (address, permit) in permits {
-            self.kernel.permit(asker.profile, address, &permit, judge.generation())?;
+            self.kernel.permit(asker.profile, address, &permit, first.rules())?;
+        }
+        for judge in judges().skip(1) {
+            for (address, _) in &answer.addresses {
+                if let Some(permit) = resolved.judge_one(judge.names(), now(), *address) {
+                    self.kernel.permit(asker.profile, address.to_canonical(), &permit, judge.rules())?;
+                }
+            }
         }
         Ok(())
     }
@@ -252,9 +302,8 @@ impl Shared {
     }
 
     async fn report_surely(&self, answered: Answered) {
-        if self.report.send(answered).await.is_err() {
-            one(&self.counts.unreported);
-        }
+        let mut owed = Owed { counts: &self.counts, told: false };
+        owed.told = self.report.send(answered).await.is_ok();
     }
 
     fn report_if_room(&self, answered: Answered) {
@@ -264,9 +313,27 @@ impl Shared {
     }
 }
 
+/// A report that waits for room. Nobody is told of it if the wait is cut off, so it counts as lost then.
+struct Owed<'a> {
+    counts: &'a Counts,
+    told: bool,
+}
+
+impl Drop for Owed<'_> {
+    fn drop(&mut self) {
+        if !self.told {
+            one(&self.counts.unreported);
+        }
+    }
+}
+
 impl Profile {
-    fn judge(&self) -> Arc<Judge> {
-        Arc::clone(&self.state.lock().unwrap_or_else(PoisonError::into_inner).judge)
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn judge(&self) -> Option<Arc<Judge>> {
+        self.state().judge().cloned()
     }
 }
 

@@ -12,7 +12,7 @@ use super::{
     private,
 };
 use crate::{
-    model::{Decision, Effect, Enforced, Mechanism, PolicyAction, Severity, Verdict},
+    model::{Asker, Decision, Effect, Enforced, Mechanism, PolicyAction, Severity, Verdict},
     policy::image::{Entry, Image},
 };
 
@@ -26,6 +26,8 @@ pub struct Rules {
     pub image: Arc<Image>,
     /// Its generation.
     pub generation: u64,
+    /// The kernel's number of each list of executables of the image, by its index there.
+    pub sets: Vec<Option<u8>>,
     /// What a private answer to a public name amounts to: `block`, or in mode observe `alert`.
     pub rebinding: PolicyAction,
 }
@@ -74,18 +76,13 @@ pub(super) struct Ruling {
 #[derive(Clone, Debug)]
 pub(super) struct Judge {
     names: Names,
-    generation: u64,
-    rebinding: PolicyAction,
+    rules: Rules,
 }
 
 impl Judge {
     /// Of these rules.
     pub(super) fn new(rules: &Rules) -> Self {
-        Self {
-            names: Names::new(Arc::clone(&rules.image)),
-            generation: rules.generation,
-            rebinding: rules.rebinding,
-        }
+        Self { names: Names::new(Arc::clone(&rules.image)), rules: rules.clone() }
     }
 
     /// Rules about names.
@@ -93,9 +90,19 @@ impl Judge {
         &self.names
     }
 
-    /// Generation of the policy.
-    pub(super) fn generation(&self) -> u64 {
-        self.generation
+    /// The policy.
+    pub(super) fn rules(&self) -> &Rules {
+        &self.rules
+    }
+
+    /// Whom the rules of this policy take the asking task for.
+    pub(super) fn owners(&self, asker: &Asker) -> Owners {
+        let known = |kernel: u64| {
+            let bit = |number: &Option<u8>| number.is_some_and(|number| kernel >> (number & 63) & 1 != 0);
+            let sets = self.rules.sets.iter().take(64).enumerate();
+            sets.filter(|(_, number)| bit(number)).fold(0, |sets, (index, _)| sets | 1 << index)
+        };
+        Owners { own: known(asker.owner), parent: known(asker.parent_owner) }
     }
 
     /// Whether `name` may be asked of `server`.
@@ -135,7 +142,7 @@ impl Judge {
         });
         match rebound {
             Some(address) => Ruling {
-                refuse: self.rebinding >= PolicyAction::Confirm,
+                refuse: self.rules.rebinding >= PolicyAction::Confirm,
                 decision: Some(self.rebound(name, address)),
             },
             None => Ruling { refuse: false, decision: None },
@@ -167,9 +174,9 @@ impl Judge {
             },
             action: entry.action,
             would_block: entry.would_block,
-            mechanism: Mechanism::Resolver,
+            mechanism: mechanism(entry.action),
             enforced: (entry.action == PolicyAction::Block).then_some(Enforced::Applied),
-            generation: self.generation,
+            generation: self.rules.generation,
         })
     }
 
@@ -185,13 +192,18 @@ impl Judge {
                      net.connect to exactly this host, or to this address"
                 ),
             },
-            action: self.rebinding,
-            would_block: self.rebinding < PolicyAction::Block,
-            mechanism: Mechanism::Resolver,
-            enforced: (self.rebinding == PolicyAction::Block).then_some(Enforced::Applied),
-            generation: self.generation,
+            action: self.rules.rebinding,
+            would_block: self.rules.rebinding < PolicyAction::Block,
+            mechanism: mechanism(self.rules.rebinding),
+            enforced: (self.rules.rebinding == PolicyAction::Block).then_some(Enforced::Applied),
+            generation: self.rules.generation,
         }
     }
+}
+
+/// What holds a decision: nothing where nothing is withheld.
+fn mechanism(action: PolicyAction) -> Mechanism {
+    if action >= PolicyAction::Confirm { Mechanism::Resolver } else { Mechanism::None }
 }
 
 #[cfg(test)]

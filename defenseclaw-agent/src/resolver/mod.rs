@@ -26,9 +26,10 @@ use std::{
 
 pub use judge::{REBINDING, Rules, System};
 pub use resolved::{ENTRIES, Permit};
+use serde::Serialize;
 use tokio::sync::mpsc;
 
-use crate::model::{BootTime, Decision, Event, ProcessKey, SessionId, ToolCallId, Transport};
+use crate::model::{Asker, Decision, Event, Transport};
 
 /// Ports for datagrams per address family: so many servers can be told apart by one socket.
 pub const LANES: usize = 4;
@@ -39,39 +40,13 @@ pub trait Kernel: Send + Sync + 'static {
     /// cookie; none if nobody we watch has sent it.
     fn asker(&self, netns: u64, transport: Transport, from: SocketAddr, lane: u16) -> Option<Asker>;
 
-    /// From now on connects of `profile` to `address` are judged by these entries, as long as the policy of this
-    /// generation is in force.
-    fn permit(&self, profile: u32, address: IpAddr, permit: &Permit, generation: u64) -> Result<(), String>;
+    /// From now on connects of `profile` to `address` are judged by these entries, as long as the policy that they are
+    /// from is in force. What others say of the address stands beside it.
+    fn permit(&self, profile: u32, address: IpAddr, permit: &Permit, rules: &Rules) -> Result<(), String>;
 
-    /// What was said of this address has expired, so that its place is free. It may never have been said.
-    fn forget(&self, profile: u32, address: IpAddr);
-}
-
-/// Who asks, and whom.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Asker {
-    /// The server that the task meant.
-    pub server: SocketAddr,
-    /// When it asked.
-    pub time: BootTime,
-    /// Its session.
-    pub session: SessionId,
-    /// Its announced action, if any.
-    pub tool_call: Option<ToolCallId>,
-    /// Its process.
-    pub process: ProcessKey,
-    /// Its thread.
-    pub tid: u32,
-    /// Its real user id.
-    pub uid: u32,
-    /// Its cgroup v2 id.
-    pub cgroup: u64,
-    /// Which policy judges it.
-    pub profile: u32,
-    /// Sets of executables that its program belongs to.
-    pub owner: u64,
-    /// Those of its parent's program.
-    pub parent_owner: u64,
+    /// What the policy of this generation said of the address is not needed any more, so that its place is free. It may
+    /// never have been said.
+    fn forget(&self, profile: u32, address: IpAddr, generation: u64);
 }
 
 /// A question that was answered, one way or the other.
@@ -106,7 +81,7 @@ pub struct Ports {
 }
 
 /// Totals since the start.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct ResolverStats {
     /// Messages that arrived.
     pub asked: u64,
@@ -163,10 +138,28 @@ impl Resolver {
         Self { shared: Arc::new(exchange::Shared::new(kernel, report)), namespaces: Mutex::default() }
     }
 
-    /// Puts a policy in force for a profile. What was resolved under an earlier one is judged again and handed to the
-    /// kernel with the new generation. Until a profile has a policy its questions are refused.
+    /// Puts a policy in force for a profile. Until a profile has one its questions are refused.
     pub fn set_rules(&self, profile: u32, rules: &Rules) -> Result<(), ResolverError> {
-        self.shared.set(profile, judge::Judge::new(rules)).map_err(ResolverError::Kernel)
+        self.stage(profile, rules)?;
+        self.commit(profile);
+        Ok(())
+    }
+
+    /// Makes a policy ready that the kernel will soon have in force: what was resolved before is judged by it and handed
+    /// to the kernel, as is what is resolved from now on, beside what the policy before says. [`Resolver::commit`] or
+    /// [`Resolver::discard`] has to follow.
+    pub fn stage(&self, profile: u32, rules: &Rules) -> Result<(), ResolverError> {
+        self.shared.stage(profile, judge::Judge::new(rules)).map_err(ResolverError::Kernel)
+    }
+
+    /// The kernel has the staged policy in force, and no program is left that asks the one before.
+    pub fn commit(&self, profile: u32) {
+        self.shared.commit(profile);
+    }
+
+    /// The staged policy does not come into force.
+    pub fn discard(&self, profile: u32) {
+        self.shared.discard(profile);
     }
 
     /// Forgets a profile: its questions are refused, and what was resolved for it is forgotten.

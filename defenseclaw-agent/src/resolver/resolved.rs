@@ -97,11 +97,16 @@ impl Resolved {
     }
 
     /// What the kernel has to know under another policy.
-    pub(super) fn judge_again(&mut self, names: &Names, now: BootTime) -> Vec<(IpAddr, Permit)> {
+    pub(super) fn judge_again(&self, names: &Names, now: BootTime) -> Vec<(IpAddr, Permit)> {
         self.addresses
             .iter()
             .filter_map(|(address, known)| Some((*address, permit(names, now, known)?)))
             .collect()
+    }
+
+    /// Likewise, of one address.
+    pub(super) fn judge_one(&self, names: &Names, now: BootTime, address: IpAddr) -> Option<Permit> {
+        permit(names, now, self.addresses.get(&address.to_canonical())?)
     }
 
     /// Addresses that have no name any more, for the kernel to forget. To be asked now and then; it looks when it is time.

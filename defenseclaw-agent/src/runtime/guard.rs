@@ -8,6 +8,7 @@ use tracing::{info, warn};
 use super::{
     clock,
     confine::ConfineError,
+    names::{self, Names},
     policy::{self, Compiled, Directories, PolicyOptions, PolicyRejected},
     run::RunError,
 };
@@ -18,8 +19,10 @@ use crate::{
     },
     launcher::{Canary, Cgroup, Forbidden},
     model::{
-        Level, Mode, PolicyLoaded, PolicyRefused, Posture, PostureChange, Protection, SessionId, Unproven,
+        BootTime, Event, Level, Loss, Mode, PolicyLoaded, PolicyRefused, Posture, PostureChange, Protection,
+        SessionId, Unproven,
     },
+    resolver::ResolverStats,
     sensor::Sensor,
 };
 
@@ -34,6 +37,8 @@ pub(super) struct Guard {
     directories: Directories,
     protection: Protection,
     in_force: Compiled,
+    /// Or why names cannot be resolved for this session.
+    names: Result<Names, String>,
     proof: Option<Proof>,
 }
 
@@ -53,10 +58,11 @@ impl Guard {
         options: &PolicyOptions,
         directories: Directories,
         compiled: Compiled,
+        protection: &Protection,
+        mut names: Result<Names, String>,
     ) -> Result<(Self, PolicyLoaded), RunError> {
-        let protection = sensor.protection();
         let mut enforcer = Enforcer::new(Maps::open(|name| sensor.map(name))?, sensor.seed());
-        let loaded = put_in_force(&mut enforcer, session, &compiled)?;
+        let loaded = put_in_force(&mut enforcer, names.as_mut().ok(), session, &compiled)?;
         let guard = Self {
             enforcer,
             session,
@@ -64,6 +70,7 @@ impl Guard {
             directories,
             protection: protection.clone(),
             in_force: compiled,
+            names,
             proof: None,
         };
         Ok((guard, loaded))
@@ -137,18 +144,45 @@ impl Guard {
         compiled: Result<Compiled, PolicyRejected>,
     ) -> Result<PolicyLoaded, PolicyRefused> {
         let compiled = compiled.map_err(|rejected| self.refused(rejected.problems))?;
+        self.serve(&compiled);
         check_held(&compiled, &self.options, &self.protection).map_err(|error| self.refused(one(&error)))?;
         if compiled.mode != Mode::Observe && self.proof.is_none() {
             let problem = "the session began without proof of enforcement, so its mode stays observe";
             return Err(self.refused(vec![problem.to_owned()]));
         }
-        let done = put_in_force(&mut self.enforcer, self.session, &compiled);
+        let names = self.names.as_mut().ok();
+        let done = put_in_force(&mut self.enforcer, names, self.session, &compiled);
         let loaded = done.map_err(|error| self.refused(one(&error)))?;
         for skipped in &compiled.identities.skipped {
             warn!(skipped, "not protected by inode");
         }
         self.in_force = compiled;
         Ok(loaded)
+    }
+
+    /// The first policy that speaks of names needs somebody to resolve them.
+    fn serve(&mut self, compiled: &Compiled) {
+        if let Some(capability) = names::serve(&mut self.names, &compiled.image) {
+            self.protection.capabilities.retain(|known| known.name != capability.name);
+            self.protection.capabilities.push(capability);
+        }
+    }
+
+    /// Answers to questions for names since the last call.
+    pub(super) fn answered(&mut self) -> Vec<Event> {
+        self.names.as_mut().map(Names::answered).unwrap_or_default()
+    }
+
+    /// Answers that nobody was told of.
+    pub(super) fn unanswered(&mut self, now: BootTime) -> Option<Loss> {
+        self.names.as_mut().ok()?.loss(self.session, now)
+    }
+
+    /// Ends the resolver; none if there was none. Its last answers are to be asked for after this.
+    pub(super) fn end_names(&mut self) -> Option<ResolverStats> {
+        let names = self.names.as_mut().ok()?;
+        names.end();
+        Some(names.stats()).filter(|stats| *stats != ResolverStats::default())
     }
 
     fn refused(&self, problems: Vec<String>) -> PolicyRefused {
@@ -208,12 +242,22 @@ fn one(error: &impl Display) -> Vec<String> {
     vec![error.to_string()]
 }
 
+/// What is said of resolved names changes with the policy: it is ready before the swap, and what the policy before said
+/// goes when no program can be reading it any more.
 fn put_in_force(
     enforcer: &mut Enforcer,
+    mut names: Option<&mut Names>,
     session: SessionId,
     compiled: &Compiled,
 ) -> Result<PolicyLoaded, EnforceError> {
-    let swapped = enforcer.install(SESSION_PROFILE, &compiled.image, &compiled.identities.files)?;
+    let files = &compiled.identities.files;
+    let swapped = enforcer.install_after(SESSION_PROFILE, &compiled.image, files, |coming| {
+        names.as_mut().map_or(Ok(()), |names| names.stage(compiled, coming))
+    });
+    if let Some(names) = names {
+        if swapped.is_ok() { names.commit(compiled.mode) } else { names.discard() }
+    }
+    let swapped = swapped?;
     info!(
         policy = compiled.name,
         generation = swapped.generation,

@@ -7,6 +7,7 @@ mod diagnose;
 mod guard;
 mod handed;
 mod host;
+mod names;
 mod pace;
 mod policy;
 mod rootless;
@@ -24,5 +25,6 @@ pub use crate::{
         UserChoice, choose_user, finish_like,
         landlock::{LandlockChoice, LandlockLevel, Siblings},
     },
+    resolver::ResolverStats,
     sensor::SensorOptions,
 };

@@ -17,7 +17,7 @@ use sha2::{Digest, Sha256};
 use crate::{
     enforce::{self, Identities, PathEntries},
     launcher::landlock::{LandlockChoice, Siblings},
-    model::{Held, LoadedRule, Mode, PolicyAction, PolicyLoaded, RuleHold, SessionId},
+    model::{Held, LoadedRule, Mode, PolicyAction, PolicyLoaded, RuleHold, SessionId, best_holds},
     policy::{self, Bindings, image::Image},
 };
 
@@ -206,15 +206,7 @@ pub(super) fn identities(image: &Image) -> Identities {
 
 /// What holds most of each rule, where that is not all of it.
 pub(super) fn unheld(rules: &[RuleHold]) -> Vec<RuleHold> {
-    let mut best: Vec<&RuleHold> = Vec::new();
-    for hold in rules {
-        match best.iter_mut().find(|known| known.rule == hold.rule) {
-            Some(known) if hold.held > known.held => *known = hold,
-            Some(_) => {}
-            None => best.push(hold),
-        }
-    }
-    best.into_iter().filter(|hold| hold.held != Held::Whole).cloned().collect()
+    best_holds(rules).into_iter().filter(|hold| hold.held != Held::Whole).collect()
 }
 
 impl Compiled {

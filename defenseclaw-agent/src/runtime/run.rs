@@ -12,6 +12,7 @@ use super::{
     guard::{Guard, RuleVerdicts},
     handed::{self, Handed, Withheld},
     host,
+    names::{self, Names},
     policy::{self, Directories, PolicyOptions, PolicyRejected, PolicySource},
     rootless,
     watch::{Begin, Policy, Watch},
@@ -20,6 +21,7 @@ use crate::{
     enforce::{self, EnforceError},
     launcher::{self, LaunchError, LaunchOptions, RunAs, Signals},
     model::{ExitStatus, SessionId, SessionStart, Text, Unproven},
+    resolver::ResolverStats,
     sensor::{Sensor, SensorError, SensorOptions, SensorStats},
     store::{StoreError, Writer, WriterOptions},
 };
@@ -76,6 +78,9 @@ pub struct RunStats {
     /// Records of the check of enforcement, which are not stored.
     #[serde(skip_serializing_if = "is_zero")]
     pub filtered: u64,
+    /// What the resolver was asked, if names were resolved.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub names: Option<ResolverStats>,
     /// Verdicts of the policy's rules as the kernel counts them, whether or not a record got through.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub verdicts: Vec<RuleVerdicts>,
@@ -228,6 +233,8 @@ pub fn run(options: &RunOptions) -> Result<RunOutcome, RunError> {
     let mut judged = None;
     if let Some((chosen, compiled, confinement)) = policy {
         confinement.describe(&prepared, &mut protection);
+        let mut names = Names::of(&sensor, &prepared);
+        protection.capabilities.extend(names::serve(&mut names, &compiled.image));
         protection.rules.extend(enforce::holds(&compiled.image, &protection));
         confinement.check(&protection.rules)?;
         warnings.extend(confinement.warnings());
@@ -239,7 +246,8 @@ pub fn run(options: &RunOptions) -> Result<RunOutcome, RunError> {
         }
         warnings.extend(handed.iter().filter_map(|handed| handed.warning(&compiled)));
         let cgroup = prepared.placement().cgroup();
-        let (mut guard, loaded) = Guard::install(&sensor, session, chosen, directories, compiled)?;
+        let (mut guard, loaded) =
+            Guard::install(&sensor, session, chosen, directories, compiled, &protection, names)?;
         let posture = guard.prove(&mut sensor, cgroup)?;
         let file = match &chosen.source {
             PolicySource::File(file) => Some(file.clone()),

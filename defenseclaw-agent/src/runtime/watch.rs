@@ -32,6 +32,7 @@ use crate::{
         SessionStart,
     },
     pipeline::{self, Effect, Input, State},
+    resolver::ResolverStats,
     sensor::{self, Sensor},
     store::{StoreError, Writer},
 };
@@ -45,6 +46,9 @@ const CHECK_EVERY: Duration = Duration::from_millis(500);
 const PROVE_EVERY: Duration = Duration::from_secs(30);
 /// Records taken before signals are looked at again.
 const BATCH: usize = 4096;
+/// After so many full batches what was in the rings before has been read, however fast they fill: no record has fewer
+/// than 64 bytes.
+const ROUNDS: usize = (12 << 20) / 64 / BATCH;
 
 /// The policy of the session.
 pub(super) struct Policy {
@@ -82,6 +86,10 @@ pub(super) struct Watch {
     /// To be started when the other job is done.
     reload: Option<Reload>,
     filtered: u64,
+    /// Answers to questions for names, until everything is read that happened before them.
+    answered: Vec<Event>,
+    /// Batches read since they were given.
+    rounds: usize,
     events: Vec<Event>,
     effects: Vec<Effect>,
     tree_ended: bool,
@@ -111,6 +119,8 @@ impl Watch {
             job: None,
             reload: None,
             filtered: 0,
+            answered: Vec::new(),
+            rounds: 0,
             events: Vec::new(),
             effects: Vec::new(),
             tree_ended: false,
@@ -271,6 +281,7 @@ impl Watch {
     pub(super) fn finish(mut self) -> Result<(RunStats, Option<StoreError>), RunError> {
         self.drain()?;
         self.begin(None)?;
+        let names = self.end_names()?;
         self.losses()?;
         self.step(Input::Stop);
         self.carry_out()?;
@@ -285,13 +296,32 @@ impl Watch {
             stored: written.rows,
             store_error: written.lost,
             filtered: self.filtered,
+            names,
             verdicts,
         };
         Ok((stats, written.last_error))
     }
 
+    /// Ends the resolver and takes its last answers.
+    fn end_names(&mut self) -> Result<Option<ResolverStats>, RunError> {
+        self.tell_answers()?;
+        let Some(policy) = &mut self.policy else { return Ok(None) };
+        let stats = policy.guard.end_names();
+        self.answered = policy.guard.answered();
+        // Of who asked last the rings may hold something yet.
+        self.drain()?;
+        self.tell_answers()?;
+        Ok(stats)
+    }
+
     /// Moves records from the rings into the pipeline.
     fn read(&mut self) -> Result<usize, RunError> {
+        if self.answered.is_empty()
+            && let Some(policy) = &mut self.policy
+        {
+            self.answered = policy.guard.answered();
+            self.rounds = 0;
+        }
         let mut events = std::mem::take(&mut self.events);
         let taken = self.sensor.read(&mut events, BATCH);
         let all = events.len();
@@ -304,8 +334,21 @@ impl Watch {
             self.step(Input::Event(Box::new(event)));
         }
         self.events = events;
+        self.rounds += 1;
+        // Who asked is known only when the record of its start has been read.
+        if !self.answered.is_empty() && (taken < BATCH || self.rounds >= ROUNDS) {
+            self.tell_answers()?;
+        }
         self.carry_out()?;
         Ok(taken)
+    }
+
+    fn tell_answers(&mut self) -> Result<(), RunError> {
+        self.begin(None)?;
+        for event in std::mem::take(&mut self.answered) {
+            self.step(Input::Event(Box::new(event)));
+        }
+        Ok(())
     }
 
     fn drain(&mut self) -> Result<(), RunError> {
@@ -355,6 +398,10 @@ impl Watch {
             }
             // These programs serve one session only.
             let loss = Loss { session: Some(self.session), ..loss };
+            self.step(Input::Loss(loss));
+        }
+        let unanswered = self.policy.as_mut().and_then(|policy| policy.guard.unanswered(clock::boot_now()));
+        if let Some(loss) = unanswered {
             self.step(Input::Loss(loss));
         }
         Ok(())

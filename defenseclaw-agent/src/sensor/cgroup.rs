@@ -7,13 +7,15 @@ use std::{
 };
 
 use aya::{
-    maps::{HashMap, MapData},
+    maps::{HashMap, Map, MapData},
     programs::{CgroupAttachMode, CgroupSkb, CgroupSkbAttachType, CgroupSock, CgroupSockAddr, ProgramError},
 };
 use defenseclaw_ebpf::redirect::{Flow, FlowKey, Redirect, RedirectKey};
 
-use super::{Sensor, SensorError, hooks, map_error, refusal};
-use crate::model::{BootTime, Capability, ProcessKey, SessionId, ToolCallId, Transport};
+use super::{Sensor, SensorError, hooks, map_error, refusal, removed};
+use crate::model::{
+    Asker, BootTime, Capability, CapabilityState, ProcessKey, SessionId, ToolCallId, Transport,
+};
 
 macro_rules! pods {
     ($($pod:ident of $of:ident,)*) => {$(
@@ -40,6 +42,15 @@ pub struct ResolverPorts {
     pub tcp6: u16,
 }
 
+/// What becomes of a question that cannot be led to the resolver.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Otherwise {
+    /// EPERM.
+    Refused,
+    /// It goes where it was to go, as to any other address.
+    Passed,
+}
+
 /// Where questions for names go. Where nothing is said of a profile, port 53 is a port like any other.
 #[derive(Debug)]
 pub struct Redirects {
@@ -48,14 +59,20 @@ pub struct Redirects {
 
 impl Redirects {
     /// Questions of `profile` in the network namespace with this cookie go to these ports.
-    pub fn lead(&mut self, profile: u32, netns: u64, to: &ResolverPorts) -> Result<(), SensorError> {
+    pub fn lead(
+        &mut self,
+        profile: u32,
+        netns: u64,
+        to: &ResolverPorts,
+        otherwise: Otherwise,
+    ) -> Result<(), SensorError> {
         let ResolverPorts { udp4, udp6, tcp4, tcp6 } = *to;
-        self.put(profile, netns, Redirect { udp4, udp6, tcp4, tcp6, reserved: 0 })
+        self.put(profile, netns, Redirect { udp4, udp6, tcp4, tcp6, lenient: lenient(otherwise) })
     }
 
-    /// Questions of `profile` in namespaces where no resolver listens are refused with EPERM.
-    pub fn refuse_elsewhere(&mut self, profile: u32) -> Result<(), SensorError> {
-        self.put(profile, 0, Redirect::default())
+    /// What becomes of questions of `profile` in namespaces where no resolver listens.
+    pub fn elsewhere(&mut self, profile: u32, otherwise: Otherwise) -> Result<(), SensorError> {
+        self.put(profile, 0, Redirect { lenient: lenient(otherwise), ..Redirect::default() })
     }
 
     fn put(&mut self, profile: u32, netns: u64, value: Redirect) -> Result<(), SensorError> {
@@ -66,11 +83,12 @@ impl Redirects {
 
     /// Takes back what was said of `profile` in a namespace; `netns` 0: elsewhere.
     pub fn forget(&mut self, profile: u32, netns: u64) -> Result<(), SensorError> {
-        match self.map.remove(&key(profile, netns)) {
-            Ok(()) | Err(aya::maps::MapError::KeyNotFound) => Ok(()),
-            Err(error) => Err(map_error("stop leading questions for names")(error)),
-        }
+        removed(self.map.remove(&key(profile, netns))).map_err(map_error("stop leading questions for names"))
     }
+}
+
+fn lenient(otherwise: Otherwise) -> u32 {
+    u32::from(otherwise == Otherwise::Passed)
 }
 
 fn key(profile: u32, netns: u64) -> RedirectKeyPod {
@@ -83,37 +101,10 @@ pub struct Questions {
     map: HashMap<MapData, FlowKeyPod, FlowPod>,
 }
 
-/// For whom and for which server a question is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Question {
-    /// The server that the task meant.
-    pub server: SocketAddr,
-    /// When it was sent.
-    pub time: BootTime,
-    /// Session of the task.
-    pub session: SessionId,
-    /// Its announced action, if any.
-    pub tool_call: Option<ToolCallId>,
-    /// Its process.
-    pub process: ProcessKey,
-    /// Its thread.
-    pub tid: u32,
-    /// Its real user id.
-    pub uid: u32,
-    /// Its cgroup v2 id.
-    pub cgroup: u64,
-    /// Which policy image judges it.
-    pub profile: u32,
-    /// Sets of executables that its program belongs to.
-    pub owner: u64,
-    /// Those of its parent's program.
-    pub parent_owner: u64,
-}
-
 impl Questions {
     /// Whose question it is that came from `from` to this port of the resolver in the namespace with this cookie. None
     /// if it came from no task that is watched.
-    pub fn find(&self, netns: u64, transport: Transport, from: SocketAddr, lane: u16) -> Option<Question> {
+    pub fn find(&self, netns: u64, transport: Transport, from: SocketAddr, lane: u16) -> Option<Asker> {
         let protocol = match transport {
             Transport::Tcp => 6,
             Transport::Udp => 17,
@@ -121,7 +112,7 @@ impl Questions {
         };
         let key = FlowKey { netns, address: words(from.ip()), port: from.port(), lane, protocol };
         let FlowPod(Flow { server, asker, time_ns }) = self.map.get(&FlowKeyPod(key), 0).ok()?;
-        Some(Question {
+        Some(Asker {
             server: SocketAddr::new(address(server.address), server.port),
             time: BootTime(time_ns),
             session: SessionId(asker.session),
@@ -202,15 +193,21 @@ impl Sensor {
         done.map_err(|error: ProgramError| refusal::reason(&error))
     }
 
-    /// The maps of names: where questions go, and whose they are. They can be taken once.
-    pub fn names(&mut self) -> Result<(Redirects, Questions), SensorError> {
-        let mut take = |name: &'static str| self.object.take_map(name).ok_or_else(|| refusal::no_map(name));
-        let (redirect, flows) = (take("DNS_REDIRECT")?, take("DNS_FLOWS")?);
+    /// The maps of names: where questions go, and whose they are.
+    pub fn names(&self) -> Result<(Redirects, Questions), SensorError> {
+        let open = |name: &'static str| self.map(name).ok_or_else(|| refusal::no_map(name));
         let failed = map_error("open the maps of names");
-        Ok((
-            Redirects { map: HashMap::try_from(redirect).map_err(&failed)? },
-            Questions { map: HashMap::try_from(flows).map_err(&failed)? },
-        ))
+        let redirects = Map::from_map_data(open("DNS_REDIRECT")?).and_then(HashMap::try_from);
+        let questions = Map::from_map_data(open("DNS_FLOWS")?).and_then(HashMap::try_from);
+        Ok((Redirects { map: redirects.map_err(&failed)? }, Questions { map: questions.map_err(&failed)? }))
+    }
+
+    /// Programs on a session's cgroup that could not be attached, for names to be resolved: all of them are needed.
+    pub fn missing_for_names(&self) -> Vec<&str> {
+        let needed: Vec<_> = hooks::CGROUP.iter().map(|program| hooks::cgroup_name(program)).collect();
+        let missing = |found: &&Capability| found.state == CapabilityState::Missing;
+        let found = self.protection.capabilities.iter().filter(missing).map(|found| found.name.as_str());
+        found.filter(|name| needed.iter().any(|needed| needed == name)).collect()
     }
 }
 

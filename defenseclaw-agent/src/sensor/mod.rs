@@ -23,7 +23,7 @@ use aya::{
     maps::{HashMap, IterableMap, Map, MapData, MapError, ProgramArray},
     programs::{CgroupAttachMode, CgroupSkbAttachType},
 };
-pub use cgroup::{Question, Questions, Redirects, ResolverPorts};
+pub use cgroup::{Otherwise, Questions, Redirects, ResolverPorts};
 pub use counters::SensorStats;
 pub use decode::{DecodeError, decode_record};
 use defenseclaw_ebpf::Label;
@@ -138,6 +138,15 @@ impl LabelPod {
     }
 }
 
+/// What is not there needs not be removed.
+fn removed(result: Result<(), MapError>) -> Result<(), MapError> {
+    match result {
+        Err(MapError::KeyNotFound) => Ok(()),
+        Err(MapError::SyscallError(error)) if error.io_error.kind() == io::ErrorKind::NotFound => Ok(()),
+        other => other,
+    }
+}
+
 fn map_error(operation: &'static str) -> impl Fn(MapError) -> SensorError {
     move |error| SensorError::Map { operation, reason: error.to_string() }
 }
@@ -175,7 +184,9 @@ impl Sensor {
         let held = if name == "SCOPE" {
             self.scope.map()
         } else {
-            let (Map::Array(map) | Map::HashMap(map) | Map::PerCpuArray(map)) = self.object.map(name)? else {
+            let map = self.object.map(name)?;
+            let (Map::Array(map) | Map::HashMap(map) | Map::LruHashMap(map) | Map::PerCpuArray(map)) = map
+            else {
                 return None;
             };
             map
@@ -185,10 +196,7 @@ impl Sensor {
 
     /// Stops watching one process; its children stay watched.
     pub fn release(&mut self, tgid: u32) -> Result<(), SensorError> {
-        match self.scope.remove(&u64::from(tgid)) {
-            Ok(()) | Err(MapError::KeyNotFound) => Ok(()),
-            Err(error) => Err(map_error("release the process")(error)),
-        }
+        removed(self.scope.remove(&u64::from(tgid))).map_err(map_error("release the process"))
     }
 
     /// Thread groups that are watched now.

@@ -80,6 +80,12 @@ fn socket_of(ctx: &SockAddrContext) -> *mut core::ffi::c_void {
     unsafe { (&raw const (*ctx.sock_addr).__bindgen_anon_1.sk).read_volatile() }.cast()
 }
 
+/// Of a question that cannot be led to the resolver.
+#[inline(always)]
+fn impossible(found: &Redirect) -> Redirection {
+    if found.lenient != 0 { Redirection::None } else { Redirection::Impossible }
+}
+
 /// Rewrites the address of a question, after it has noted whose it is and where it was to go.
 #[inline(always)]
 pub fn redirect(ctx: &SockAddrContext, actor: &Actor, family: u16, to: &Endpoint) -> Redirection {
@@ -88,20 +94,16 @@ pub fn redirect(ctx: &SockAddrContext, actor: &Actor, family: u16, to: &Endpoint
     // SAFETY: rows are replaced as a whole, and only while nobody asks.
     let Some(found) = (unsafe { DNS_REDIRECT.get(&key) }) else {
         key.netns = 0;
-        // SAFETY: the value is not read.
-        return if unsafe { DNS_REDIRECT.get(&key) }.is_some() {
-            Redirection::Impossible
-        } else {
-            Redirection::None
-        };
+        // SAFETY: as above.
+        return unsafe { DNS_REDIRECT.get(&key) }.map_or(Redirection::None, impossible);
     };
     let v4 = to.is_v4();
     if kind != SOCK_STREAM && kind != SOCK_DGRAM {
-        return Redirection::Impossible;
+        return impossible(found);
     }
     let origins = origins(socket_of(ctx), BPF_SK_STORAGE_GET_F_CREATE);
     if origins.is_null() {
-        return Redirection::Impossible;
+        return impossible(found);
     }
     // SAFETY: `origins` is the row of this socket. Threads that share a socket may write at once; whatever they mix is
     // theirs.
@@ -113,7 +115,7 @@ pub fn redirect(ctx: &SockAddrContext, actor: &Actor, family: u16, to: &Endpoint
         (false, false) => found.udp6[lane & (LANES - 1)],
     };
     if port == 0 {
-        return Redirection::Impossible;
+        return impossible(found);
     }
     // SAFETY: as above; the mask bounds the index.
     unsafe {

@@ -24,6 +24,9 @@ const PROGRAMS: &[&str] = &[
     "work",
     "network-client",
     "attempt",
+    "network-stage",
+    "network-asker",
+    "network-outsider",
 ];
 
 pub(crate) fn is_program(name: &[u8]) -> bool {
@@ -47,6 +50,9 @@ pub(crate) fn main(program: &[u8], arguments: &[&[u8]]) -> ExitCode {
         b"background" => background(path(0)),
         b"network-client" => crate::network::client_main(arguments),
         b"attempt" => crate::runs::attempt::main(arguments),
+        b"network-stage" => crate::network::run::stage_main(arguments),
+        b"network-asker" => crate::network::run::asker_main(arguments),
+        b"network-outsider" => crate::network::run::outsider_main(arguments),
         b"work" => crate::oracle::work::main(path(0), path(1)),
         _ => ExitCode::from(98),
     }

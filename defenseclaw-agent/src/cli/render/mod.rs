@@ -214,6 +214,7 @@ fn losses(report: &Report, options: &RenderOptions) -> Vec<Line> {
             }
             LossReason::MapFull => ("lost, a map was full", Role::Bad),
             LossReason::DecodeError => ("lost, the record could not be decoded", Role::Bad),
+            LossReason::QueueFull => ("lost, a queue was full", Role::Bad),
             LossReason::StoreError => ("lost, the record could not be stored", Role::Bad),
             LossReason::Unclean => ("lost, watching ended without notice", Role::Bad),
         };

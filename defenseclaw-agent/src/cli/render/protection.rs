@@ -1,7 +1,7 @@
 //! What held a command back: the table of protections, and each rule that blocks something.
 
 use super::{Line, RenderOptions, Role, escape, paragraph};
-use crate::model::{Held, Protection, ProtectionRow, ProtectionState, RuleHold};
+use crate::model::{Held, Protection, ProtectionRow, ProtectionState, best_holds};
 
 /// Nothing where there was no policy.
 pub(super) fn lines(protection: &Protection, options: &RenderOptions) -> Vec<Line> {
@@ -10,14 +10,7 @@ pub(super) fn lines(protection: &Protection, options: &RenderOptions) -> Vec<Lin
         lines.extend(paragraph(&row_words(row), role(row.state), options));
     }
     // What one mechanism does not hold, another one may.
-    let mut best: Vec<&RuleHold> = Vec::new();
-    for hold in &protection.rules {
-        match best.iter_mut().find(|known| known.rule == hold.rule) {
-            Some(known) if hold.held > known.held => *known = hold,
-            Some(_) => {}
-            None => best.push(hold),
-        }
-    }
+    let best = best_holds(&protection.rules);
     let of = |held| best.iter().filter(move |hold| hold.held == held);
     let whole: Vec<_> = of(Held::Whole).map(|hold| escape(hold.rule.as_bytes())).collect();
     if !whole.is_empty() {

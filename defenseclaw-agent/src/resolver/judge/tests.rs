@@ -5,7 +5,7 @@ use super::{
     *,
 };
 use crate::{
-    model::Effects,
+    model::{BootTime, Effects, ProcessKey, SessionId},
     policy::image::{AddressRow, Ports, RuleInfo},
 };
 
@@ -19,7 +19,8 @@ fn judge(image: Image, rebinding: PolicyAction) -> Judge {
             reason: format!("because {at}"),
         })
         .collect();
-    Judge::new(&Rules { image: Arc::new(Image { rules, ..image }), generation: 5, rebinding })
+    let image = Arc::new(Image { rules, ..image });
+    Judge::new(&Rules { image, generation: 5, sets: vec![Some(3), None, Some(0)], rebinding })
 }
 
 fn system() -> System {
@@ -178,4 +179,28 @@ fn a_blocked_name_cannot_hide_behind_an_alias() {
     };
     assert!(through("x.tracker.example"));
     assert!(!through("cdn.example"), "the default is about questions");
+}
+
+#[test]
+fn the_kernels_numbers_become_those_of_the_image() {
+    let judge = judge(Image::default(), PolicyAction::Block);
+    let asker = |owner, parent_owner| Asker {
+        server: server("192.0.2.53"),
+        time: BootTime(1),
+        session: SessionId(1),
+        tool_call: None,
+        process: ProcessKey { tgid: 1, start_ns: 1 },
+        tid: 1,
+        uid: 0,
+        cgroup: 1,
+        profile: 0,
+        owner,
+        parent_owner,
+    };
+    for (kernel, own) in
+        [(0, 0), (0b1000, 0b001), (0b0001, 0b100), (0b1001, 0b101), (0b0110, 0), (u64::MAX, 0b101)]
+    {
+        assert_eq!(judge.owners(&asker(kernel, 0)), Owners { own, parent: 0 });
+        assert_eq!(judge.owners(&asker(0, kernel)), Owners { own: 0, parent: own });
+    }
 }

@@ -112,6 +112,10 @@ fn another_policy_is_applied_to_what_is_known() {
     assert_eq!(again.len(), 1);
     assert_eq!((again[0].0, rules(&again[0].1)), (address(1), vec![7]));
     assert_eq!(resolved.judge_again(&other, BootTime(u64::MAX)), []);
+    for (address, permit) in again {
+        assert_eq!(resolved.judge_one(&other, NOW, address), Some(permit));
+    }
+    assert_eq!(resolved.judge_one(&other, NOW, address(9)), None);
 }
 
 #[test]

@@ -75,7 +75,7 @@ fn play(case: &str) -> Result<()> {
     }
 }
 
-fn question(id: u16, name: &str, kind: RecordType, edns: bool) -> Vec<u8> {
+pub(super) fn question(id: u16, name: &str, kind: RecordType, edns: bool) -> Vec<u8> {
     let mut message = Message::query();
     message.metadata.id = id;
     message.metadata.recursion_desired = true;
@@ -88,18 +88,18 @@ fn question(id: u16, name: &str, kind: RecordType, edns: bool) -> Vec<u8> {
     message.to_vec().unwrap()
 }
 
-fn udp(bind: impl Into<IpAddr>) -> Result<UdpSocket> {
+pub(super) fn udp(bind: impl Into<IpAddr>) -> Result<UdpSocket> {
     let socket = UdpSocket::bind((bind.into(), 0))?;
     socket.set_read_timeout(Some(PATIENCE))?;
     Ok(socket)
 }
 
-fn any4() -> IpAddr {
+pub(super) fn any4() -> IpAddr {
     [0; 4].into()
 }
 
 /// An answer as C libraries take it: from who was asked, with the right id.
-fn received(socket: &UdpSocket, from: SocketAddr, id: u16) -> Result<Message> {
+pub(super) fn received(socket: &UdpSocket, from: SocketAddr, id: u16) -> Result<Message> {
     let mut buffer = [0; 4096];
     let (len, source) = socket.recv_from(&mut buffer).with_context(|| format!("no answer of {from}"))?;
     ensure!(source == from, "{source} answers in place of {from}");
@@ -108,7 +108,7 @@ fn received(socket: &UdpSocket, from: SocketAddr, id: u16) -> Result<Message> {
     Ok(message)
 }
 
-fn ask_udp(server: SocketAddr, name: &str, kind: RecordType, edns: bool) -> Result<Message> {
+pub(super) fn ask_udp(server: SocketAddr, name: &str, kind: RecordType, edns: bool) -> Result<Message> {
     let socket = udp(any4())?;
     socket.connect(server)?;
     ensure!(socket.peer_addr()? == server, "getpeername says {}", socket.peer_addr()?);
@@ -116,7 +116,7 @@ fn ask_udp(server: SocketAddr, name: &str, kind: RecordType, edns: bool) -> Resu
     received(&socket, server, 7)
 }
 
-fn exchange_tcp(stream: &mut TcpStream, id: u16, name: &str) -> Result<Message> {
+pub(super) fn exchange_tcp(stream: &mut TcpStream, id: u16, name: &str) -> Result<Message> {
     stream.set_read_timeout(Some(PATIENCE))?;
     let message = question(id, name, RecordType::A, false);
     stream.write_all(&(message.len() as u16).to_be_bytes())?;
@@ -130,13 +130,13 @@ fn exchange_tcp(stream: &mut TcpStream, id: u16, name: &str) -> Result<Message> 
     Ok(answer)
 }
 
-fn leads_to(message: &Message, address: &str) -> Result<()> {
+pub(super) fn leads_to(message: &Message, address: &str) -> Result<()> {
     let found: Vec<String> = message.answers.iter().map(|record| record.data.to_string()).collect();
     ensure!(found.iter().any(|data| data == address), "{found:?} instead of {address}");
     Ok(())
 }
 
-fn getaddrinfo() -> Result<()> {
+pub(super) fn getaddrinfo() -> Result<()> {
     let mut found: Vec<IpAddr> = ("www.example.com", 443).to_socket_addrs()?.map(|at| at.ip()).collect();
     found.sort_unstable();
     found.dedup();

@@ -4,6 +4,7 @@
 
 mod client;
 mod interfaces;
+pub(crate) mod run;
 mod scene;
 mod server;
 
@@ -43,7 +44,7 @@ const CASES: &[(&str, Case)] = &[
 pub(crate) fn trials(setting: &Setting) -> Vec<Trial> {
     let setting = setting.clone();
     let possible = crate::sys::cgroup_mount().is_some();
-    CASES
+    let mut trials: Vec<_> = CASES
         .iter()
         .map(|(name, case)| {
             let setting = setting.clone();
@@ -57,7 +58,9 @@ pub(crate) fn trials(setting: &Setting) -> Vec<Trial> {
                 }
             })
         })
-        .collect()
+        .collect();
+    trials.extend(run::trials(&setting));
+    trials
 }
 
 fn attached() -> Result<()> {

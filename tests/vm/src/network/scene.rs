@@ -13,10 +13,10 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 use defenseclaw::{
-    model::{BootTime, Effects, Event, PolicyAction, SessionId, Severity, Transport},
+    model::{Asker, BootTime, Effects, Event, PolicyAction, SessionId, Severity, Transport},
     policy::image::{Entry, HostRow, Image, Ports, RuleInfo},
-    resolver::{Answered, Asker, Kernel, Listening, Permit, Resolver, ResolverStats, Rules, System},
-    sensor::{Questions, Redirects, ResolverPorts, Sensor, SensorOptions},
+    resolver::{Answered, Kernel, Listening, Permit, Resolver, ResolverStats, Rules, System},
+    sensor::{Otherwise, Questions, Redirects, ResolverPorts, Sensor, SensorOptions},
 };
 use tokio::sync::mpsc;
 
@@ -58,28 +58,16 @@ impl Gate {
 
 impl Kernel for Gate {
     fn asker(&self, netns: u64, transport: Transport, from: SocketAddr, lane: u16) -> Option<Asker> {
-        let question = self.questions.find(netns, transport, from, lane)?;
-        Some(Asker {
-            server: question.server,
-            time: question.time,
-            session: question.session,
-            tool_call: question.tool_call,
-            process: question.process,
-            tid: question.tid,
-            uid: question.uid,
-            cgroup: question.cgroup,
-            profile: question.profile,
-            owner: question.owner,
-            parent_owner: question.parent_owner,
-        })
+        self.questions.find(netns, transport, from, lane)
     }
 
-    fn permit(&self, profile: u32, address: IpAddr, _: &Permit, generation: u64) -> Result<(), String> {
+    fn permit(&self, profile: u32, address: IpAddr, _: &Permit, rules: &Rules) -> Result<(), String> {
+        let generation = rules.generation;
         self.permits.lock().unwrap().push(Told { profile, address, generation, time: sys::boottime() });
         Ok(())
     }
 
-    fn forget(&self, _: u32, _: IpAddr) {}
+    fn forget(&self, _: u32, _: IpAddr, _: u64) {}
 }
 
 /// A cgroup of this suite. It goes when it is empty.
@@ -103,7 +91,7 @@ static LOADED: Mutex<Option<Loaded>> = Mutex::new(None);
 fn loaded() -> Result<MutexGuard<'static, Option<Loaded>>> {
     let mut loaded = LOADED.lock().unwrap_or_else(PoisonError::into_inner);
     if loaded.is_none() {
-        let mut sensor = Sensor::load(&SensorOptions::default())?;
+        let sensor = Sensor::load(&SensorOptions::default())?;
         let (redirects, questions) = sensor.names()?;
         *loaded = Some(Loaded { sensor, redirects, questions: Arc::new(questions) });
     }
@@ -176,8 +164,13 @@ impl Scene {
         let listening = resolver.serve(namespace, System { servers, searched: Vec::new() })?;
         if redirected {
             let defenseclaw::resolver::Ports { udp4, udp6, tcp4, tcp6 } = listening.ports;
-            redirects.lead(PROFILE, listening.netns, &ResolverPorts { udp4, udp6, tcp4, tcp6 })?;
-            redirects.refuse_elsewhere(PROFILE)?;
+            redirects.lead(
+                PROFILE,
+                listening.netns,
+                &ResolverPorts { udp4, udp6, tcp4, tcp6 },
+                Otherwise::Refused,
+            )?;
+            redirects.elsewhere(PROFILE, Otherwise::Refused)?;
         } else {
             redirects.forget(PROFILE, 0)?;
         }
@@ -298,5 +291,5 @@ fn rules() -> Rules {
         ],
         ..Image::default()
     };
-    Rules { image: Arc::new(image), generation: GENERATION, rebinding: PolicyAction::Block }
+    Rules { image: Arc::new(image), generation: GENERATION, sets: Vec::new(), rebinding: PolicyAction::Block }
 }

@@ -83,6 +83,12 @@ impl Server {
         Ok(Self { asked, stop, threads })
     }
 
+    /// Says how many questions have arrived, whenever it is asked.
+    pub(super) fn counter(&self) -> impl Fn() -> usize + use<> {
+        let asked = Arc::clone(&self.asked);
+        move || asked.lock().unwrap().len()
+    }
+
     pub(super) fn asked(&self) -> Vec<Asked> {
         self.asked.lock().unwrap().clone()
     }
@@ -162,6 +168,16 @@ fn answer(at: IpAddr, message: &[u8], tcp: bool, asked: &Mutex<Vec<Asked>>) -> O
             let middle = name("middle.example.net.");
             reply.add_answer(Record::from_rdata(owner.clone(), 5, RData::CNAME(CNAME(middle.clone()))));
             reply.add_answer(record(&middle, &ALIASED.to_string()));
+        }
+        ("inside.example.com.", RecordType::A) => reply.answers.push(record(owner, "192.0.2.66")),
+        ("pinned.example.com.", RecordType::A) => reply.answers.push(record(owner, "192.0.2.70")),
+        ("port.example.com.", RecordType::A) => reply.answers.push(record(owner, "192.0.2.30")),
+        ("blocked.example.com.", RecordType::A) => reply.answers.push(record(owner, "192.0.2.20")),
+        ("spared.example.com.", RecordType::A) => reply.answers.push(record(owner, "192.0.2.21")),
+        ("chain.example.com.", RecordType::A) => {
+            let hop = name("hop.example.net.");
+            reply.add_answer(Record::from_rdata(owner.clone(), 5, RData::CNAME(CNAME(hop.clone()))));
+            reply.add_answer(record(&hop, "192.0.2.22"));
         }
         ("long.example.com.", RecordType::A) if tcp => {
             for last in 0..LONG {

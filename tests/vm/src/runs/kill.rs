@@ -131,13 +131,34 @@ impl Drop for Running {
     }
 }
 
+/// What is in the kernel: ids of programs, and pins.
+pub(crate) struct Traces(BTreeSet<u32>, BTreeSet<PathBuf>);
+
+pub(crate) fn traces() -> Result<Traces> {
+    Ok(Traces(programs()?, pins()))
+}
+
+/// Fails if more is there than was, and does not go.
+pub(crate) fn left_since(Traces(programs_before, pins_before): &Traces) -> Result<()> {
+    let mut left = BTreeSet::new();
+    let clean = sys::wait_until(60, || {
+        left = programs()
+            .map_or_else(|_| BTreeSet::new(), |now| now.difference(programs_before).copied().collect());
+        left.is_empty()
+    });
+    ensure!(clean, "BPF programs are left behind: {left:?}");
+    let pinned: Vec<PathBuf> = pins().difference(pins_before).cloned().collect();
+    ensure!(pinned.is_empty(), "pins are left behind: {pinned:?}");
+    Ok(())
+}
+
 /// Kills the watcher as soon as `moment` is in the directory of the run.
 fn killed(setting: &Setting, moment: &str) -> Result<()> {
     let dir = run_dir()?;
     let base = fs::canonicalize(dir.path())?;
     fs::write(base.join("file"), b"x")?;
     let (db, program) = (base.join("audit.db"), own_program()?);
-    let (programs_before, pins_before) = (programs()?, pins());
+    let before = traces()?;
 
     let command = [program.as_os_str(), OsStr::new("flood"), base.as_os_str(), OsStr::new(OPENS)];
     let mut running = Running {
@@ -175,15 +196,7 @@ fn killed(setting: &Setting, moment: &str) -> Result<()> {
     ensure!(released, "children of the watcher wait for ever before their first program: {waiting:?}");
 
     // The command may go on or not; either way nothing of ours is left in the kernel, even while it runs.
-    let mut left = BTreeSet::new();
-    let clean = sys::wait_until(60, || {
-        left = programs()
-            .map_or_else(|_| BTreeSet::new(), |now| now.difference(&programs_before).copied().collect());
-        left.is_empty()
-    });
-    ensure!(clean, "BPF programs are left behind: {left:?}");
-    let pinned: Vec<PathBuf> = pins().difference(&pins_before).cloned().collect();
-    ensure!(pinned.is_empty(), "pins are left behind: {pinned:?}");
+    left_since(&before)?;
     running.end_command();
     drop(running);
 

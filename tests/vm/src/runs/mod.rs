@@ -6,7 +6,7 @@ mod errors;
 mod exit_code;
 mod flood;
 mod judged;
-mod kill;
+pub(crate) mod kill;
 
 use std::{
     process::{Child, Command, ExitStatus, Stdio},
