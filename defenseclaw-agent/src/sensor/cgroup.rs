@@ -7,8 +7,11 @@ use std::{
 };
 
 use aya::{
-    maps::{HashMap, MapData},
-    programs::{CgroupAttachMode, CgroupSkb, CgroupSkbAttachType, CgroupSock, CgroupSockAddr, ProgramError},
+    maps::{HashMap, Map, MapData},
+    programs::{
+        CgroupAttachMode, CgroupSkb, CgroupSkbAttachType, CgroupSock, CgroupSockAddr, ProgramError,
+        links::{FdLink, LinkError},
+    },
 };
 use defenseclaw_ebpf::redirect::{Flow, FlowKey, Redirect, RedirectKey};
 
@@ -180,33 +183,42 @@ impl Sensor {
 
     fn attach_cgroup(&mut self, name: &str, directory: &Path) -> Result<(), String> {
         let program =
-            self.object.program_mut(name).ok_or_else(|| format!("the object has no program {name}"))?;
+            self.programs.program(name).ok_or_else(|| format!("the object has no program {name}"))?;
         let directory = std::fs::File::open(directory).map_err(|error| error.to_string())?;
         // A link never displaces another program, and takes no flags that would say so.
         let mode = CgroupAttachMode::Single;
         let loaded = program.fd().is_ok();
-        let done = if let Ok(program) = <&mut CgroupSockAddr>::try_from(&mut *program) {
+        let link: Result<Result<FdLink, LinkError>, ProgramError> = if let Ok(program) = <&mut CgroupSockAddr>::try_from(&mut *program) {
             (if loaded { Ok(()) } else { program.load() })
-                .and_then(|()| program.attach(directory, mode).map(drop))
+                .and_then(|()| program.attach(directory, mode))
+                .and_then(|id| program.take_link(id))
+                .map(FdLink::try_from)
         } else if let Ok(program) = <&mut CgroupSock>::try_from(&mut *program) {
             (if loaded { Ok(()) } else { program.load() })
-                .and_then(|()| program.attach(directory, mode).map(drop))
+                .and_then(|()| program.attach(directory, mode))
+                .and_then(|id| program.take_link(id))
+                .map(FdLink::try_from)
         } else {
             <&mut CgroupSkb>::try_from(program).and_then(|program| {
                 if !loaded {
                     program.load()?;
                 }
-                program.attach(directory, CgroupSkbAttachType::Egress, mode).map(drop)
+                let id = program.attach(directory, CgroupSkbAttachType::Egress, mode)?;
+                program.take_link(id).map(FdLink::try_from)
             })
         };
-        done.map_err(|error: ProgramError| refusal::reason(&error))
+        let link = link.map_err(|error| refusal::reason(&error))?.map_err(|error| error.to_string())?;
+        self.links.add(name, link);
+        Ok(())
     }
 
-    /// The maps of names: where questions go, and whose they are. They can be taken once.
+    /// The maps of names: where questions go, and whose they are.
     pub fn names(&mut self) -> Result<(Redirects, Questions), SensorError> {
-        let mut take = |name: &'static str| self.object.take_map(name).ok_or_else(|| refusal::no_map(name));
-        let (redirect, flows) = (take("DNS_REDIRECT")?, take("DNS_FLOWS")?);
         let failed = map_error("open the maps of names");
+        let open = |name: &'static str| {
+            Map::from_map_data(self.map(name).ok_or_else(|| refusal::no_map(name))?).map_err(&failed)
+        };
+        let (redirect, flows) = (open("DNS_REDIRECT")?, open("DNS_FLOWS")?);
         Ok((
             Redirects { map: HashMap::try_from(redirect).map_err(&failed)? },
             Questions { map: HashMap::try_from(flows).map_err(&failed)? },

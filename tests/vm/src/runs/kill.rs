@@ -230,6 +230,7 @@ fn session_without_end(setting: &Setting, db: &Path) -> bool {
             | AuditRecord::PolicyLoaded(_)
             | AuditRecord::PolicyRefused(_)
             | AuditRecord::Posture(_)
+            | AuditRecord::Handover(_)
             | AuditRecord::Loss(_) => {}
         }
         Ok(())
