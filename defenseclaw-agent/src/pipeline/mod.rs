@@ -130,7 +130,8 @@ pub fn step(state: &mut State, input: Input, now: BootTime, effects: &mut Vec<Ef
         }
         Input::Resumed { start, events, policies } => {
             state.tree.learn(&root_facts(&start));
-            let session = Session { n_events: events, ..Session::new(&start) };
+            let mut session = Session::new(&start);
+            session.n_events = events;
             state.sessions.insert(start.session, session);
             policies.into_iter().for_each(|policy| state.policies.load(policy));
         }
@@ -202,6 +203,9 @@ pub fn step(state: &mut State, input: Input, now: BootTime, effects: &mut Vec<Ef
         }
         Input::Tick => {
             state.tree.expire(now, KEEP_ENDED);
+            // Of a session that was resumed, everything may have ended before.
+            let sessions: Vec<_> = state.sessions.keys().copied().collect();
+            sessions.into_iter().for_each(|id| check_tree(state, id, effects));
         }
     }
 }

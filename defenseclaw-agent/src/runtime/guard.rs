@@ -34,6 +34,8 @@ pub(super) struct Guard {
     directories: Directories,
     protection: Protection,
     in_force: Compiled,
+    /// What is in force was put there by somebody who is gone: of `in_force` only what the audit says of it is known.
+    inherited: bool,
     proof: Option<Proof>,
 }
 
@@ -64,9 +66,37 @@ impl Guard {
             directories,
             protection: protection.clone(),
             in_force: compiled,
+            inherited: false,
             proof: None,
         };
         Ok((guard, loaded))
+    }
+
+    /// Takes over what somebody who is gone has put in force, and proves it again. It stays in force as it is until the
+    /// policy is read again; see [`Guard::reload`].
+    pub(super) fn adopt(
+        sensor: &mut Sensor,
+        options: PolicyOptions,
+        directories: Directories,
+        loaded: &PolicyLoaded,
+        cgroup: Option<&Cgroup>,
+    ) -> Result<(Self, Option<PostureChange>), RunError> {
+        let enforcer = Enforcer::adopt(Maps::open(|name| sensor.map(name))?, sensor.seed())?;
+        let mut guard = Self {
+            enforcer,
+            session: loaded.session,
+            options,
+            directories,
+            protection: sensor.protection().clone(),
+            in_force: Compiled::known(loaded),
+            inherited: true,
+            proof: None,
+        };
+        // What was not proven at the start is no reason to take off what holds.
+        let allowed = std::mem::replace(&mut guard.options.allow_degraded, true);
+        let change = guard.prove(sensor, cgroup);
+        guard.options.allow_degraded = allowed;
+        Ok((guard, change?))
     }
 
     /// Proves, before the command starts, that what is to be blocked is. Nothing to prove: none.
@@ -148,6 +178,7 @@ impl Guard {
             warn!(skipped, "not protected by inode");
         }
         self.in_force = compiled;
+        self.inherited = false;
         Ok(loaded)
     }
 
@@ -165,6 +196,9 @@ impl Guard {
 
     /// Protects the files that were found.
     pub(super) fn protect(&mut self, found: &Identities) {
+        if self.inherited {
+            return;
+        }
         match self.enforcer.refresh_identities(SESSION_PROFILE, &self.in_force.image, &found.files) {
             Ok(0) => {}
             Ok(changed) => info!(changed, "protected files have changed"),

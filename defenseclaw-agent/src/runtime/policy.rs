@@ -17,7 +17,10 @@ use crate::{
     enforce::{self, Identities, PathEntries},
     launcher::landlock::{LandlockChoice, Siblings},
     model::{Held, LoadedRule, Mode, PolicyAction, PolicyLoaded, RuleHold, SessionId},
-    policy::{self, Bindings, image::Image},
+    policy::{
+        self, Bindings,
+        image::{Image, RuleInfo},
+    },
 };
 
 /// Longest policy that is read, in bytes.
@@ -207,6 +210,22 @@ pub(super) fn unheld(rules: &[RuleHold]) -> Vec<RuleHold> {
 }
 
 impl Compiled {
+    /// As much as the audit knows of one that is in force.
+    pub(super) fn known(loaded: &PolicyLoaded) -> Self {
+        let rules = loaded.rules.iter().map(|rule| RuleInfo {
+            id: rule.id.clone(),
+            severity: rule.severity,
+            reason: rule.reason.clone(),
+        });
+        Self {
+            name: loaded.name.clone(),
+            mode: loaded.mode,
+            digest: loaded.digest.clone(),
+            image: Image { rules: rules.collect(), ..Image::default() },
+            identities: Identities::default(),
+        }
+    }
+
     /// For the audit.
     pub(super) fn loaded(&self, session: SessionId, profile: u32, generation: u64) -> PolicyLoaded {
         let rules = self.image.rules.iter().map(|rule| LoadedRule {

@@ -2,7 +2,7 @@
 //! daemon. Start-up order matters: programs are attached before the command exists, the command is enrolled before it
 //! executes, and the audit is open before anything can happen that belongs in it.
 
-use std::{ffi::OsString, io, os::unix::ffi::OsStrExt, path::PathBuf};
+use std::{collections::BTreeMap, ffi::OsString, io, os::unix::ffi::OsStrExt, path::PathBuf};
 
 use serde::Serialize;
 
@@ -11,6 +11,8 @@ use super::{
     confine::{ConfineError, Confinement},
     guard::{Guard, RuleVerdicts},
     host,
+    manifest::{self, Manifest, ManifestPolicy},
+    persist::{Kept, PersistError, Place},
     policy::{self, Directories, PolicyOptions, PolicyRejected, PolicySource},
     rootless,
     watch::{Begin, Policy, Watch},
@@ -19,7 +21,7 @@ use crate::{
     enforce::{self, EnforceError},
     launcher::{self, LaunchError, LaunchOptions, RunAs, Signals},
     model::{ExitStatus, SessionId, SessionStart, Text, Unproven},
-    sensor::{Sensor, SensorError, SensorOptions, SensorStats},
+    sensor::{self, Sensor, SensorError, SensorOptions, SensorStats},
     store::{StoreError, Writer, WriterOptions},
 };
 
@@ -36,6 +38,8 @@ pub struct RunOptions {
     pub default_database: bool,
     /// Stop watching when the command itself has ended, whatever its children do.
     pub detach_after_main: bool,
+    /// Leave programs and maps in force when this process ends before the tree.
+    pub persist: bool,
     /// Judge by this policy; without it nothing is judged.
     pub policy: Option<PolicyOptions>,
     /// Sizes of the kernel's half.
@@ -112,6 +116,9 @@ pub enum RunError {
         /// What was not refused.
         which: Vec<Unproven>,
     },
+    /// Leaving programs in the kernel, or taking them over.
+    #[error(transparent)]
+    Persist(#[from] PersistError),
     /// Pids here are not the kernel's.
     #[error("this is not the initial pid namespace, so processes cannot be told apart")]
     PidNamespace,
@@ -139,6 +146,7 @@ impl RunError {
                 Some("in a container, share the host's pid namespace (`--pid=host`, `hostPID: true`)")
             }
             Self::Confine(error) => Some(error.hint()),
+            Self::Persist(error) => error.hint(),
             Self::Unproven { .. } => {
                 Some("see `defenseclaw doctor`; --allow-degraded goes on although blocking is not proven")
             }
@@ -175,6 +183,9 @@ pub fn run(options: &RunOptions) -> Result<RunOutcome, RunError> {
         }
         None => None,
     };
+    if options.persist && !nix::unistd::geteuid().is_root() {
+        return Err(PersistError::NotRoot.into());
+    }
     if let Some((_, _, confinement)) = policy.as_ref().filter(|_| options.is_rootless()) {
         confinement.check_alone()?;
         return rootless::run(options, confinement);
@@ -186,6 +197,7 @@ pub fn run(options: &RunOptions) -> Result<RunOutcome, RunError> {
     let boot_id = clock::boot_id().map_err(RunError::system("read the boot id"))?;
     let (wall, boot) = (clock::wall_now(), clock::boot_now());
     let session = SessionId::new(wall, random());
+    let place = options.persist.then(|| Place::make(session)).transpose()?;
     let mut sensor = Sensor::load(&options.sensor)?;
     let writer = Writer::open(
         &options.database,
@@ -217,7 +229,7 @@ pub fn run(options: &RunOptions) -> Result<RunOutcome, RunError> {
         }
     }
     let mut protection = sensor.protection().clone();
-    let mut judged = None;
+    let (mut judged, mut kept_policy) = (None, None);
     if let Some((chosen, compiled, confinement)) = policy {
         confinement.describe(&prepared, &mut protection);
         protection.rules.extend(enforce::holds(&compiled.image, &protection));
@@ -226,7 +238,8 @@ pub fn run(options: &RunOptions) -> Result<RunOutcome, RunError> {
         let skipped = &compiled.identities.skipped;
         warnings.extend(skipped.iter().map(|skipped| format!("not protected by inode: {skipped}")));
         let cgroup = prepared.placement().cgroup();
-        let (mut guard, loaded) = Guard::install(&sensor, session, chosen, directories, compiled)?;
+        let (mut guard, loaded) = Guard::install(&sensor, session, chosen, directories.clone(), compiled)?;
+        kept_policy = Some(ManifestPolicy::new(chosen, &directories, loaded.clone()));
         let posture = guard.prove(&mut sensor, cgroup)?;
         let file = match &chosen.source {
             PolicySource::File(file) => Some(file.clone()),
@@ -253,7 +266,27 @@ pub fn run(options: &RunOptions) -> Result<RunOutcome, RunError> {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         protection,
     };
-    let mut watch = Watch::new(sensor, writer, start, judged);
+    let kept = match place {
+        Some((place, mounted)) => {
+            warnings.extend(mounted);
+            let cgroup = prepared.placement().cgroup().map(|cgroup| manifest::text(cgroup.path()));
+            let manifest = Manifest {
+                format: manifest::FORMAT,
+                abi: sensor::abi(),
+                object: sensor::object_digest(),
+                database: manifest::text(&manifest::absolute(&options.database)),
+                start: start.clone(),
+                pinned: false,
+                cgroup,
+                attached: sensor.attached(),
+                policy: kept_policy,
+                filtered: BTreeMap::new(),
+            };
+            Some(Kept::pin(place, manifest, &mut sensor)?)
+        }
+        None => None,
+    };
+    let mut watch = Watch::new(sensor, writer, start, judged, kept);
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_io()
         .enable_time()
@@ -274,8 +307,14 @@ pub fn run(options: &RunOptions) -> Result<RunOutcome, RunError> {
             return Err(error.into());
         }
     };
+    // Until here nothing has run that would have to be held without us.
+    watch.outlive();
     let status = runtime.block_on(watch.until_the_end(&mut running, &signals, options.detach_after_main))?;
+    let left = watch.leaves();
     let (stats, last_error) = watch.finish()?;
+    if left {
+        warnings.push(left_in_force(session));
+    }
     if let launcher::CgroupEnd::Left(path) = running.finish() {
         warnings.push(format!("processes are still in {}", path.display()));
     }
@@ -283,6 +322,13 @@ pub fn run(options: &RunOptions) -> Result<RunOutcome, RunError> {
         warnings.push(format!("{} events could not be stored: {error}", stats.store_error));
     }
     Ok(RunOutcome { session, status, stats, warnings })
+}
+
+pub(super) fn left_in_force(session: SessionId) -> String {
+    format!(
+        "session {session} is left in force: `defenseclaw adopt {session}` goes on with it, `defenseclaw release {session}` \
+         takes it off"
+    )
 }
 
 pub(super) fn home(options: &RunOptions) -> Text {

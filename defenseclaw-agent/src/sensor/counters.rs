@@ -58,6 +58,8 @@ pub(super) struct Counting {
 struct Before {
     /// It stored them, or said what became of them.
     settled: [u64; KINDS],
+    /// All that were put into the rings, when this was last noted.
+    submitted: [u64; KINDS],
     /// Those of which nothing is known, as far as we have said so.
     missed: [u64; KINDS],
     last: BootTime,
@@ -103,30 +105,26 @@ impl Counting {
         }
         let last = accounted.last;
         counting.since = last;
-        counting.before = Some(Box::new(Before { settled, missed: [0; KINDS], last }));
+        counting.before = Some(Box::new(Before { settled, submitted: [0; KINDS], missed: [0; KINDS], last }));
         Ok(counting)
     }
 
-    /// What the watcher before us took out of the rings and did not store, as far as it was not said before. To be asked
-    /// when the rings are empty: what is still in them counts as missed.
-    pub(super) fn missed(&mut self, now: BootTime) -> Result<Vec<Loss>, SensorError> {
-        if self.before.is_none() {
-            return Ok(Vec::new());
-        }
+    /// Notes what the kernel has put into the rings so far.
+    pub(super) fn note_submitted(&mut self) -> Result<(), SensorError> {
         let totals = self.totals()?;
-        let mut submitted = [0_u64; KINDS];
-        let mut received = [0_u64; KINDS];
-        for kind in Kind::ALL {
-            let place = merged(kind) as usize;
-            let counted = totals.get(kind as usize).and_then(|row| row.get(Count::Submitted as usize));
-            let taken = self.received.get(kind as usize);
-            for (sums, count) in [(&mut submitted, counted), (&mut received, taken)] {
-                if let (Some(sum), Some(count)) = (sums.get_mut(place), count) {
-                    *sum += count;
-                }
-            }
+        if let Some(before) = &mut self.before {
+            let counted = |kind: Kind| totals.get(kind as usize)?.get(Count::Submitted as usize).copied();
+            before.submitted = sums(counted);
         }
-        let Some(before) = &mut self.before else { return Ok(Vec::new()) };
+        Ok(())
+    }
+
+    /// What the watcher before us took out of the rings and did not store, as far as it was not said before. To be asked
+    /// when everything has been read that was noted: each record is put into a ring before it is counted there.
+    pub(super) fn missed(&mut self, now: BootTime) -> Vec<Loss> {
+        let received = sums(|kind| self.received.get(kind as usize).copied());
+        let Some(before) = &mut self.before else { return Vec::new() };
+        let submitted = before.submitted;
         let mut losses = Vec::new();
         for kind in Kind::ALL {
             let at = kind as usize;
@@ -149,7 +147,7 @@ impl Counting {
                 });
             }
         }
-        Ok(losses)
+        losses
     }
 
     pub(super) fn received(&mut self, kind: Kind) {
@@ -252,6 +250,17 @@ fn column(what: Count) -> &'static str {
         Count::Unreadable => "unreadable",
         Count::MapFull => "map_full",
     }
+}
+
+/// By merged kind.
+fn sums(count: impl Fn(Kind) -> Option<u64>) -> [u64; KINDS] {
+    let mut sums = [0; KINDS];
+    for kind in Kind::ALL {
+        if let (Some(sum), Some(count)) = (sums.get_mut(merged(kind) as usize), count(kind)) {
+            *sum += count;
+        }
+    }
+    sums
 }
 
 /// The kernel's kind of an event. Two of them make files; see [`merged`].

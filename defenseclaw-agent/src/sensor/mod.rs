@@ -31,7 +31,7 @@ pub use level::detect as detect_level;
 pub use load::object_digest;
 pub use proc::{ProcFacts, is_alive, process_facts};
 
-use crate::model::{BootTime, Event, Loss, Protection, SessionId};
+use crate::model::{BootTime, Event, Loss, ProcessKey, Protection, SessionId};
 
 /// Why watching cannot start or go on.
 #[derive(Debug, thiserror::Error)]
@@ -201,6 +201,16 @@ impl Sensor {
         self.scope.keys().filter_map(Result::ok).filter_map(|tgid| u32::try_from(tgid).ok()).collect()
     }
 
+    /// Processes of one session that are watched now; the start is 0 of one that has done nothing yet.
+    pub fn enrolled_in(&self, session: SessionId) -> Vec<ProcessKey> {
+        let rows = self.scope.iter().filter_map(Result::ok);
+        rows.filter(|(_, LabelPod(label))| label.session == session.0)
+            .filter_map(|(tgid, LabelPod(label))| {
+                Some(ProcessKey { tgid: u32::try_from(tgid).ok()?, start_ns: label.start_ns })
+            })
+            .collect()
+    }
+
     /// Reads name server answers of the sockets in a cgroup. What could not be attached is in [`Sensor::protection`].
     pub fn watch_cgroup(&mut self, directory: &Path, id: u64, session: SessionId) {
         let state = self.attach_dns(directory, id, session);
@@ -258,9 +268,14 @@ impl Sensor {
         self.counters.losses(now)
     }
 
-    /// What a watcher before us took out of the rings and did not store; nothing if there was none. To be asked when the
-    /// rings are empty.
-    pub fn missed(&mut self, now: BootTime) -> Result<Vec<Loss>, SensorError> {
+    /// Notes what is in the rings now, for [`Sensor::missed`].
+    pub fn note_submitted(&mut self) -> Result<(), SensorError> {
+        self.counters.note_submitted()
+    }
+
+    /// What a watcher before us took out of the rings and did not store; nothing if there was none. To be asked when all
+    /// has been read that [`Sensor::note_submitted`] has noted.
+    pub fn missed(&mut self, now: BootTime) -> Vec<Loss> {
         self.counters.missed(now)
     }
 
@@ -268,6 +283,11 @@ impl Sensor {
     pub fn stats(&mut self) -> Result<SensorStats, SensorError> {
         self.counters.stats()
     }
+}
+
+/// Version of what crosses the kernel boundary: programs of another one cannot be taken over.
+pub fn abi() -> u16 {
+    defenseclaw_ebpf::ABI_VERSION
 }
 
 /// Loads everything this kernel takes, small, to see what that is.

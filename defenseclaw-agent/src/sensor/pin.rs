@@ -109,17 +109,17 @@ impl Sensor {
     pub fn pin(&mut self, directory: &Path) -> Result<(), SensorError> {
         let maps = make(directory.join(MAPS))?;
         let links = make(directory.join(LINKS))?;
-        let pin = |name: &str, map: &MapData| {
-            // The file system keeps names with dots to itself.
-            let path = maps.join(name.trim_start_matches('.').replace('.', "_"));
-            map.pin(&path).map_err(failed("pin a map at", &path))
-        };
         if let Programs::Loaded(object) = &self.programs {
             for (name, map) in object.maps() {
-                let map = data(map).ok_or_else(|| refusal::no_map(name))?;
-                pin(name, map)?;
+                // The file system keeps names with dots to itself.
+                let path = maps.join(name.trim_start_matches('.').replace('.', "_"));
+                map.pin(&path).map_err(failed("pin a map at", &path))?;
             }
         }
+        let pin = |name: &str, map: &MapData| {
+            let path = maps.join(name);
+            map.pin(&path).map_err(failed("pin a map at", &path))
+        };
         pin("SCOPE", self.scope.map())?;
         pin("COUNTERS", self.counters.map())?;
         for (name, descriptor) in self.rings.descriptors() {
