@@ -82,7 +82,9 @@ pub fn adopt(args: &Args, out: &mut Out) -> anyhow::Result<ExitCode> {
     };
     match adopted {
         Adopted::Cleared(why) => {
-            output::note(&format!("session {session} had nothing to go on with ({why}); what was left was removed"));
+            output::note(&format!(
+                "session {session} had nothing to go on with ({why}); what was left was removed"
+            ));
         }
         Adopted::Watched(outcome, database) => {
             for warning in &outcome.warnings {
@@ -112,7 +114,9 @@ pub fn release(args: &ReleaseArgs) -> anyhow::Result<ExitCode> {
             for warning in &outcome.warnings {
                 output::note(warning);
             }
-            output::note(&format!("session {session} is released: nothing of it is watched or held any more"));
+            output::note(&format!(
+                "session {session} is released: nothing of it is watched or held any more"
+            ));
         }
     }
     Ok(ExitCode::SUCCESS)

@@ -6,9 +6,10 @@ use nix::{errno::Errno, sys::signal::Signal};
 
 use super::output::{escape, size};
 use crate::model::{
-    Access, Action, AuditRecord, CredChange, Decision, Event, Exec, ExitStatus, Handover, HandoverStep, KernelPath, Loss, LossReason,
-    MainExit, ModuleOp, MountOp, NamespaceOp, Namespaces, NetEndpoint, PolicyAction, PolicyLoaded,
-    PolicyRefused, Posture, ProcessKey, PtraceOp, SessionEnd, SessionStart, Text, Transport, UnixName,
+    Access, Action, AuditRecord, CredChange, Decision, Event, Exec, ExitStatus, Handover, HandoverStep,
+    KernelPath, Loss, LossReason, MainExit, ModuleOp, MountOp, NamespaceOp, Namespaces, NetEndpoint,
+    PolicyAction, PolicyLoaded, PolicyRefused, Posture, ProcessKey, PtraceOp, SessionEnd, SessionStart, Text,
+    Transport, UnixName,
 };
 
 /// Any row of the audit.

@@ -22,6 +22,7 @@ pub use ids::{BootTime, ParseSessionIdError, ProcessKey, SessionId, ToolCallId, 
 pub use loss::{Loss, LossReason};
 pub use policy::{Decision, Effect, Effects, Mechanism, Mode, PolicyAction, Privilege, Severity, Verdict};
 pub use record::{
-    AuditRecord, Handover, HandoverStep, LoadedRule, MainExit, PolicyLoaded, PolicyRefused, PostureChange, SessionEnd, SessionStart,
+    AuditRecord, Handover, HandoverStep, LoadedRule, MainExit, PolicyLoaded, PolicyRefused, PostureChange,
+    SessionEnd, SessionStart,
 };
 pub use text::{KernelPath, Text};

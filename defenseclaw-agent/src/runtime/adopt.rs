@@ -54,8 +54,7 @@ pub fn adopt(session: SessionId) -> Result<Adopted, RunError> {
         .enable_time()
         .build()
         .map_err(RunError::system("start the event loop"))?;
-    let status =
-        runtime.block_on(taken.watch.until_the_end(&mut taken.running, &taken.signals, false))?;
+    let status = runtime.block_on(taken.watch.until_the_end(&mut taken.running, &taken.signals, false))?;
     let left = taken.watch.leaves();
     let (stats, last_error) = taken.watch.finish()?;
     let mut outcome = outcome(session, stats, taken.warnings, last_error);

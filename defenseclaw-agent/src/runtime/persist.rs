@@ -62,7 +62,8 @@ pub enum PersistError {
     /// The programs speak another language.
     #[error(
         "the programs of session {session} were loaded by version {version}, whose records and maps (ABI {found}) this \
-         version (ABI {}) does not know", sensor::abi()
+         version (ABI {}) does not know",
+        sensor::abi()
     )]
     Abi {
         /// Whose programs.
@@ -73,7 +74,9 @@ pub enum PersistError {
         found: u16,
     },
     /// The machine was started again since.
-    #[error("session {0} belongs to an earlier start of this machine: nothing of it is in the kernel any more")]
+    #[error(
+        "session {0} belongs to an earlier start of this machine: nothing of it is in the kernel any more"
+    )]
     OtherBoot(SessionId),
     /// The audit has its end.
     #[error("session {0} has ended, by its audit; what is left of it in the kernel is not in use")]
@@ -84,7 +87,9 @@ impl PersistError {
     pub(super) fn hint(&self) -> Option<&'static str> {
         match self {
             Self::NotRoot => Some("run with sudo"),
-            Self::Mount(_) => Some("mount it: mount -t bpf bpf /sys/fs/bpf; without it, run without --persist"),
+            Self::Mount(_) => {
+                Some("mount it: mount -t bpf bpf /sys/fs/bpf; without it, run without --persist")
+            }
             Self::Watched(_) => Some("end its watcher first: what it watches stays held"),
             Self::Unknown(_) => Some("`defenseclaw adopt` lists those there are"),
             Self::Abi { .. } => {
@@ -129,8 +134,8 @@ impl Place {
         directory(Path::new(PINS), 0o700)?;
         // Sockets of ours are to be reached there, so others may pass; the files are root's.
         directory(Path::new(RUN), 0o755)?;
-        let lock = lock(session)?;
-        let place = Self { session, _lock: lock, keep: false };
+        found().into_iter().for_each(clear_empty);
+        let place = Self { session, _lock: lock(session)?, keep: false };
         directory(&pins(session), 0o700)?;
         let words = format!("there was no BPF file system at {BPFFS}: it was mounted, and stays");
         Ok((place, mounted.then_some(words)))
@@ -283,6 +288,17 @@ fn found() -> BTreeSet<SessionId> {
     // A lock alone is what is left between two steps of removal.
     let names = names.filter(|name| name.extension().is_none_or(|extension| extension == MANIFEST));
     names.filter_map(|name| name.file_stem()?.to_str()?.parse().ok()).collect()
+}
+
+/// Removes what is left of a run that was killed before it had anything to leave.
+fn clear_empty(session: SessionId) {
+    let is_empty = || fs::read_dir(pins(session)).is_ok_and(|mut names| names.next().is_none());
+    if !beside(session, MANIFEST).exists()
+        && let Ok(lock) = lock(session)
+        && is_empty()
+    {
+        drop(Place { session, _lock: lock, keep: false });
+    }
 }
 
 fn is_watched(session: SessionId) -> bool {

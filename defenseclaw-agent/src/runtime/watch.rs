@@ -29,8 +29,8 @@ use crate::{
     enforce::Identities,
     launcher::{Running, Signals, Step},
     model::{
-        AuditRecord, Event, ExitStatus, Handover, HandoverStep, KernelPath, Loss, PolicyLoaded, PostureChange,
-        ProcessKey, SessionId, SessionStart,
+        AuditRecord, Event, ExitStatus, Handover, HandoverStep, KernelPath, Loss, PolicyLoaded,
+        PostureChange, ProcessKey, SessionId, SessionStart,
     },
     pipeline::{self, Effect, Input, State},
     sensor::{self, Sensor},
@@ -471,8 +471,11 @@ impl Watch {
     fn learn(&mut self) {
         let live: HashSet<u32> = self.state.live_in(self.session).map(|key| key.tgid).collect();
         for key in self.sensor.enrolled_in(self.session) {
-            let is_known =
-                if key.start_ns == 0 { live.contains(&key.tgid) } else { self.state.tree().get(key).is_some() };
+            let is_known = if key.start_ns == 0 {
+                live.contains(&key.tgid)
+            } else {
+                self.state.tree().get(key).is_some()
+            };
             if let (false, Some(facts)) = (is_known, self.facts(key)) {
                 self.step(Input::Learned(Box::new(facts)));
             }
@@ -492,7 +495,9 @@ impl Watch {
     fn check(&mut self) -> Result<(), RunError> {
         self.losses()?;
         self.step(Input::Tick);
-        if self.settled == Some(false) && self.sensor.is_drained().map_err(RunError::system("poll the rings"))? {
+        if self.settled == Some(false)
+            && self.sensor.is_drained().map_err(RunError::system("poll the rings"))?
+        {
             self.settle()?;
             self.learn();
         }

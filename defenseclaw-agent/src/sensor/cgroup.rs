@@ -188,25 +188,26 @@ impl Sensor {
         // A link never displaces another program, and takes no flags that would say so.
         let mode = CgroupAttachMode::Single;
         let loaded = program.fd().is_ok();
-        let link: Result<Result<FdLink, LinkError>, ProgramError> = if let Ok(program) = <&mut CgroupSockAddr>::try_from(&mut *program) {
-            (if loaded { Ok(()) } else { program.load() })
-                .and_then(|()| program.attach(directory, mode))
-                .and_then(|id| program.take_link(id))
-                .map(FdLink::try_from)
-        } else if let Ok(program) = <&mut CgroupSock>::try_from(&mut *program) {
-            (if loaded { Ok(()) } else { program.load() })
-                .and_then(|()| program.attach(directory, mode))
-                .and_then(|id| program.take_link(id))
-                .map(FdLink::try_from)
-        } else {
-            <&mut CgroupSkb>::try_from(program).and_then(|program| {
-                if !loaded {
-                    program.load()?;
-                }
-                let id = program.attach(directory, CgroupSkbAttachType::Egress, mode)?;
-                program.take_link(id).map(FdLink::try_from)
-            })
-        };
+        let link: Result<Result<FdLink, LinkError>, ProgramError> =
+            if let Ok(program) = <&mut CgroupSockAddr>::try_from(&mut *program) {
+                (if loaded { Ok(()) } else { program.load() })
+                    .and_then(|()| program.attach(directory, mode))
+                    .and_then(|id| program.take_link(id))
+                    .map(FdLink::try_from)
+            } else if let Ok(program) = <&mut CgroupSock>::try_from(&mut *program) {
+                (if loaded { Ok(()) } else { program.load() })
+                    .and_then(|()| program.attach(directory, mode))
+                    .and_then(|id| program.take_link(id))
+                    .map(FdLink::try_from)
+            } else {
+                <&mut CgroupSkb>::try_from(program).and_then(|program| {
+                    if !loaded {
+                        program.load()?;
+                    }
+                    let id = program.attach(directory, CgroupSkbAttachType::Egress, mode)?;
+                    program.take_link(id).map(FdLink::try_from)
+                })
+            };
         let link = link.map_err(|error| refusal::reason(&error))?.map_err(|error| error.to_string())?;
         self.links.add(name, link);
         Ok(())

@@ -87,7 +87,8 @@ impl Counting {
         let mut counting = Self::open(map)?;
         let mut settled = [0; KINDS];
         for (kind, count) in &accounted.events {
-            if let Some(slot) = EventKind::from_name(kind).and_then(|kind| settled.get_mut(of(kind) as usize)) {
+            if let Some(slot) = EventKind::from_name(kind).and_then(|kind| settled.get_mut(of(kind) as usize))
+            {
                 *slot += count;
             }
         }

@@ -150,9 +150,11 @@ impl Sensor {
         let maps = directory.join(MAPS);
         let map = |name: &'static str| {
             let path = maps.join(name);
-            MapData::from_pin(&path)
-                .and_then(Map::from_map_data)
-                .map_err(|error| SensorError::Pin { operation: "open the map at", path, reason: error.to_string() })
+            MapData::from_pin(&path).and_then(Map::from_map_data).map_err(|error| SensorError::Pin {
+                operation: "open the map at",
+                path,
+                reason: error.to_string(),
+            })
         };
         let scope = HashMap::try_from(map("SCOPE")?).map_err(map_error("open the scope map"))?;
         let seed = Array::<_, u64>::try_from(map(SEED)?).and_then(|seed| seed.get(&0, 0));
@@ -193,9 +195,7 @@ impl Sensor {
 fn make(directory: PathBuf) -> Result<PathBuf, SensorError> {
     match fs::DirBuilder::new().mode(0o700).create(&directory) {
         Ok(()) => Ok(directory),
-        Err(error) => {
-            Err(SensorError::Pin { operation: "make", path: directory, reason: error.to_string() })
-        }
+        Err(error) => Err(SensorError::Pin { operation: "make", path: directory, reason: error.to_string() }),
     }
 }
 

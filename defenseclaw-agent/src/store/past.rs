@@ -39,7 +39,9 @@ impl Reader {
             losses: Vec::new(),
             policies: Vec::new(),
         };
-        for (seq, body) in self.sums(session, &mut past).map_err(|err| self.failed("reading a session", err))? {
+        for (seq, body) in
+            self.sums(session, &mut past).map_err(|err| self.failed("reading a session", err))?
+        {
             match row::decode(&self.path, seq, &body)? {
                 AuditRecord::Loss(loss) => past.losses.push(loss),
                 AuditRecord::PolicyLoaded(policy) => past.policies.push(*policy),
@@ -64,7 +66,9 @@ impl Reader {
         // `record <> 'event'` is what lets SQLite use the index of the few rows that are not events.
         let rows = self
             .connection
-            .prepare_cached("SELECT seq, body FROM log WHERE record <> 'event' AND session = ?1 ORDER BY seq")?
+            .prepare_cached(
+                "SELECT seq, body FROM log WHERE record <> 'event' AND session = ?1 ORDER BY seq",
+            )?
             .query_map([session], |row| Ok((row.get::<_, i64>(0)?.cast_unsigned(), row.get(1)?)))?
             .collect::<rusqlite::Result<Vec<(u64, String)>>>()?;
         let mut statement = self.connection.prepare_cached(

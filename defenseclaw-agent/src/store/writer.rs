@@ -54,7 +54,15 @@ pub struct WriterOptions {
 impl WriterOptions {
     /// A queue of four batches and ten seconds of patience.
     pub fn new(boot: BootTime, wall: WallTime, boot_id: String) -> Self {
-        Self { create_parent: false, queue: 4, patience: Duration::from_secs(10), boot, wall, boot_id, adopts: None }
+        Self {
+            create_parent: false,
+            queue: 4,
+            patience: Duration::from_secs(10),
+            boot,
+            wall,
+            boot_id,
+            adopts: None,
+        }
     }
 }
 

@@ -5,6 +5,7 @@ mod errors;
 mod exit_code;
 mod flood;
 mod kill;
+mod persist;
 
 use std::{
     process::{Child, Command, ExitStatus, Stdio},
@@ -25,7 +26,7 @@ pub(crate) const RUN_SECONDS: u64 = 600;
 type Run = fn(&Setting) -> Result<()>;
 
 pub(crate) fn trials(setting: &Setting) -> Vec<Trial> {
-    let all: [(&str, Run); 18] = [
+    let all: [(&str, Run); 23] = [
         ("run/flood", flood::equations),
         ("run/kill, before exec", kill::before_exec),
         ("run/kill, command started", kill::started),
@@ -44,6 +45,11 @@ pub(crate) fn trials(setting: &Setting) -> Vec<Trial> {
         ("run/disk full at the start", errors::full_at_start),
         ("run/disk full meanwhile", errors::full_meanwhile),
         ("run/without privileges", errors::unprivileged),
+        ("run/persist, kill and adopt", persist::kill_and_adopt),
+        ("run/persist, kill mid-flood", persist::mid_flood),
+        ("run/persist, kill the adopter", persist::kill_the_adopter),
+        ("run/persist, leave and release", persist::leave_and_release),
+        ("run/persist, kill at random moments", persist::random_moments),
     ];
     all.into_iter()
         .map(|(name, run)| {
