@@ -19,7 +19,7 @@ impl Enforcer {
     pub fn adopt(maps: Maps, seed: u64) -> Result<Self, EnforceError> {
         let mut by_slot: BTreeMap<u32, Vec<Key>> = BTreeMap::new();
         let mut owner_rows = BTreeMap::new();
-        for row in maps.rules.iter() {
+        for row in &maps.rules {
             let (KeyPod(key), CellPod(cell)) = row.map_err(failed("read", RULES))?;
             if key.slot != SHARED {
                 by_slot.entry(key.slot).or_default().push(key);

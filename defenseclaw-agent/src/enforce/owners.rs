@@ -189,11 +189,11 @@ pub(super) fn row((hash, class): OwnerKey, masks: Masks) -> (Key, Cell) {
 
 /// Likewise, the other way round.
 pub(super) fn masks(cell: &Cell) -> Masks {
-    let [exact, children, subtree, ..] = &cell.entries;
+    let [exact, children, subtree, ..] = cell.entries;
     [exact, children, subtree].map(to_word)
 }
 
-fn to_word(entry: &abi::Entry) -> u64 {
+fn to_word(entry: abi::Entry) -> u64 {
     let [e0, e1] = entry.effects.to_ne_bytes();
     let [r0, r1] = entry.rule.to_ne_bytes();
     u64::from_ne_bytes([e0, e1, r0, r1, entry.action, entry.raw_and_reach, entry.unless, entry.flags])
@@ -278,6 +278,42 @@ mod tests {
         assert_eq!(numbers.number(&image, &entry, 62).unwrap(), 62);
         let error = numbers.number(&image, &entry, 63).unwrap_err();
         assert!(matches!(error, EnforceError::Rule { rule, .. } if rule == "number 7"));
+    }
+
+    #[test]
+    fn whoever_goes_on_gives_no_number_a_second_meaning() {
+        let [git, ssh, npm] = ["/usr/bin/git", "/usr/bin/ssh", "/usr/bin/npm"]
+            .map(|path| pattern(anchored(path), Reach::Exact));
+        let mut before = Registry::default();
+        let first = image(vec![vec![git.clone()], vec![ssh.clone()]]);
+        before.register(&first);
+        let rows = before.rows(7);
+
+        let mut same = Registry::resume(rows.clone());
+        same.recognise(&first, 7);
+        assert_eq!(same.register(&first).0, [Ok(0), Ok(1)]);
+        assert_eq!((same.inherited(), same.rows(7)), (0, rows.clone()));
+
+        for other in [image(vec![vec![ssh.clone()], vec![git.clone()]]), image(vec![vec![git.clone(), npm]])]
+        {
+            let mut registry = Registry::resume(rows.clone());
+            registry.recognise(&other, 7);
+            let Numbers(numbers) = registry.register(&other);
+            assert!(numbers.iter().all(|number| matches!(number, Ok(2..))), "{numbers:?}");
+            assert_eq!(registry.inherited(), 0b11);
+            // Whoever was spared before still is, by the rows that were there.
+            let key = (hashes::path(7, &git.key).0, hashes::path(7, &git.key).1 | class::OWNER);
+            assert_eq!(registry.rows(7)[&key][0] & 0b11, rows[&key][0]);
+            assert_eq!(registry.mask(b"/usr/bin/git") & 0b11, 0);
+            assert_ne!(registry.mask(b"/usr/bin/git"), 0);
+        }
+    }
+
+    #[test]
+    fn a_cell_reads_back() {
+        let given = [1, 1 << 62 | 2, u64::MAX >> 1];
+        let (_, cell) = row((5, class::SINGLE | class::OWNER), given);
+        assert_eq!(masks(&cell), given);
     }
 
     #[test]

@@ -133,7 +133,9 @@ pub fn step(state: &mut State, input: Input, now: BootTime, effects: &mut Vec<Ef
             let mut session = Session::new(&start);
             session.n_events = events;
             state.sessions.insert(start.session, session);
-            policies.into_iter().for_each(|policy| state.policies.load(policy));
+            for policy in policies {
+                state.policies.load(policy);
+            }
         }
         Input::Replayed(event) => {
             state.tree.apply(&event);
@@ -205,7 +207,9 @@ pub fn step(state: &mut State, input: Input, now: BootTime, effects: &mut Vec<Ef
             state.tree.expire(now, KEEP_ENDED);
             // Of a session that was resumed, everything may have ended before.
             let sessions: Vec<_> = state.sessions.keys().copied().collect();
-            sessions.into_iter().for_each(|id| check_tree(state, id, effects));
+            for id in sessions {
+                check_tree(state, id, effects);
+            }
         }
     }
 }

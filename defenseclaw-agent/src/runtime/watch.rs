@@ -372,6 +372,8 @@ impl Watch {
         if let Some(kept) = &mut self.kept
             && self.tree_ended
         {
+            // Whoever finds names without an end of the session goes on with it; the other way round it would have none.
+            self.writer.flush()?;
             kept.place.give_up();
         }
         drop(self.kept);

@@ -147,9 +147,9 @@ impl<'a> Scene<'a> {
         Ok(())
     }
 
-    fn until(&self, mut done: impl FnMut() -> bool, what: &str) -> Result<()> {
+    fn until(&self, done: impl FnMut() -> bool, what: &str) -> Result<()> {
         let said = || fs::read_to_string(self.base.join("said")).unwrap_or_default();
-        ensure!(sys::wait_until(RUN_SECONDS, || done()), "in vain until {what}:\n{}", said());
+        ensure!(sys::wait_until(RUN_SECONDS, done), "in vain until {what}:\n{}", said());
         Ok(())
     }
 
