@@ -52,7 +52,10 @@ pub struct ReleaseArgs {
 
 /// Runs `adopt`.
 pub fn adopt(args: &Args, out: &mut Out) -> anyhow::Result<ExitCode> {
-    let all = runtime::persistent_sessions();
+    let all = match runtime::persistent_sessions() {
+        Ok(all) => all,
+        Err(error) => return Ok(failed(error.into())),
+    };
     if args.list {
         list(&all, args.json, out)?;
         return Ok(ExitCode::SUCCESS);
@@ -101,7 +104,11 @@ pub fn adopt(args: &Args, out: &mut Out) -> anyhow::Result<ExitCode> {
 
 /// Runs `release`.
 pub fn release(args: &ReleaseArgs) -> anyhow::Result<ExitCode> {
-    let session = resolve(&runtime::persistent_sessions(), &args.session)?;
+    let all = match runtime::persistent_sessions() {
+        Ok(all) => all,
+        Err(error) => return Ok(failed(error.into())),
+    };
+    let session = resolve(&all, &args.session)?;
     let released = match runtime::release(session) {
         Ok(released) => released,
         Err(error) => return Ok(failed(error)),
@@ -124,7 +131,7 @@ pub fn release(args: &ReleaseArgs) -> anyhow::Result<ExitCode> {
 
 /// No command was to be started, so the exit codes of `run` do not fit.
 fn failed(error: RunError) -> ExitCode {
-    let error = anyhow::Error::from(error).context("cannot take the session over");
+    let error = anyhow::Error::from(error).context("cannot take a session over");
     output::error(&error, error::hint(&error));
     ExitCode::from(ERROR)
 }

@@ -119,7 +119,9 @@ fn enforcement(sensor: &mut Sensor) -> (Posture, Check) {
 
 /// Persistent sessions that nobody watches.
 fn left_behind() -> Vec<Check> {
-    let unwatched = persist::persistent_sessions().into_iter().filter(|one| !one.watched);
+    // Who is not root is told so elsewhere.
+    let all = persist::persistent_sessions().unwrap_or_default();
+    let unwatched = all.into_iter().filter(|one| !one.watched);
     let checks = unwatched.map(|one| {
         let hint = if one.adoptable {
             "`defenseclaw adopt` goes on with it, `defenseclaw release` takes it off"

@@ -137,3 +137,95 @@ pub(super) fn text(path: &Path) -> Text {
 pub(super) fn path(text: &Text) -> PathBuf {
     std::ffi::OsStr::from_bytes(&text.0).into()
 }
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+    use crate::model::{BootTime, Level, ProcessKey, Protection, SessionId, WallTime};
+
+    fn manifest() -> Manifest {
+        let loaded = PolicyLoaded {
+            session: SessionId(7),
+            boot: BootTime(5),
+            profile: 0,
+            name: "default".to_owned(),
+            mode: Mode::Action,
+            generation: 3,
+            digest: "5f".repeat(32),
+            rules: Vec::new(),
+        };
+        let options = PolicyOptions {
+            source: PolicySource::File("policy.yaml".into()),
+            mode: Some(Mode::Action),
+            profile: "default".to_owned(),
+            unresolved: Some(PolicyAction::Block),
+            landlock: LandlockChoice::Auto,
+            siblings: Siblings::Any,
+            allow_degraded: true,
+        };
+        let directories = Directories { home: b"/home/\xff".to_vec(), project: b"/p".to_vec() };
+        let protection = Protection {
+            level: Level::Lsm,
+            level_reason: String::new(),
+            capabilities: Vec::new(),
+            table: Vec::new(),
+            rules: Vec::new(),
+        };
+        Manifest {
+            format: FORMAT,
+            abi: 2,
+            object: "ab".repeat(32),
+            database: Text(b"/var/\xfe/audit.db".to_vec()),
+            start: SessionStart {
+                session: SessionId(7),
+                wall: WallTime(1),
+                boot: BootTime(2),
+                boot_id: "boot".to_owned(),
+                root: ProcessKey { tgid: 10, start_ns: 11 },
+                command: vec![Text(b"\xfd".to_vec())],
+                project: "/p".into(),
+                home: "/h".into(),
+                host: String::new(),
+                kernel: String::new(),
+                version: String::new(),
+                protection,
+            },
+            pinned: true,
+            cgroup: None,
+            attached: vec!["file_open".to_owned()],
+            policy: Some(ManifestPolicy::new(&options, &directories, loaded)),
+            filtered: BTreeMap::from([("file_open".to_owned(), 3)]),
+        }
+    }
+
+    #[test]
+    fn it_reads_back_wherever_it_is_read_and_is_nobody_elses() {
+        let place = tempfile::TempDir::new().unwrap();
+        let file = place.path().join("x.json");
+        let written = manifest();
+        written.write(&file).unwrap();
+        written.write(&file).unwrap();
+        let read = Manifest::read(&file).unwrap();
+        assert_eq!(read, written);
+        assert_eq!(fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
+        assert_eq!(fs::read_dir(place.path()).unwrap().count(), 1);
+        let policy = read.policy.unwrap();
+        assert_eq!(policy.directories().home, b"/home/\xff");
+        let PolicySource::File(path) = policy.options().source else { panic!("{policy:?}") };
+        assert_eq!(path, std::env::current_dir().unwrap().join("policy.yaml"));
+    }
+
+    #[test]
+    fn what_is_no_manifest_is_said() {
+        let place = tempfile::TempDir::new().unwrap();
+        let file = place.path().join("x.json");
+        let other = Manifest { format: FORMAT + 1, ..manifest() };
+        other.write(&file).unwrap();
+        assert!(Manifest::read(&file).unwrap_err().to_string().contains("format 2"));
+        fs::write(&file, "{\"format\":1").unwrap();
+        assert_eq!(Manifest::read(&file).unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
+        assert_eq!(Manifest::read(&place.path().join("none")).unwrap_err().kind(), io::ErrorKind::NotFound);
+    }
+}

@@ -24,7 +24,10 @@ use crate::{
 
 const BPFFS: &str = "/sys/fs/bpf";
 const PINS: &str = "/sys/fs/bpf/defenseclaw";
-const RUN: &str = "/run/defenseclaw";
+/// Sockets of ours are to be reached there, so others may pass.
+const OURS: &str = "/run/defenseclaw";
+/// Nobody else may hold a lock there.
+const RUN: &str = "/run/defenseclaw/sessions";
 const MANIFEST: &str = "json";
 const LOCK: &str = "lock";
 
@@ -32,7 +35,7 @@ const LOCK: &str = "lock";
 #[derive(Debug, thiserror::Error)]
 pub enum PersistError {
     /// Not root.
-    #[error("only root can leave programs in the kernel, or take them over")]
+    #[error("only root can leave programs in the kernel, see them there, or take them over")]
     NotRoot,
     /// No BPF file system.
     #[error("there is no BPF file system at {BPFFS}, and it cannot be mounted: {0}")]
@@ -132,8 +135,8 @@ impl Place {
         }
         let mounted = mount_bpffs()?;
         directory(Path::new(PINS), 0o700)?;
-        // Sockets of ours are to be reached there, so others may pass; the files are root's.
-        directory(Path::new(RUN), 0o755)?;
+        directory(Path::new(OURS), 0o755)?;
+        directory(Path::new(RUN), 0o700)?;
         found().into_iter().for_each(clear_empty);
         let place = Self { session, _lock: lock(session)?, keep: false };
         directory(&pins(session), 0o700)?;
@@ -149,7 +152,8 @@ impl Place {
         if !found().contains(&session) {
             return Err(PersistError::Unknown(session));
         }
-        directory(Path::new(RUN), 0o755)?;
+        directory(Path::new(OURS), 0o755)?;
+        directory(Path::new(RUN), 0o700)?;
         Ok(Self { session, _lock: lock(session)?, keep: true })
     }
 
@@ -254,9 +258,12 @@ pub struct PersistentSession {
     pub detail: String,
 }
 
-/// Every persistent session, oldest first.
-pub fn persistent_sessions() -> Vec<PersistentSession> {
-    found().into_iter().map(look).collect()
+/// Every persistent session, oldest first. Only root can see them.
+pub fn persistent_sessions() -> Result<Vec<PersistentSession>, PersistError> {
+    if !nix::unistd::geteuid().is_root() {
+        return Err(PersistError::NotRoot);
+    }
+    Ok(found().into_iter().map(look).collect())
 }
 
 fn look(session: SessionId) -> PersistentSession {

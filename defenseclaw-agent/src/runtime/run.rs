@@ -5,6 +5,7 @@
 use std::{collections::BTreeMap, ffi::OsString, io, os::unix::ffi::OsStrExt, path::PathBuf};
 
 use serde::Serialize;
+use tracing::warn;
 
 use super::{
     clock,
@@ -309,9 +310,16 @@ pub fn run(options: &RunOptions) -> Result<RunOutcome, RunError> {
     };
     // Until here nothing has run that would have to be held without us.
     watch.outlive();
-    let status = runtime.block_on(watch.until_the_end(&mut running, &signals, options.detach_after_main))?;
+    let unless_ended = |error| {
+        if options.persist {
+            warn!("{}", left_in_force(session));
+        }
+        error
+    };
+    let watched = runtime.block_on(watch.until_the_end(&mut running, &signals, options.detach_after_main));
+    let status = watched.map_err(unless_ended)?;
     let left = watch.leaves();
-    let (stats, last_error) = watch.finish()?;
+    let (stats, last_error) = watch.finish().map_err(unless_ended)?;
     if left {
         warnings.push(left_in_force(session));
     }

@@ -35,7 +35,7 @@ use crate::{
 };
 
 const OPENS: &str = "30000";
-const RUN: &str = "/run/defenseclaw";
+const RUN: &str = "/run/defenseclaw/sessions";
 
 /// One run in a directory of its own. Nothing of it outlives this, whatever happens.
 struct Scene<'a> {
@@ -50,6 +50,7 @@ struct Scene<'a> {
     session: Option<SessionId>,
     programs: BTreeSet<u32>,
     pins: BTreeSet<PathBuf>,
+    checks: BTreeSet<PathBuf>,
 }
 
 /// What `adopt --list --json` says.
@@ -113,6 +114,7 @@ impl<'a> Scene<'a> {
             session: None,
             programs,
             pins,
+            checks: checks(),
         })
     }
 
@@ -253,12 +255,20 @@ impl<'a> Scene<'a> {
         let files: Vec<_> = fs::read_dir(RUN)?.flatten().map(|entry| entry.file_name()).collect();
         let session = self.session.map(|session| session.to_string()).unwrap_or_default();
         let ours = |name: &&std::ffi::OsString| name.to_string_lossy().contains(&session);
+        let checks: Vec<_> = checks().difference(&self.checks).cloned().collect();
+        ensure!(checks.is_empty(), "files of the enforcement check are left behind: {checks:?}");
         ensure!(
             session.is_empty() || !files.iter().any(|name| ours(&name)),
             "files are left behind: {files:?}"
         );
         Ok(())
     }
+}
+
+/// Directories of enforcement checks.
+fn checks() -> BTreeSet<PathBuf> {
+    let is_one = |path: &PathBuf| path.to_string_lossy().starts_with("/run/defenseclaw-check-");
+    fs::read_dir("/run").into_iter().flatten().flatten().map(|entry| entry.path()).filter(is_one).collect()
 }
 
 /// Not the directory that all of them share.
