@@ -1,15 +1,15 @@
 //! What happened, in one line of words for a person. Everything that came from a process is escaped here.
 
-use std::fmt::Write;
+use std::{fmt::Write, time::Duration};
 
 use nix::{errno::Errno, sys::signal::Signal};
 
 use super::output::{escape, size};
 use crate::model::{
-    Access, Action, AuditRecord, CredChange, Decision, Enforced, Event, Exec, ExitStatus, KernelPath, Loss,
-    LossReason, MainExit, ModuleOp, MountOp, NamespaceOp, Namespaces, NetEndpoint, PolicyAction,
-    PolicyLoaded, PolicyRefused, Posture, ProcessKey, PtraceOp, SessionEnd, SessionStart, Text, Transport,
-    UnixName,
+    Access, Action, AuditRecord, CredChange, Decision, Enforced, Event, Exec, ExitStatus, Handover,
+    HandoverStep, KernelPath, Loss, LossReason, MainExit, ModuleOp, MountOp, NamespaceOp, Namespaces,
+    NetEndpoint, PolicyAction, PolicyLoaded, PolicyRefused, Posture, ProcessKey, PtraceOp, SessionEnd,
+    SessionStart, Text, Transport, UnixName,
 };
 
 /// Any row of the audit.
@@ -20,6 +20,7 @@ pub fn record(record: &AuditRecord) -> String {
         AuditRecord::PolicyLoaded(policy) => policy_loaded(policy),
         AuditRecord::PolicyRefused(policy) => policy_refused(policy),
         AuditRecord::Posture(change) => posture(&change.posture),
+        AuditRecord::Handover(change) => handover(&change.step, unwatched(change)),
         AuditRecord::Loss(loss) => self::loss(loss),
         AuditRecord::SessionEnd(end) => session_end(end),
     }
@@ -316,11 +317,37 @@ fn session_start(start: &SessionStart) -> String {
     )
 }
 
+fn unwatched(change: &Handover) -> Duration {
+    match change.step {
+        HandoverStep::Adopted { since, .. } => Duration::from_nanos(change.boot.0.saturating_sub(since.0)),
+        HandoverStep::Left | HandoverStep::Released => Duration::ZERO,
+    }
+}
+
+/// What became of the watcher, after this time without one.
+pub fn handover(step: &HandoverStep, unwatched: Duration) -> String {
+    match step {
+        HandoverStep::Left => "the watcher went, and left its programs in force".to_owned(),
+        HandoverStep::Adopted { died, missing, .. } => {
+            let how = if *died { "was killed" } else { "went" };
+            let seconds = unwatched.as_secs_f64();
+            let mut text = format!("the watcher {how}, another one goes on after {seconds:.3} s without");
+            if !missing.is_empty() {
+                let missing: Vec<_> = missing.iter().map(|hook| escape(hook.as_bytes())).collect();
+                write!(text, "; taken off meanwhile: {}", missing.join(", ")).ok();
+            }
+            text
+        }
+        HandoverStep::Released => "released: nothing is watched or enforced any more".to_owned(),
+    }
+}
+
 fn session_end(end: &SessionEnd) -> String {
     let main = match end.main {
         MainExit::Ended(status) => exit_status(status),
         MainExit::StillRunning => "main process still running".to_owned(),
         MainExit::NotStarted(number) => format!("not started: {}", errno(number)),
+        MainExit::Unknown => "main process ended unseen".to_owned(),
     };
     match end.left_running {
         0 => format!("{main}, {} events", end.events),

@@ -111,6 +111,7 @@ impl Lines {
             AuditRecord::PolicyLoaded(policy) => (Some(policy.session), policy.boot, 0, "policy_loaded"),
             AuditRecord::PolicyRefused(policy) => (Some(policy.session), policy.boot, 0, "policy_refused"),
             AuditRecord::Posture(change) => (Some(change.session), change.boot, 0, "posture"),
+            AuditRecord::Handover(change) => (Some(change.session), change.boot, 0, "handover"),
             AuditRecord::Loss(loss) => (loss.session, loss.last, 0, "loss"),
             AuditRecord::SessionEnd(end) => (Some(end.session), end.boot, 0, "session_end"),
         };
@@ -136,6 +137,7 @@ impl Lines {
             AuditRecord::SessionStart(_)
             | AuditRecord::PolicyLoaded(_)
             | AuditRecord::Posture(_)
+            | AuditRecord::Handover(_)
             | AuditRecord::SessionEnd(_) => line = output::strong(&line),
             AuditRecord::Event(event) => {
                 if event.policy_action() == Some(PolicyAction::Block) {

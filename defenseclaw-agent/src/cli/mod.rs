@@ -1,6 +1,7 @@
 //! The command line: arguments in, one command run, one exit code out. One file per command; each turns its
 //! arguments into calls of other rooms and words for `output`, the only file that prints.
 
+pub mod adopt;
 pub mod audit;
 pub mod describe;
 pub mod doctor;
@@ -42,6 +43,10 @@ struct Cli {
 enum Command {
     /// Run a command under watch, then report what it did
     Run(run::Args),
+    /// Go on with a session whose watcher is gone, or list those there are
+    Adopt(adopt::Args),
+    /// Take the programs of such a session off, whoever still runs under them
+    Release(adopt::ReleaseArgs),
     /// Report what a recorded session did
     Report(report::Args),
     /// Print the process tree of a recorded session
@@ -64,6 +69,8 @@ impl Command {
     fn run(self, settings: &Settings, out: &mut Out) -> anyhow::Result<ExitCode> {
         match self {
             Self::Run(args) => run::run(&args, settings, out),
+            Self::Adopt(args) => adopt::adopt(&args, out),
+            Self::Release(args) => adopt::release(&args),
             Self::Report(args) => report::run(&args, settings, out),
             Self::Tree(args) => report::tree(&args, settings, out),
             Self::Doctor(args) => doctor::run(&args, settings, out),

@@ -1,7 +1,12 @@
 //! `defenseclaw run`: watch one command from before its first instruction until its tree has ended. The command keeps
 //! stdin, stdout, stderr and its exit code; everything of ours goes to stderr or to files, after it has ended.
 
-use std::{ffi::OsString, fs::File, path::PathBuf, process::ExitCode};
+use std::{
+    ffi::OsString,
+    fs::File,
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
 
 use anyhow::Context;
 use clap::{
@@ -15,7 +20,7 @@ use super::{
 };
 use crate::{
     config::Settings,
-    model::{Mode, PolicyAction},
+    model::{Mode, PolicyAction, SessionId},
     runtime::{
         self, LandlockChoice, LandlockLevel, PolicyOptions, PolicySource, RunError, RunOptions, RunOutcome,
         SensorOptions, Siblings, UserChoice,
@@ -43,6 +48,10 @@ pub struct Args {
     /// Stop watching when the command itself has ended, whatever its children still do
     #[arg(long)]
     detach_after_main: bool,
+    /// Keep the programs in the kernel when this watcher ends before the tree, even by kill -9: the tree stays enrolled and
+    /// held, and `defenseclaw adopt` goes on with it
+    #[arg(long)]
+    persist: bool,
     /// Run the command as this user [default: who called sudo, otherwise unchanged]
     #[arg(long, value_name = "NAME", conflicts_with = "as_root")]
     user: Option<String>,
@@ -160,19 +169,24 @@ pub fn run(args: &Args, settings: &Settings, out: &mut Out) -> anyhow::Result<Ex
     if let Some(file) = stats_file {
         serde_json::to_writer(file, &outcome.stats).context("cannot write the counters")?;
     }
-    if args.report != Form::None {
-        let made = Reader::open(&settings.database)
-            .and_then(|reader| report::build(&reader, outcome.session))
-            .map_err(anyhow::Error::from)
-            .and_then(|made| Ok(report::write(&made, args.report, args.full, &mut report_out)?))
-            .and_then(|()| Ok(report_out.flush()?));
-        // The command has run and its exit code counts; a report can be had again with `defenseclaw report`.
-        if let Err(error) = made {
-            output::error(&error.context("cannot report"), Some("try `defenseclaw report` again"));
-        }
-    }
+    print_report(&settings.database, outcome.session, args.report, args.full, &mut report_out);
     out.flush()?;
     finish(&outcome)
+}
+
+/// The command has run and its exit code counts; a report can be had again with `defenseclaw report`.
+pub(super) fn print_report(database: &Path, session: SessionId, form: Form, full: bool, out: &mut Out) {
+    if form == Form::None {
+        return;
+    }
+    let made = Reader::open(database)
+        .and_then(|reader| report::build(&reader, session))
+        .map_err(anyhow::Error::from)
+        .and_then(|made| Ok(report::write(&made, form, full, out)?))
+        .and_then(|()| Ok(out.flush()?));
+    if let Err(error) = made {
+        output::error(&error.context("cannot report"), Some("try `defenseclaw report` again"));
+    }
 }
 
 fn finish(outcome: &RunOutcome) -> anyhow::Result<ExitCode> {
@@ -182,7 +196,7 @@ fn finish(outcome: &RunOutcome) -> anyhow::Result<ExitCode> {
     }
 }
 
-fn create(path: impl AsRef<std::path::Path>) -> anyhow::Result<File> {
+pub(super) fn create(path: impl AsRef<std::path::Path>) -> anyhow::Result<File> {
     let path = path.as_ref();
     File::create(path).with_context(|| format!("cannot write {}", path.display()))
 }
@@ -209,6 +223,7 @@ fn options(args: &Args, settings: &Settings) -> Result<RunOptions, RunError> {
         database: settings.database.clone(),
         default_database: settings.default_place,
         detach_after_main: args.detach_after_main,
+        persist: args.persist,
         policy: policy(args),
         sensor,
     })

@@ -47,11 +47,12 @@ fn row(summary: &SessionSummary, zone: &TimeZone) -> [String; 6] {
     let took = match (&summary.end, summary.state) {
         (Some(end), _) => output::duration(end.boot.0.saturating_sub(start.boot.0)),
         (None, SessionState::Running) => output::duration(clock::boot_now().0.saturating_sub(start.boot.0)),
-        (None, SessionState::Ended | SessionState::Interrupted) => "-".to_owned(),
+        (None, SessionState::Ended | SessionState::Left | SessionState::Interrupted) => "-".to_owned(),
     };
     let end = match (&summary.end, summary.state) {
         (Some(end), _) => main_exit(end.main),
         (None, SessionState::Running) => "running".to_owned(),
+        (None, SessionState::Left) => "left".to_owned(),
         (None, SessionState::Ended | SessionState::Interrupted) => "interrupted".to_owned(),
     };
     [
@@ -69,6 +70,7 @@ fn main_exit(main: MainExit) -> String {
         MainExit::Ended(status) => describe::exit_status(status),
         MainExit::StillRunning => "detached".to_owned(),
         MainExit::NotStarted(errno) => format!("not started ({})", describe::errno(errno)),
+        MainExit::Unknown => "ended unseen".to_owned(),
     }
 }
 

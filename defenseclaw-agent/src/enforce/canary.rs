@@ -7,12 +7,16 @@ use std::{
     net::{IpAddr, Ipv4Addr, SocketAddrV4},
     os::unix::{
         ffi::OsStrExt,
-        fs::{DirBuilderExt, OpenOptionsExt},
+        fs::{DirBuilderExt, MetadataExt, OpenOptionsExt},
     },
     path::{Path, PathBuf},
 };
 
-use nix::{errno::Errno, sys::statvfs};
+use nix::{
+    errno::Errno,
+    fcntl::{Flock, FlockArg},
+    sys::statvfs,
+};
 
 use super::EnforceError;
 use crate::{
@@ -22,6 +26,8 @@ use crate::{
 
 /// On the loopback network, where nobody listens: if it is not refused, nothing leaves the machine.
 const ADDRESS: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(127, 203, 113, 77), 9);
+/// Of the directories.
+const PREFIX: &str = "defenseclaw-check-";
 /// Numbers of the canary's rules: those that share the last row of the counters, away from the rules of policies.
 const RULES: [u16; 3] = [u16::MAX - 2, u16::MAX - 1, u16::MAX];
 
@@ -29,6 +35,8 @@ const RULES: [u16; 3] = [u16::MAX - 2, u16::MAX - 1, u16::MAX];
 #[derive(Debug)]
 pub struct Trap {
     directory: PathBuf,
+    /// Says that somebody needs the files: those of a process that was killed are removed by the next one.
+    _lock: Flock<fs::File>,
     /// Must not be opened.
     pub file: PathBuf,
     /// Must not be executed. It is empty: where it is not refused, it is not a program either.
@@ -56,6 +64,7 @@ impl Trap {
             if !may_execute(place) {
                 continue;
             }
+            remove_stale(place);
             match Self::set_in(place) {
                 Ok(trap) => return Ok(trap),
                 Err(error) => last = error,
@@ -70,11 +79,13 @@ impl Trap {
     fn set_in(place: &Path) -> io::Result<Self> {
         let mut random = [0; 8];
         getrandom::fill(&mut random).map_err(io::Error::other)?;
-        let name = format!("defenseclaw-canary-{:016x}", u64::from_ne_bytes(random));
+        let name = format!("{PREFIX}{:016x}", u64::from_ne_bytes(random));
         // The kernel knows files by their real paths.
         let directory = fs::canonicalize(place)?.join(name);
         fs::DirBuilder::new().mode(0o700).create(&directory)?;
+        let lock = lock(&directory)?;
         let trap = Self {
+            _lock: lock,
             file: directory.join("file"),
             program: directory.join("program"),
             address: ADDRESS,
@@ -117,6 +128,30 @@ impl Trap {
 impl Drop for Trap {
     fn drop(&mut self) {
         fs::remove_dir_all(&self.directory).ok();
+    }
+}
+
+fn lock(directory: &Path) -> io::Result<Flock<fs::File>> {
+    let directory = fs::OpenOptions::new().read(true).custom_flags(libc::O_NOFOLLOW).open(directory)?;
+    Flock::lock(directory, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| errno.into())
+}
+
+/// Removes the files of checks that were killed.
+fn remove_stale(place: &Path) {
+    let Ok(entries) = fs::read_dir(place) else { return };
+    for entry in entries.flatten() {
+        let is_ours = entry.file_name().to_str().is_some_and(|name| name.starts_with(PREFIX));
+        let is_mine = || {
+            fs::symlink_metadata(entry.path())
+                .is_ok_and(|found| found.is_dir() && found.uid() == nix::unistd::geteuid().as_raw())
+        };
+        // One that is just being made has no lock for a moment; whoever makes it then tries elsewhere.
+        if is_ours
+            && is_mine()
+            && let Ok(_lock) = lock(&entry.path())
+        {
+            fs::remove_dir_all(entry.path()).ok();
+        }
     }
 }
 
@@ -183,6 +218,17 @@ mod tests {
             let [unproven] = which.as_slice() else { panic!("{which:?}") };
             assert_eq!(unproven.operation, operation, "{attempts:?}");
         }
+    }
+
+    #[test]
+    fn what_a_killed_check_has_left_is_removed_and_what_is_in_use_is_not() {
+        let place = tempfile::TempDir::new().unwrap();
+        let used = Trap::set_in(place.path()).unwrap();
+        let left = place.path().join(format!("{PREFIX}0"));
+        fs::create_dir(&left).unwrap();
+        fs::write(left.join("file"), "").unwrap();
+        remove_stale(place.path());
+        assert!(used.file.exists() && !left.exists());
     }
 
     #[test]

@@ -2,6 +2,7 @@
 //! that rules spare, finds protected files by inode, counts verdicts, and says what proves that blocking works. ABI types
 //! stay inside this room. It compiles no policy, loads no program, and starts no process.
 
+mod adopt;
 mod alias;
 mod canary;
 mod cells;

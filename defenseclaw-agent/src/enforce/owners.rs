@@ -20,6 +20,9 @@ pub(super) type Masks = [u64; 3];
 #[derive(Clone, Debug, Default)]
 pub(super) struct Registry {
     sets: Vec<Vec<PathPattern>>,
+    /// What another process has numbered before: its masks stay, and its numbers are not used again, because processes
+    /// carry them.
+    before: BTreeMap<OwnerKey, Masks>,
 }
 
 /// Numbers of the sets of one image, by their index there, or why a set has none.
@@ -73,8 +76,30 @@ impl Numbers {
 }
 
 impl Registry {
+    /// Goes on from the rows in the map.
+    pub(super) fn resume(before: BTreeMap<OwnerKey, Masks>) -> Self {
+        Self { sets: Vec::new(), before }
+    }
+
+    /// Bits whose meaning is known to the kernel alone.
+    pub(super) fn inherited(&self) -> u64 {
+        self.before.values().flatten().fold(0, |all, mask| all | mask)
+    }
+
+    /// If the sets of this image, numbered from 0, are what stands in the map, their numbers mean what they meant before.
+    pub(super) fn recognise(&mut self, image: &Image, seed: u64) {
+        if self.sets.is_empty() && !self.before.is_empty() {
+            let mut same = Self::default();
+            same.register(image);
+            if same.rows(seed) == self.before {
+                *self = same;
+            }
+        }
+    }
+
     /// Numbers the sets of an image; equal sets share a number.
     pub(super) fn register(&mut self, image: &Image) -> Numbers {
+        let first = SETS_MAX.min(usize::try_from(u64::BITS - self.inherited().leading_zeros()).unwrap_or(0));
         let numbers = image.owners.iter().map(|patterns| {
             if !patterns.iter().all(is_held) {
                 return Err(Unnumbered::NotHeld);
@@ -84,20 +109,24 @@ impl Registry {
             set.dedup();
             let known = self.sets.iter().position(|known| *known == set);
             let number = known.or_else(|| {
-                (self.sets.len() < SETS_MAX).then(|| {
+                (first + self.sets.len() < SETS_MAX).then(|| {
                     self.sets.push(set);
                     self.sets.len() - 1
                 })
             });
-            number.and_then(|number| u8::try_from(number).ok()).ok_or(Unnumbered::TooMany)
+            number.and_then(|number| u8::try_from(first + number).ok()).ok_or(Unnumbered::TooMany)
         });
         Numbers(numbers.collect())
     }
 
+    fn numbered(&self) -> impl Iterator<Item = (u32, &Vec<PathPattern>)> {
+        (u64::BITS - self.inherited().leading_zeros()..).zip(&self.sets)
+    }
+
     /// Masks of sets by key, one word each for exact, children and subtree.
     pub(super) fn rows(&self, seed: u64) -> BTreeMap<OwnerKey, Masks> {
-        let mut rows: BTreeMap<OwnerKey, Masks> = BTreeMap::new();
-        for (number, patterns) in self.sets.iter().enumerate() {
+        let mut rows = self.before.clone();
+        for (number, patterns) in self.numbered() {
             for pattern in patterns {
                 let (hash, class) = hashes::path(seed, &pattern.key);
                 let words = rows.entry((hash, class | class::OWNER)).or_default();
@@ -117,7 +146,7 @@ impl Registry {
         let components: Vec<&[u8]> =
             exe.split(|byte| *byte == b'/').filter(|part| !part.is_empty()).collect();
         let mut mask = 0;
-        for (number, patterns) in self.sets.iter().enumerate() {
+        for (number, patterns) in self.numbered() {
             if patterns.iter().any(|pattern| matches(pattern, &components)) {
                 mask |= 1 << number;
             }
@@ -166,6 +195,18 @@ pub(super) fn row((hash, class): OwnerKey, masks: Masks) -> (Key, Cell) {
         *entry = from_word(mask);
     }
     (Key { hash, class, slot: SHARED }, cell)
+}
+
+/// Likewise, the other way round.
+pub(super) fn masks(cell: &Cell) -> Masks {
+    let [exact, children, subtree, ..] = cell.entries;
+    [exact, children, subtree].map(to_word)
+}
+
+fn to_word(entry: abi::Entry) -> u64 {
+    let [e0, e1] = entry.effects.to_ne_bytes();
+    let [r0, r1] = entry.rule.to_ne_bytes();
+    u64::from_ne_bytes([e0, e1, r0, r1, entry.action, entry.raw_and_reach, entry.unless, entry.flags])
 }
 
 /// The kernel loads an entry of an owner cell as one word.
@@ -247,6 +288,42 @@ mod tests {
         assert_eq!(numbers.number(&image, &entry, 62).unwrap(), 62);
         let error = numbers.number(&image, &entry, 63).unwrap_err();
         assert!(matches!(error, EnforceError::Rule { rule, .. } if rule == "number 7"));
+    }
+
+    #[test]
+    fn whoever_goes_on_gives_no_number_a_second_meaning() {
+        let [git, ssh, npm] = ["/usr/bin/git", "/usr/bin/ssh", "/usr/bin/npm"]
+            .map(|path| pattern(anchored(path), Reach::Exact));
+        let mut before = Registry::default();
+        let first = image(vec![vec![git.clone()], vec![ssh.clone()]]);
+        before.register(&first);
+        let rows = before.rows(7);
+
+        let mut same = Registry::resume(rows.clone());
+        same.recognise(&first, 7);
+        assert_eq!(same.register(&first).0, [Ok(0), Ok(1)]);
+        assert_eq!((same.inherited(), same.rows(7)), (0, rows.clone()));
+
+        for other in [image(vec![vec![ssh.clone()], vec![git.clone()]]), image(vec![vec![git.clone(), npm]])]
+        {
+            let mut registry = Registry::resume(rows.clone());
+            registry.recognise(&other, 7);
+            let Numbers(numbers) = registry.register(&other);
+            assert!(numbers.iter().all(|number| matches!(number, Ok(2..))), "{numbers:?}");
+            assert_eq!(registry.inherited(), 0b11);
+            // Whoever was spared before still is, by the rows that were there.
+            let key = (hashes::path(7, &git.key).0, hashes::path(7, &git.key).1 | class::OWNER);
+            assert_eq!(registry.rows(7)[&key][0] & 0b11, rows[&key][0]);
+            assert_eq!(registry.mask(b"/usr/bin/git") & 0b11, 0);
+            assert_ne!(registry.mask(b"/usr/bin/git"), 0);
+        }
+    }
+
+    #[test]
+    fn a_cell_reads_back() {
+        let given = [1, 1 << 62 | 2, u64::MAX >> 1];
+        let (_, cell) = row((5, class::SINGLE | class::OWNER), given);
+        assert_eq!(masks(&cell), given);
     }
 
     #[test]

@@ -25,9 +25,10 @@ fn refresh_one(scope: &mut HashMap<MapData, u64, LabelPod>, registry: &Registry,
             return false;
         };
         let before = (label.owner, label.parent_owner);
-        label.owner = registry.mask(&exe);
+        let inherited = registry.inherited();
+        label.owner = registry.mask(&exe) | label.owner & inherited;
         if let Some(parent) = parent(process).and_then(executable) {
-            label.parent_owner = registry.mask(&parent);
+            label.parent_owner = registry.mask(&parent) | label.parent_owner & inherited;
         }
         if (label.owner, label.parent_owner) == before {
             return false;

@@ -27,28 +27,28 @@ const NOEXIST: u64 = 1;
 pub struct Enforcer {
     pub(super) maps: Maps,
     /// Where all hashes start. One for all images, because they share the cells of executables.
-    seed: u64,
-    registry: Registry,
+    pub(super) seed: u64,
+    pub(super) registry: Registry,
     /// What stands in the map.
-    owner_rows: BTreeMap<OwnerKey, Masks>,
-    profiles: BTreeMap<u32, Profile>,
+    pub(super) owner_rows: BTreeMap<OwnerKey, Masks>,
+    pub(super) profiles: BTreeMap<u32, Profile>,
 }
 
 #[derive(Debug, Default)]
-struct Profile {
-    in_force: Option<InForce>,
+pub(super) struct Profile {
+    pub(super) in_force: Option<InForce>,
     /// Of the last image; counts on when nothing is in force.
-    generation: u64,
+    pub(super) generation: u64,
     /// Rows of the other slot that programs may still have been reading when they were replaced.
-    leftover: Option<(Vec<Key>, Instant)>,
+    pub(super) leftover: Option<(Vec<Key>, Instant)>,
 }
 
 #[derive(Debug)]
-struct InForce {
-    slot: u32,
-    keys: Vec<Key>,
-    image: Box<abi::Image>,
-    numbers: Numbers,
+pub(super) struct InForce {
+    pub(super) slot: u32,
+    pub(super) keys: Vec<Key>,
+    pub(super) image: Box<abi::Image>,
+    pub(super) numbers: Numbers,
 }
 
 /// How a policy came into force.
@@ -114,6 +114,7 @@ impl Enforcer {
         let started = Instant::now();
         let (slot, generation) = self.free_slot(profile)?;
         let mut registry = self.registry.clone();
+        registry.recognise(policy, self.seed);
         let numbers = registry.register(policy);
         let place = layout::Place { seed: self.seed, slot, generation, numbers: &numbers };
         let Layout { image, rows } = layout::lay_out(policy, identities, &place)?;
@@ -283,7 +284,7 @@ impl Enforcer {
 }
 
 /// Where the image of a slot lies, and what says that it is in force: the first one stays empty.
-fn index(slot: u32) -> u32 {
+pub(super) fn index(slot: u32) -> u32 {
     slot + 1
 }
 

@@ -72,6 +72,21 @@ impl Placement {
         Self::Shared { reason: reasons.join("; ") }
     }
 
+    /// Takes over the cgroup that a run before us has made, and waits until nobody else holds it.
+    pub fn adopt(path: Option<&Path>) -> Self {
+        let Some(path) = path else {
+            return Self::Shared { reason: "the run before had none of its own".to_owned() };
+        };
+        let opened = fs::File::open(path).map(OwnedFd::from);
+        let locked = opened.and_then(|directory| {
+            Flock::lock(directory, FlockArg::LockExclusive).map_err(|(_, errno)| errno.into())
+        });
+        match locked {
+            Ok(lock) => Self::Cgroup(Cgroup { path: path.to_owned(), lock }),
+            Err(error) => Self::Shared { reason: format!("cannot take over {}: {error}", path.display()) },
+        }
+    }
+
     /// Moves a process that was not born in the cgroup into it.
     pub(super) fn admit(&mut self, pid: pid_t) {
         if let Self::Cgroup(cgroup) = self {

@@ -26,6 +26,7 @@ pub use policy::{
     Decision, Effect, Effects, Enforced, Mechanism, Mode, PolicyAction, Privilege, Severity, Verdict,
 };
 pub use record::{
-    AuditRecord, LoadedRule, MainExit, PolicyLoaded, PolicyRefused, PostureChange, SessionEnd, SessionStart,
+    AuditRecord, Handover, HandoverStep, LoadedRule, MainExit, PolicyLoaded, PolicyRefused, PostureChange,
+    SessionEnd, SessionStart,
 };
 pub use text::{KernelPath, Text};

@@ -21,6 +21,8 @@ pub enum AuditRecord {
     PolicyRefused(PolicyRefused),
     /// Whether enforcement was proven has changed.
     Posture(PostureChange),
+    /// Who watches a session has changed.
+    Handover(Handover),
     /// Something is missing.
     Loss(Loss),
     /// A session ended.
@@ -66,6 +68,8 @@ pub enum MainExit {
     StillRunning,
     /// It could not be started: errno.
     NotStarted(i32),
+    /// It ended while nobody watched, and the record of its end is lost.
+    Unknown,
 }
 
 /// End of a session.
@@ -141,4 +145,38 @@ pub struct PostureChange {
     /// From now on.
     #[serde(flatten)]
     pub posture: Posture,
+}
+
+/// Who watches a session has changed. What its programs enforce has not, until they are released.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Handover {
+    /// Session it concerns.
+    pub session: SessionId,
+    /// Boot clock.
+    pub boot: BootTime,
+    /// What has happened.
+    #[serde(flatten)]
+    pub step: HandoverStep,
+    /// Version of the program that says so.
+    pub version: String,
+}
+
+/// What has happened to the watcher of a session.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "step", rename_all = "snake_case")]
+pub enum HandoverStep {
+    /// It went, and left its programs in force for another one.
+    Left,
+    /// Another one goes on with the programs of the one before.
+    Adopted {
+        /// The last row before: nothing that happened later was looked at before now.
+        since: BootTime,
+        /// The one before did not say that it would go: it was killed.
+        died: bool,
+        /// Hooks that were attached and have been taken off meanwhile, as in `Capability::name`.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        missing: Vec<String>,
+    },
+    /// The programs are taken off: nothing is watched or enforced from here on.
+    Released,
 }

@@ -16,8 +16,8 @@ use session::Session;
 
 use crate::{
     model::{
-        AuditRecord, BootTime, Event, ExitStatus, KernelPath, Loss, PolicyLoaded, PolicyRefused,
-        PostureChange, ProcessKey, SessionId, SessionStart,
+        Action, AuditRecord, BootTime, Event, ExitStatus, Handover, HandoverStep, KernelPath, Loss,
+        PolicyLoaded, PolicyRefused, PostureChange, ProcessKey, SessionId, SessionStart,
     },
     policy,
     tree::{ProcessFacts, ProcessTree},
@@ -33,11 +33,22 @@ const ENDED_MAX: usize = 16_384;
 pub enum Input {
     /// A session began.
     Started(Box<SessionStart>),
+    /// A session began, and another watcher has stored that many of its events. Nothing is stored.
+    Resumed {
+        start: Box<SessionStart>,
+        events: u64,
+        policies: Vec<PolicyLoaded>,
+        judge: Option<Arc<policy::Session>>,
+    },
+    /// Another watcher has stored this event.
+    Replayed(Box<Event>),
+    /// Who watches a session has changed. Of one that was left nothing is remembered, and it gets no end.
+    Handover(Handover),
     /// The kernel saw something.
     Event(Box<Event>),
     /// A policy is about to be, or has just come, into force; told before the first event it has judged. The second half
     /// judges what the kernel does not.
-    PolicyLoaded(Box<PolicyLoaded>, Arc<policy::Session>),
+    PolicyLoaded(Box<PolicyLoaded>, Option<Arc<policy::Session>>),
     /// A policy was not taken.
     PolicyRefused(PolicyRefused),
     /// What the canary has found has changed.
@@ -127,11 +138,36 @@ pub fn step(state: &mut State, input: Input, now: BootTime, effects: &mut Vec<Ef
             state.sessions.insert(start.session, Session::new(&start));
             effects.push(Effect::Store(AuditRecord::SessionStart(start)));
         }
+        Input::Resumed { start, events, policies, judge } => {
+            state.tree.learn(&root_facts(&start));
+            let mut session = Session::new(&start);
+            session.n_events = events;
+            state.sessions.insert(start.session, session);
+            let newest = policies.len();
+            for (number, policy) in (1..).zip(policies) {
+                // Only of the one in force it is known what judges by it.
+                state.policies.load(policy, judge.clone().filter(|_| number == newest));
+            }
+        }
+        Input::Replayed(event) => {
+            state.tree.apply(&event);
+            note_main(state, &event);
+            forget_if_full(state, now);
+        }
+        Input::Handover(change) => {
+            match (&change.step, state.sessions.get_mut(&change.session)) {
+                (HandoverStep::Adopted { .. }, Some(session)) => session.main_is_not_ours(),
+                (HandoverStep::Left, _) => drop(state.sessions.remove(&change.session)),
+                (HandoverStep::Adopted { .. } | HandoverStep::Released, _) => {}
+            }
+            effects.push(Effect::Store(AuditRecord::Handover(change)));
+        }
         Input::Event(mut event) => {
             let held = state.sessions.get(&event.session).map(|session| session.held);
             let kill = state.policies.explain(&mut event, &state.tree, held);
             let session = event.session;
             state.tree.apply(&event);
+            note_main(state, &event);
             if let Some(session) = state.sessions.get_mut(&session) {
                 session.n_events += 1;
             }
@@ -166,8 +202,11 @@ pub fn step(state: &mut State, input: Input, now: BootTime, effects: &mut Vec<Ef
         Input::Learned(facts) => state.tree.learn(&facts),
         Input::Gone(process) => {
             state.tree.gone(process, now);
-            if let Some(session) = state.tree.session(process) {
-                check_tree(state, session, effects);
+            if let Some(id) = state.tree.session(process) {
+                if let Some(session) = state.sessions.get_mut(&id).filter(|session| session.root == process) {
+                    session.main_unseen();
+                }
+                check_tree(state, id, effects);
             }
         }
         Input::Stop => {
@@ -179,7 +218,22 @@ pub fn step(state: &mut State, input: Input, now: BootTime, effects: &mut Vec<Ef
         }
         Input::Tick => {
             state.tree.expire(now, KEEP_ENDED);
+            // Of a session that was resumed, everything may have ended before.
+            let sessions: Vec<_> = state.sessions.keys().copied().collect();
+            for id in sessions {
+                check_tree(state, id, effects);
+            }
         }
+    }
+}
+
+/// Nobody waits for the main process of an adopted session: its record says how it ended.
+fn note_main(state: &mut State, event: &Event) {
+    if let (Action::ProcessExit { status }, Some(session)) =
+        (&event.action, state.sessions.get_mut(&event.session))
+        && session.root == event.process
+    {
+        session.main_recorded(*status);
     }
 }
 

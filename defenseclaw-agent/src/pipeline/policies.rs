@@ -34,8 +34,8 @@ pub(super) struct Policies(BTreeMap<SessionId, Judges>);
 /// What judges one session.
 #[derive(Debug, Default)]
 struct Judges {
-    /// The newest first.
-    policies: VecDeque<(PolicyLoaded, Arc<policy::Session>)>,
+    /// The newest first, and what judges by it in user space, if that is known.
+    policies: VecDeque<(PolicyLoaded, Option<Arc<policy::Session>>)>,
     names: Names,
 }
 
@@ -49,7 +49,7 @@ pub(super) struct Held {
 }
 
 impl Policies {
-    pub(super) fn load(&mut self, policy: PolicyLoaded, judge: Arc<policy::Session>) {
+    pub(super) fn load(&mut self, policy: PolicyLoaded, judge: Option<Arc<policy::Session>>) {
         let Self(sessions) = self;
         let known = &mut sessions.entry(policy.session).or_default().policies;
         known.push_front((policy, judge));
@@ -113,15 +113,14 @@ impl Judges {
             enforced: done.enforced,
             generation: policy.generation,
         }));
-        done.mechanism == Mechanism::Cgroup && judge.kills(verdict.rule)
+        done.mechanism == Mechanism::Cgroup && judge.as_ref().is_some_and(|judge| judge.kills(verdict.rule))
     }
 
     /// Judges what no program judged. Whether the process is to be ended, because the rule says so and nothing held it.
     fn detect(&self, event: &mut Event, tree: &ProcessTree, held: Held) -> bool {
         let in_force = |(policy, _): &&(PolicyLoaded, _)| policy.boot <= event.time;
-        let Some((policy, judge)) = self.policies.iter().find(in_force).or(self.policies.back()) else {
-            return false;
-        };
+        let in_force = self.policies.iter().find(in_force).or(self.policies.back());
+        let Some((policy, Some(judge))) = in_force else { return false };
         let judged = held.in_kernel.said(event);
         let harmless = |decision: &Decision| decision.verdict.raw_action <= PolicyAction::Alert;
         let known = event.decision.as_deref();
@@ -265,7 +264,7 @@ mod tests {
     fn loaded(generations: impl IntoIterator<Item = u64>) -> Policies {
         let mut policies = Policies::default();
         generations.into_iter().for_each(|generation| {
-            policies.load(policy(generation), session("settings: {unresolved: allow}", Mode::Action))
+            policies.load(policy(generation), Some(session("settings: {unresolved: allow}", Mode::Action)))
         });
         policies
     }

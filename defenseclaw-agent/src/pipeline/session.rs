@@ -12,6 +12,10 @@ pub(super) struct Session {
     pub(super) n_events: u64,
     pub(super) held: Held,
     main: MainExit,
+    /// How it ended by its record, which counts where it is nobody's child.
+    recorded: Option<ExitStatus>,
+    /// Nobody waits for the main process.
+    adopted: bool,
     tree_ended: bool,
     wall: WallTime,
     boot: BootTime,
@@ -24,6 +28,8 @@ impl Session {
             n_events: 0,
             held: held(&start.protection),
             main: MainExit::StillRunning,
+            recorded: None,
+            adopted: false,
             tree_ended: false,
             wall: start.wall,
             boot: start.boot,
@@ -36,6 +42,32 @@ impl Session {
 
     pub(super) fn main_not_started(&mut self, errno: i32) {
         self.main = MainExit::NotStarted(errno);
+    }
+
+    /// The main process is not a child of ours.
+    pub(super) fn main_is_not_ours(&mut self) {
+        self.adopted = true;
+        self.settle();
+    }
+
+    pub(super) fn main_recorded(&mut self, status: ExitStatus) {
+        self.recorded = Some(status);
+        self.settle();
+    }
+
+    /// It is gone, and there was no record.
+    pub(super) fn main_unseen(&mut self) {
+        if self.adopted && self.main == MainExit::StillRunning {
+            self.main = MainExit::Unknown;
+        }
+    }
+
+    fn settle(&mut self) {
+        if let (true, MainExit::StillRunning | MainExit::Unknown, Some(status)) =
+            (self.adopted, self.main, self.recorded)
+        {
+            self.main = MainExit::Ended(status);
+        }
     }
 
     /// The main process is over, and the end of the tree was not said yet.

@@ -2,8 +2,7 @@
 
 use super::*;
 use crate::model::{
-    Action, KernelPath, Level, LossReason, MainExit, Namespaces, Protection, SessionEnd, Text, Vantage,
-    WallTime,
+    KernelPath, Level, LossReason, MainExit, Namespaces, Protection, SessionEnd, Text, Vantage, WallTime,
 };
 
 const SESSION: SessionId = SessionId(7);
@@ -186,4 +185,74 @@ fn a_flood_of_processes_is_forgotten_without_a_tick() {
     }
     assert!(state.tree().len() <= ENDED_MAX, "{}", state.tree().len());
     assert_eq!((state.tree().n_live(), state.n_events(SESSION)), (1, Some(120_000)));
+}
+
+fn handover(step: HandoverStep) -> Input {
+    Input::Handover(Handover { session: SESSION, boot: BootTime(500), step, version: String::new() })
+}
+
+fn adopted() -> HandoverStep {
+    HandoverStep::Adopted { since: BootTime(300), died: true, missing: Vec::new() }
+}
+
+fn resumed() -> Input {
+    Input::Resumed { start: start(), events: 7, policies: Vec::new(), judge: None }
+}
+
+/// The end of the session when these inputs have led to the end of the tree.
+fn end_of(inputs: impl IntoIterator<Item = Input>) -> SessionEnd {
+    let mut state = State::new();
+    let mut effects = Vec::new();
+    for input in inputs {
+        step(&mut state, input, BootTime(600), &mut effects);
+    }
+    assert!(effects.contains(&Effect::TreeEnded { session: SESSION }), "{effects:?}");
+    step(&mut state, Input::Stop, BootTime(600), &mut effects);
+    match effects.pop() {
+        Some(Effect::Store(AuditRecord::SessionEnd(end))) => end,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn an_adopted_session_ends_by_its_records() {
+    let ended = MainExit::Ended(ExitStatus::Code(0));
+    let replayed =
+        |input| if let Input::Event(event) = input { Input::Replayed(event) } else { unreachable!() };
+    let again = |input: &Input| if let Input::Event(event) = input { event.clone() } else { unreachable!() };
+    let root_exit = exit(ROOT);
+    let [first, second, third] = [again(&root_exit), again(&root_exit), again(&root_exit)];
+    // Everything had happened before.
+    let end = end_of([resumed(), handover(adopted()), replayed(Input::Event(first)), Input::Tick]);
+    assert_eq!((end.main, end.events), (ended, 7));
+    // The end of the main process was in the rings, and that of its child.
+    let end = end_of([resumed(), handover(adopted()), replayed(fork()), Input::Event(second), exit(CHILD)]);
+    assert_eq!((end.main, end.events), (ended, 9));
+    // It is said before who is who.
+    let end = end_of([resumed(), replayed(Input::Event(third)), handover(adopted()), Input::Tick]);
+    assert_eq!(end.main, ended);
+    // Its record is lost.
+    let end = end_of([resumed(), handover(adopted()), Input::Gone(ROOT)]);
+    assert_eq!((end.main, end.left_running), (MainExit::Unknown, 0));
+}
+
+#[test]
+fn what_was_replayed_is_not_stored_again_and_what_was_left_gets_no_end() {
+    let mut state = State::new();
+    let mut effects = Vec::new();
+    let Input::Event(before) = fork() else { unreachable!() };
+    let inputs =
+        [resumed(), Input::Replayed(before), handover(adopted()), handover(HandoverStep::Left), Input::Stop];
+    for input in inputs {
+        step(&mut state, input, BootTime(600), &mut effects);
+    }
+    let stored: Vec<_> = effects
+        .iter()
+        .map(|effect| {
+            let Effect::Store(AuditRecord::Handover(change)) = effect else { panic!("{effect:?}") };
+            &change.step
+        })
+        .collect();
+    assert_eq!(stored, [&adopted(), &HandoverStep::Left]);
+    assert_eq!(state.live_in(SESSION).count(), 2);
 }

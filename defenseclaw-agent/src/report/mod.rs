@@ -28,7 +28,7 @@ pub use outcomes::Outcomes;
 pub use privileged::{Privileged, PrivilegedOperation};
 pub use processes::{ExecNode, ProcessCounts, ProcessNode, Processes};
 
-use crate::model::{AuditRecord, BootTime, Event, EventKind, Level, SessionEnd, SessionStart};
+use crate::model::{AuditRecord, BootTime, Event, EventKind, HandoverStep, Level, SessionEnd, SessionStart};
 
 /// What happened in a session. Times named `…_ns` count from its start.
 #[derive(Clone, Debug, Serialize)]
@@ -47,6 +47,9 @@ pub struct Report {
     pub rows: Option<(u64, u64)>,
     /// Events; the sum over the four sections below.
     pub events: u64,
+    /// Who watched it, where that has changed.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub handovers: Vec<HandoverAt>,
     /// What policy had to say about some of them.
     pub policy: Judged,
     /// The process tree.
@@ -61,6 +64,18 @@ pub struct Report {
     pub losses: Losses,
 }
 
+/// The watcher has changed.
+#[derive(Clone, Debug, Serialize)]
+pub struct HandoverAt {
+    /// When.
+    pub at_ns: u64,
+    /// Time before it that nobody watched.
+    pub unwatched_ns: u64,
+    /// What has happened.
+    #[serde(flatten)]
+    pub step: HandoverStep,
+}
+
 /// Makes a [`Report`] of the rows of one session.
 #[derive(Debug, Default)]
 pub struct ReportBuilder {
@@ -69,6 +84,7 @@ pub struct ReportBuilder {
     rows: Option<(u64, u64)>,
     clock: Clock,
     events: u64,
+    handovers: Vec<HandoverAt>,
     judged: judged::Builder,
     processes: processes::Builder,
     files: files::Builder,
@@ -122,6 +138,14 @@ impl ReportBuilder {
                 let at_ns = self.clock.since_start(change.boot);
                 self.judged.posture(&change.posture, at_ns);
             }
+            AuditRecord::Handover(change) => {
+                let at_ns = self.clock.since_start(change.boot);
+                let unwatched_ns = match &change.step {
+                    HandoverStep::Adopted { since, .. } => change.boot.0.saturating_sub(since.0),
+                    HandoverStep::Left | HandoverStep::Released => 0,
+                };
+                self.handovers.push(HandoverAt { at_ns, unwatched_ns, step: change.step.clone() });
+            }
             AuditRecord::Loss(loss) => self.losses.push(loss),
             AuditRecord::SessionEnd(end) => {
                 self.clock.since_start(end.boot);
@@ -159,6 +183,7 @@ impl ReportBuilder {
             duration_ns: self.clock.last.0.saturating_sub(start.0),
             rows: self.rows,
             events: self.events,
+            handovers: self.handovers,
             policy: self.judged.finish(&places),
             processes: self.processes.finish(start, self.end.as_ref().map(|end| end.main)),
             files: self.files.finish(&places),

@@ -4,7 +4,7 @@ use std::{fs, path::Path};
 
 use serde::Serialize;
 
-use super::{clock, guard, host};
+use super::{clock, guard, host, persist};
 use crate::{
     launcher::{Placement, landlock::Abi},
     model::{CapabilityState, Posture, Protection, SessionId},
@@ -73,6 +73,7 @@ pub fn diagnose(database: &Path) -> Diagnosis {
         protection.is_some() && checks.iter().all(|check| check.state != CapabilityState::Missing);
     // What follows narrows what is seen, but does not prevent watching.
     checks.extend([cgroup(), landlock(), database_place(database)]);
+    checks.extend(left_behind());
     Diagnosis {
         version: env!("CARGO_PKG_VERSION"),
         kernel: host::host().kernel,
@@ -114,6 +115,23 @@ fn enforcement(sensor: &mut Sensor) -> (Posture, Check) {
         ),
     };
     (found.unwrap_or(Posture::Off), check)
+}
+
+/// Persistent sessions that nobody watches.
+fn left_behind() -> Vec<Check> {
+    // Who is not root is told so elsewhere.
+    let all = persist::persistent_sessions().unwrap_or_default();
+    let unwatched = all.into_iter().filter(|one| !one.watched);
+    let checks = unwatched.map(|one| {
+        let hint = if one.adoptable {
+            "`defenseclaw adopt` goes on with it, `defenseclaw release` takes it off"
+        } else {
+            "`defenseclaw release` removes what is left of it"
+        };
+        let detail = format!("{} has no watcher: {}", one.session, one.detail);
+        point("persistent session", CapabilityState::Degraded, detail, hint)
+    });
+    checks.collect()
 }
 
 fn point(name: &'static str, state: CapabilityState, detail: impl Into<String>, hint: &'static str) -> Check {

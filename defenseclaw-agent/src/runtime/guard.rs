@@ -17,7 +17,7 @@ use crate::{
         Attempts, CANARY_PROFILE, EnforceError, Enforcer, Identities, Maps, SESSION_PROFILE, Trap, holds,
         posture,
     },
-    launcher::{Canary, Cgroup, Forbidden},
+    launcher::{Canary, Cgroup, Forbidden, Placement},
     model::{
         BootTime, Event, Level, Loss, Mode, PolicyLoaded, PolicyRefused, Posture, PostureChange, Protection,
         SessionId, Unproven,
@@ -39,6 +39,8 @@ pub(super) struct Guard {
     in_force: Compiled,
     /// Or why names cannot be resolved for this session.
     names: Result<Names, String>,
+    /// What is in force was put there by somebody who is gone: of `in_force` only what the audit says of it is known.
+    inherited: bool,
     proof: Option<Proof>,
 }
 
@@ -71,9 +73,44 @@ impl Guard {
             protection: protection.clone(),
             in_force: compiled,
             names,
+            inherited: false,
             proof: None,
         };
         Ok((guard, loaded))
+    }
+
+    /// Takes over what somebody who is gone has put in force, and proves it again. It stays in force as it is until the
+    /// policy is read again; see [`Guard::reload`].
+    pub(super) fn adopt(
+        sensor: &mut Sensor,
+        options: PolicyOptions,
+        directories: Directories,
+        loaded: &PolicyLoaded,
+        placement: &Placement,
+    ) -> Result<(Self, Option<PostureChange>), RunError> {
+        let cgroup = placement.cgroup();
+        let names = Names::adopt(sensor, placement);
+        // The same text says the same.
+        let compiled = policy::compile(&options, &directories).ok();
+        let known =
+            compiled.filter(|compiled| compiled.digest == loaded.digest && compiled.mode == loaded.mode);
+        let enforcer = Enforcer::adopt(Maps::open(|name| sensor.map(name))?, sensor.seed())?;
+        let mut guard = Self {
+            enforcer,
+            session: loaded.session,
+            options,
+            directories,
+            protection: sensor.protection().clone(),
+            in_force: known.unwrap_or_else(|| Compiled::known(loaded)),
+            names,
+            inherited: true,
+            proof: None,
+        };
+        // What was not proven at the start is no reason to take off what holds.
+        let allowed = std::mem::replace(&mut guard.options.allow_degraded, true);
+        let change = guard.prove(sensor, cgroup);
+        guard.options.allow_degraded = allowed;
+        Ok((guard, change?))
     }
 
     /// Proves, before the command starts, that what is to be blocked is. Nothing to prove: none.
@@ -157,6 +194,7 @@ impl Guard {
             warn!(skipped, "not protected by inode");
         }
         self.in_force = compiled;
+        self.inherited = false;
         Ok(loaded)
     }
 
@@ -199,6 +237,9 @@ impl Guard {
 
     /// Protects the files that were found.
     pub(super) fn protect(&mut self, found: &Identities) {
+        if self.inherited {
+            return;
+        }
         match self.enforcer.refresh_identities(SESSION_PROFILE, &self.in_force.image, &found.files) {
             Ok(0) => {}
             Ok(changed) => info!(changed, "protected files have changed"),
@@ -207,8 +248,8 @@ impl Guard {
     }
 
     /// What judges in user space, by the policy in force.
-    pub(super) fn judge(&self) -> Arc<crate::policy::Session> {
-        Arc::clone(&self.in_force.judge)
+    pub(super) fn judge(&self) -> Option<Arc<crate::policy::Session>> {
+        self.in_force.judge.clone()
     }
 
     /// Verdicts by rule of the policy in force, counted by the kernel.

@@ -1,5 +1,6 @@
 //! Start-up order, the loop, shutdown: the only room that knows every other one.
 
+mod adopt;
 mod changes;
 pub mod clock;
 mod confine;
@@ -7,16 +8,20 @@ mod diagnose;
 mod guard;
 mod handed;
 mod host;
+mod manifest;
 mod names;
 mod pace;
+mod persist;
 mod policy;
 mod rootless;
 mod run;
 mod watch;
 
+pub use adopt::{Adopted, adopt, release};
 pub use confine::ConfineError;
 pub use diagnose::{Check, Diagnosis, diagnose};
 pub use guard::RuleVerdicts;
+pub use persist::{PersistError, PersistentSession, persistent_sessions};
 pub use policy::{PolicyOptions, PolicyRejected, PolicySource};
 pub use run::{RunError, RunOptions, RunOutcome, RunStats, run};
 

@@ -88,7 +88,20 @@ pub(super) struct Names {
 impl Names {
     /// What it takes, or why names cannot be resolved for this command. Nobody listens yet.
     pub(super) fn of(sensor: &Sensor, prepared: &Prepared) -> Result<Self, String> {
-        if let Placement::Shared { reason } = prepared.placement() {
+        Self::new(sensor, prepared.placement(), &prepared.pid().to_string())
+    }
+
+    /// The same for a session that somebody else began: in the network namespace of whoever is left of it. Questions lead
+    /// to a resolver that is gone, and are refused until this one listens.
+    pub(super) fn adopt(sensor: &Sensor, placement: &Placement) -> Result<Self, String> {
+        let members = placement.cgroup().map(|cgroup| cgroup.path().join("cgroup.procs"));
+        let members = members.and_then(|file| fs::read_to_string(file).ok()).unwrap_or_default();
+        let member = members.lines().next().ok_or("no process of the session is left in its cgroup")?;
+        Ok(Self { led: true, ..Self::new(sensor, placement, member)? })
+    }
+
+    fn new(sensor: &Sensor, placement: &Placement, pid: &str) -> Result<Self, String> {
+        if let Placement::Shared { reason } = placement {
             return Err(format!("the command has no cgroup of its own: {reason}"));
         }
         let missing = sensor.missing_for_names();
@@ -97,7 +110,7 @@ impl Names {
         }
         let (redirects, questions) = sensor.names().map_err(|error| error.to_string())?;
         let resolutions = Resolutions::open(|name| sensor.map(name)).map_err(|error| error.to_string())?;
-        let namespace = format!("/proc/{}/ns/net", prepared.pid());
+        let namespace = format!("/proc/{pid}/ns/net");
         let namespace =
             File::open(&namespace).map_err(|error| format!("cannot open {namespace}: {error}"))?;
         let (report, reports) = mpsc::channel(REPORTS);

@@ -18,7 +18,10 @@ use crate::{
     enforce::{self, Identities, PathEntries},
     launcher::landlock::{LandlockChoice, Siblings},
     model::{Held, LoadedRule, Mode, PolicyAction, PolicyLoaded, RuleHold, SessionId, best_holds},
-    policy::{self, Bindings, image::Image},
+    policy::{
+        self, Bindings,
+        image::{Image, RuleInfo},
+    },
 };
 
 /// Longest policy that is read, in bytes.
@@ -129,8 +132,8 @@ pub(super) struct Compiled {
     pub(super) mode: Mode,
     pub(super) digest: String,
     pub(super) image: Image,
-    /// What judges in user space.
-    pub(super) judge: Arc<policy::Session>,
+    /// What judges in user space, if the text is known.
+    pub(super) judge: Option<Arc<policy::Session>>,
     pub(super) identities: Identities,
 }
 
@@ -194,7 +197,7 @@ pub(super) fn compile(
     let session = policy::Session::new(&loaded, &bindings).map_err(said)?;
     let image = session.image().map_err(said)?;
     let identities = identities(&image);
-    let (mode, judge) = (session.mode(), Arc::new(session));
+    let (mode, judge) = (session.mode(), Some(Arc::new(session)));
     Ok(Compiled { name: loaded.name, mode, digest: hash(&text), image, judge, identities })
 }
 
@@ -210,6 +213,23 @@ pub(super) fn unheld(rules: &[RuleHold]) -> Vec<RuleHold> {
 }
 
 impl Compiled {
+    /// As much as the audit knows of one that is in force.
+    pub(super) fn known(loaded: &PolicyLoaded) -> Self {
+        let rules = loaded.rules.iter().map(|rule| RuleInfo {
+            id: rule.id.clone(),
+            severity: rule.severity,
+            reason: rule.reason.clone(),
+        });
+        Self {
+            name: loaded.name.clone(),
+            mode: loaded.mode,
+            digest: loaded.digest.clone(),
+            image: Image { rules: rules.collect(), ..Image::default() },
+            judge: None,
+            identities: Identities::default(),
+        }
+    }
+
     /// For the audit.
     pub(super) fn loaded(&self, session: SessionId, profile: u32, generation: u64) -> PolicyLoaded {
         let rules = self.image.rules.iter().map(|rule| LoadedRule {

@@ -2,9 +2,10 @@
 //! daemon. Start-up order matters: programs are attached before the command exists, the command is enrolled before it
 //! executes, and the audit is open before anything can happen that belongs in it.
 
-use std::{ffi::OsString, io, os::unix::ffi::OsStrExt, path::PathBuf};
+use std::{collections::BTreeMap, ffi::OsString, io, os::unix::ffi::OsStrExt, path::PathBuf};
 
 use serde::Serialize;
+use tracing::warn;
 
 use super::{
     clock,
@@ -12,7 +13,9 @@ use super::{
     guard::{Guard, RuleVerdicts},
     handed::{self, Handed, Withheld},
     host,
+    manifest::{self, Manifest, ManifestPolicy},
     names::{self, Names},
+    persist::{Kept, PersistError, Place},
     policy::{self, Directories, PolicyOptions, PolicyRejected, PolicySource},
     rootless,
     watch::{Begin, Policy, Watch},
@@ -22,7 +25,7 @@ use crate::{
     launcher::{self, LaunchError, LaunchOptions, RunAs, Signals},
     model::{ExitStatus, SessionId, SessionStart, Text, Unproven},
     resolver::ResolverStats,
-    sensor::{Sensor, SensorError, SensorOptions, SensorStats},
+    sensor::{self, Sensor, SensorError, SensorOptions, SensorStats},
     store::{StoreError, Writer, WriterOptions},
 };
 
@@ -39,6 +42,8 @@ pub struct RunOptions {
     pub default_database: bool,
     /// Stop watching when the command itself has ended, whatever its children do.
     pub detach_after_main: bool,
+    /// Leave programs and maps in force when this process ends before the tree.
+    pub persist: bool,
     /// Judge by this policy; without it nothing is judged.
     pub policy: Option<PolicyOptions>,
     /// Sizes of the kernel's half.
@@ -121,6 +126,9 @@ pub enum RunError {
         /// What was not refused.
         which: Vec<Unproven>,
     },
+    /// Leaving programs in the kernel, or taking them over.
+    #[error(transparent)]
+    Persist(#[from] PersistError),
     /// Pids here are not the kernel's.
     #[error("this is not the initial pid namespace, so processes cannot be told apart")]
     PidNamespace,
@@ -148,6 +156,7 @@ impl RunError {
                 Some("in a container, share the host's pid namespace (`--pid=host`, `hostPID: true`)")
             }
             Self::Confine(error) => Some(error.hint()),
+            Self::Persist(error) => error.hint(),
             Self::Unproven { .. } => {
                 Some("see `defenseclaw doctor`; --allow-degraded goes on although blocking is not proven")
             }
@@ -188,6 +197,9 @@ pub fn run(options: &RunOptions) -> Result<RunOutcome, RunError> {
         }
         None => None,
     };
+    if options.persist && !nix::unistd::geteuid().is_root() {
+        return Err(PersistError::NotRoot.into());
+    }
     if let Some((_, compiled, confinement)) = policy.as_ref().filter(|_| options.is_rootless()) {
         confinement.check_alone()?;
         return rootless::run(options, confinement, compiled);
@@ -199,6 +211,7 @@ pub fn run(options: &RunOptions) -> Result<RunOutcome, RunError> {
     let boot_id = clock::boot_id().map_err(RunError::system("read the boot id"))?;
     let (wall, boot) = (clock::wall_now(), clock::boot_now());
     let session = SessionId::new(wall, random());
+    let place = options.persist.then(|| Place::make(session)).transpose()?;
     let mut sensor = Sensor::load(&options.sensor)?;
     let writer = Writer::open(
         &options.database,
@@ -230,7 +243,7 @@ pub fn run(options: &RunOptions) -> Result<RunOutcome, RunError> {
         }
     }
     let mut protection = sensor.protection().clone();
-    let mut judged = None;
+    let (mut judged, mut kept_policy) = (None, None);
     if let Some((chosen, compiled, confinement)) = policy {
         confinement.describe(&prepared, &mut protection);
         let mut names = Names::of(&sensor, &prepared);
@@ -247,7 +260,8 @@ pub fn run(options: &RunOptions) -> Result<RunOutcome, RunError> {
         warnings.extend(handed.iter().filter_map(|handed| handed.warning(&compiled)));
         let cgroup = prepared.placement().cgroup();
         let (mut guard, loaded) =
-            Guard::install(&sensor, session, chosen, directories, compiled, &protection, names)?;
+            Guard::install(&sensor, session, chosen, directories.clone(), compiled, &protection, names)?;
+        kept_policy = Some(ManifestPolicy::new(chosen, &directories, loaded.clone()));
         let posture = guard.prove(&mut sensor, cgroup)?;
         let file = match &chosen.source {
             PolicySource::File(file) => Some(file.clone()),
@@ -274,7 +288,27 @@ pub fn run(options: &RunOptions) -> Result<RunOutcome, RunError> {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         protection,
     };
-    let mut watch = Watch::new(sensor, writer, start, judged);
+    let kept = match place {
+        Some((place, mounted)) => {
+            warnings.extend(mounted);
+            let cgroup = prepared.placement().cgroup().map(|cgroup| manifest::text(cgroup.path()));
+            let manifest = Manifest {
+                format: manifest::FORMAT,
+                abi: sensor::abi(),
+                object: sensor::object_digest(),
+                database: manifest::text(&manifest::absolute(&options.database)),
+                start: start.clone(),
+                pinned: false,
+                cgroup,
+                attached: sensor.attached(),
+                policy: kept_policy,
+                filtered: BTreeMap::new(),
+            };
+            Some(Kept::pin(place, manifest, &mut sensor)?)
+        }
+        None => None,
+    };
+    let mut watch = Watch::new(sensor, writer, start, judged, kept);
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_io()
         .enable_time()
@@ -295,8 +329,21 @@ pub fn run(options: &RunOptions) -> Result<RunOutcome, RunError> {
             return Err(error.into());
         }
     };
-    let status = runtime.block_on(watch.until_the_end(&mut running, &signals, options.detach_after_main))?;
-    let (stats, last_error) = watch.finish()?;
+    // Until here nothing has run that would have to be held without us.
+    watch.outlive();
+    let unless_ended = |error| {
+        if options.persist {
+            warn!("{}", left_in_force(session));
+        }
+        error
+    };
+    let watched = runtime.block_on(watch.until_the_end(&mut running, &signals, options.detach_after_main));
+    let status = watched.map_err(unless_ended)?;
+    let left = watch.leaves();
+    let (stats, last_error) = watch.finish().map_err(unless_ended)?;
+    if left {
+        warnings.push(left_in_force(session));
+    }
     if let launcher::CgroupEnd::Left(path) = running.finish() {
         warnings.push(format!("processes are still in {}", path.display()));
     }
@@ -304,6 +351,13 @@ pub fn run(options: &RunOptions) -> Result<RunOutcome, RunError> {
         warnings.push(format!("{} events could not be stored: {error}", stats.store_error));
     }
     Ok(RunOutcome { session, status, stats, warnings })
+}
+
+pub(super) fn left_in_force(session: SessionId) -> String {
+    format!(
+        "session {session} is left in force: `defenseclaw adopt {session}` goes on with it, `defenseclaw release {session}` \
+         takes it off"
+    )
 }
 
 pub(super) fn home(options: &RunOptions) -> Text {

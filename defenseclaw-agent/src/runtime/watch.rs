@@ -1,6 +1,7 @@
 //! The loop: kernel records, signals and the state of the command go in; rows of the audit come out.
 
 use std::{
+    collections::HashSet,
     future::{pending, poll_fn},
     os::fd::AsFd,
     path::PathBuf,
@@ -21,6 +22,7 @@ use super::{
     guard::{CANARY_SESSION, Guard},
     handed::Handed,
     pace::Pace,
+    persist::Kept,
     policy::{Compiled, PolicyRejected},
     run::{RunError, RunStats},
 };
@@ -28,13 +30,14 @@ use crate::{
     enforce::{self, Identities},
     launcher::{Running, Signals, Step},
     model::{
-        AuditRecord, Event, ExitStatus, Loss, LossReason, PolicyLoaded, PostureChange, ProcessKey, SessionId,
-        SessionStart,
+        AuditRecord, Event, ExitStatus, Handover, HandoverStep, KernelPath, Loss, LossReason, PolicyLoaded,
+        PostureChange, ProcessKey, SessionId, SessionStart,
     },
     pipeline::{self, Effect, Input, State},
     resolver::ResolverStats,
     sensor::{self, Sensor},
-    store::{StoreError, Writer},
+    store::{Past, StoreError, Writer},
+    tree::ProcessFacts,
 };
 
 /// How often the rings are read while nothing else wakes us. The kernel does not wake us for each record: at the
@@ -81,6 +84,12 @@ pub(super) struct Watch {
     /// Until the kernel's first record says when the root process really started.
     start: Option<Box<SessionStart>>,
     policy: Option<Policy>,
+    /// What outlives this process, if it does not come to the end.
+    kept: Option<Kept>,
+    /// Until it is written: another watcher was here before us.
+    handover: Option<Handover>,
+    /// Another watcher was here before us, and what it has missed was looked for already.
+    settled: Option<bool>,
     /// One at a time.
     job: Option<JoinHandle<Done>>,
     /// To be started when the other job is done.
@@ -108,7 +117,13 @@ enum Reload {
 }
 
 impl Watch {
-    pub(super) fn new(sensor: Sensor, writer: Writer, start: SessionStart, policy: Option<Policy>) -> Self {
+    pub(super) fn new(
+        sensor: Sensor,
+        writer: Writer,
+        start: SessionStart,
+        policy: Option<Policy>,
+        kept: Option<Kept>,
+    ) -> Self {
         Self {
             sensor,
             writer,
@@ -116,6 +131,9 @@ impl Watch {
             session: start.session,
             start: Some(Box::new(start)),
             policy,
+            kept,
+            handover: None,
+            settled: None,
             job: None,
             reload: None,
             filtered: 0,
@@ -127,6 +145,43 @@ impl Watch {
             ends_in_doubt: false,
             pace: Pace::new(),
         }
+    }
+
+    /// From now on what is kept stays in force if this process ends before the tree.
+    pub(super) fn outlive(&mut self) {
+        if let Some(kept) = &mut self.kept {
+            kept.place.keep();
+        }
+    }
+
+    /// Goes on where another watcher has stopped. `past` is what the audit has of it; nothing, if it came to no row.
+    pub(super) fn resume(&mut self, handover: Handover, past: Option<&Past>) {
+        self.filtered = self.kept.iter().flat_map(|kept| kept.manifest.filtered.values()).sum();
+        (self.settled, self.ends_in_doubt) = (Some(false), true);
+        // What is in force stays so until it was read again.
+        self.reload = Some(Reload::Asked);
+        let Some(past) = past else {
+            self.handover = Some(handover);
+            return;
+        };
+        self.start = None;
+        self.step(Input::Resumed {
+            start: Box::new(past.start.clone()),
+            events: past.events.values().sum(),
+            policies: past.policies.clone(),
+            judge: self.policy.as_ref().and_then(|policy| policy.guard.judge()),
+        });
+        self.step(Input::Handover(handover));
+        if let Some(posture) =
+            self.policy.as_mut().and_then(|policy| policy.begin.take()).and_then(|begin| begin.posture)
+        {
+            self.step(Input::Posture(posture));
+        }
+    }
+
+    /// Of the events before: those of processes.
+    pub(super) fn replay(&mut self, event: Box<Event>) {
+        self.step(Input::Replayed(event));
     }
 
     /// Watches until the tree has ended, the command has (`detach`), or a signal asks for an end after that.
@@ -276,19 +331,67 @@ impl Watch {
         Ok(())
     }
 
-    /// Takes what is left, closes the session and the audit, and detaches everything. Besides the counters: why the last
+    /// Takes what waits in the rings, and commits that somebody watches again.
+    pub(super) fn catch_up(&mut self) -> Result<(), RunError> {
+        // Bounded: the tree may be faster than we are.
+        for _ in 0..64 {
+            if self.read()? < BATCH {
+                break;
+            }
+        }
+        self.begin(None)?;
+        self.learn();
+        self.carry_out()?;
+        Ok(self.writer.flush()?)
+    }
+
+    /// Whether processes go on under what is left in force.
+    pub(super) fn leaves(&self) -> bool {
+        self.kept.is_some() && !self.tree_ended
+    }
+
+    /// Ends the session now, whoever still runs.
+    pub(super) fn release(mut self) -> Result<(RunStats, Option<StoreError>), RunError> {
+        self.drain()?;
+        self.begin(None)?;
+        let change = self.change(HandoverStep::Released);
+        self.step(Input::Handover(change));
+        self.tree_ended = true;
+        self.finish()
+    }
+
+    fn change(&self, step: HandoverStep) -> Handover {
+        let version = env!("CARGO_PKG_VERSION").to_owned();
+        Handover { session: self.session, boot: clock::boot_now(), step, version }
+    }
+
+    /// Takes what is left, closes the session and the audit, and detaches everything, unless it is left in force. Besides the counters: why the last
     /// row that could not be stored was not.
     pub(super) fn finish(mut self) -> Result<(RunStats, Option<StoreError>), RunError> {
         self.drain()?;
         self.begin(None)?;
         let names = self.end_names()?;
+        self.settle()?;
         self.losses()?;
-        self.step(Input::Stop);
+        if self.leaves() {
+            let change = self.change(HandoverStep::Left);
+            self.step(Input::Handover(change));
+        } else {
+            self.step(Input::Stop);
+        }
         self.carry_out()?;
         let sensor = self.sensor.stats()?;
         let verdicts = self.policy.as_ref().map(|policy| policy.guard.verdicts()).unwrap_or_default();
         // The canary ends with it, while its enrolment is still known.
         drop(self.policy);
+        if let Some(kept) = &mut self.kept
+            && self.tree_ended
+        {
+            // Whoever finds names without an end of the session goes on with it; the other way round it would have none.
+            self.writer.flush()?;
+            kept.place.give_up();
+        }
+        drop(self.kept);
         drop(self.sensor);
         let written = self.writer.close()?;
         let stats = RunStats {
@@ -325,6 +428,9 @@ impl Watch {
         let mut events = std::mem::take(&mut self.events);
         let taken = self.sensor.read(&mut events, BATCH);
         let all = events.len();
+        if let Some(kept) = &mut self.kept {
+            kept.note_filtered(events.iter().filter(|event| event.session == CANARY_SESSION));
+        }
         events.retain(|event| event.session != CANARY_SESSION);
         self.filtered += u64::try_from(all - events.len()).unwrap_or(0);
         if let (true, Some(first)) = (self.start.is_some(), events.first()) {
@@ -384,6 +490,9 @@ impl Watch {
                     self.step(Input::Posture(change));
                 }
             }
+            if let Some(change) = self.handover.take() {
+                self.step(Input::Handover(change));
+            }
             self.carry_out()?;
             self.writer.flush()?;
         }
@@ -407,10 +516,55 @@ impl Watch {
         Ok(())
     }
 
+    /// Says what a watcher before us has taken out of the rings and not stored.
+    fn settle(&mut self) -> Result<(), RunError> {
+        if self.settled.is_none() {
+            return Ok(());
+        }
+        self.settled = Some(true);
+        self.sensor.note_submitted()?;
+        self.drain()?;
+        for loss in self.sensor.missed(clock::boot_now()) {
+            let loss = Loss { session: Some(self.session), ..loss };
+            self.step(Input::Loss(loss));
+        }
+        Ok(())
+    }
+
+    /// Takes in processes that are enrolled and that no record speaks of.
+    fn learn(&mut self) {
+        let live: HashSet<u32> = self.state.live_in(self.session).map(|key| key.tgid).collect();
+        for key in self.sensor.enrolled_in(self.session) {
+            let is_known = if key.start_ns == 0 {
+                live.contains(&key.tgid)
+            } else {
+                self.state.tree().get(key).is_some()
+            };
+            if let (false, Some(facts)) = (is_known, self.facts(key)) {
+                self.step(Input::Learned(Box::new(facts)));
+            }
+        }
+    }
+
+    fn facts(&self, key: ProcessKey) -> Option<ProcessFacts> {
+        let found = sensor::process_facts(key.tgid)?;
+        // One that has done nothing yet has no exact start.
+        let start_ns = if key.start_ns == 0 { found.start_ticks * 10_000_000 } else { key.start_ns };
+        let exe = found.exe.map(|text| KernelPath { text, ..KernelPath::default() }).unwrap_or_default();
+        let key = ProcessKey { start_ns, ..key };
+        Some(ProcessFacts { key, session: self.session, parent: None, exe, argv: found.argv })
+    }
+
     /// Writes down losses, and asks /proc about processes whose end may have been lost.
     fn check(&mut self) -> Result<(), RunError> {
         self.losses()?;
         self.step(Input::Tick);
+        if self.settled == Some(false)
+            && self.sensor.is_drained().map_err(RunError::system("poll the rings"))?
+        {
+            self.settle()?;
+            self.learn();
+        }
         if self.ends_in_doubt && self.sensor.is_drained().map_err(RunError::system("poll the rings"))? {
             let gone: Vec<_> =
                 self.state.live_in(self.session).filter(|key| !sensor::is_alive(*key)).collect();

@@ -8,7 +8,10 @@ use std::{
 
 use aya::{
     maps::{HashMap, Map, MapData},
-    programs::{CgroupAttachMode, CgroupSkb, CgroupSkbAttachType, CgroupSock, CgroupSockAddr, ProgramError},
+    programs::{
+        CgroupAttachMode, CgroupSkb, CgroupSkbAttachType, CgroupSock, CgroupSockAddr, ProgramError,
+        links::{FdLink, LinkError},
+    },
 };
 use defenseclaw_ebpf::redirect::{Flow, FlowKey, Redirect, RedirectKey};
 
@@ -171,26 +174,34 @@ impl Sensor {
 
     fn attach_cgroup(&mut self, name: &str, directory: &Path) -> Result<(), String> {
         let program =
-            self.object.program_mut(name).ok_or_else(|| format!("the object has no program {name}"))?;
+            self.programs.program(name).ok_or_else(|| format!("the object has no program {name}"))?;
         let directory = std::fs::File::open(directory).map_err(|error| error.to_string())?;
         // A link never displaces another program, and takes no flags that would say so.
         let mode = CgroupAttachMode::Single;
         let loaded = program.fd().is_ok();
-        let done = if let Ok(program) = <&mut CgroupSockAddr>::try_from(&mut *program) {
-            (if loaded { Ok(()) } else { program.load() })
-                .and_then(|()| program.attach(directory, mode).map(drop))
-        } else if let Ok(program) = <&mut CgroupSock>::try_from(&mut *program) {
-            (if loaded { Ok(()) } else { program.load() })
-                .and_then(|()| program.attach(directory, mode).map(drop))
-        } else {
-            <&mut CgroupSkb>::try_from(program).and_then(|program| {
-                if !loaded {
-                    program.load()?;
-                }
-                program.attach(directory, CgroupSkbAttachType::Egress, mode).map(drop)
-            })
-        };
-        done.map_err(|error: ProgramError| refusal::reason(&error))
+        let link: Result<Result<FdLink, LinkError>, ProgramError> =
+            if let Ok(program) = <&mut CgroupSockAddr>::try_from(&mut *program) {
+                (if loaded { Ok(()) } else { program.load() })
+                    .and_then(|()| program.attach(directory, mode))
+                    .and_then(|id| program.take_link(id))
+                    .map(FdLink::try_from)
+            } else if let Ok(program) = <&mut CgroupSock>::try_from(&mut *program) {
+                (if loaded { Ok(()) } else { program.load() })
+                    .and_then(|()| program.attach(directory, mode))
+                    .and_then(|id| program.take_link(id))
+                    .map(FdLink::try_from)
+            } else {
+                <&mut CgroupSkb>::try_from(program).and_then(|program| {
+                    if !loaded {
+                        program.load()?;
+                    }
+                    let id = program.attach(directory, CgroupSkbAttachType::Egress, mode)?;
+                    program.take_link(id).map(FdLink::try_from)
+                })
+            };
+        let link = link.map_err(|error| refusal::reason(&error))?.map_err(|error| error.to_string())?;
+        self.links.add(name, link);
+        Ok(())
     }
 
     /// The maps of names: where questions go, and whose they are.

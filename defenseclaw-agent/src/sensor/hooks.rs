@@ -27,6 +27,16 @@ pub(super) fn cgroup_name(program: &str) -> String {
     }
 }
 
+/// Capability name of any program that is attached.
+pub(super) fn capability(program: &str) -> String {
+    let hooks = COMMON.iter().chain(LSM).chain(JUDGING).chain([&SYSCALL_EXIT]);
+    match hooks.into_iter().find(|hook| hook.program == program) {
+        Some(hook) => hook.capability(),
+        // One that is on the cgroup of a session.
+        None => cgroup_name(program),
+    }
+}
+
 /// Where a program is attached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Place {

@@ -3,8 +3,9 @@
 use aya::{
     Btf, Ebpf, EbpfLoader,
     maps::{Array, HashMap, MapData, ProgramArray},
-    programs::{BtfTracePoint, FEntry, Lsm, ProgramError},
+    programs::{BtfTracePoint, FEntry, Lsm, ProgramError, links::FdLink},
 };
+use sha2::{Digest, Sha256};
 use tracing::debug;
 
 use defenseclaw_ebpf::{KINDS, SCRATCH_SLOTS};
@@ -13,6 +14,7 @@ use super::{
     Sensor, SensorError, SensorOptions, counters, hooks,
     hooks::{Hook, Place},
     level,
+    pin::{self, Links, Programs},
     refusal::{self, Missing, Refusal},
     ring,
 };
@@ -20,6 +22,16 @@ use crate::model::{Capability, Level, Protection};
 
 /// The object, aligned for the ELF reader. Empty if it was not built; see build.rs.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/defenseclaw.bpf.o"));
+
+/// SHA-256 of the programs, hexadecimal: which build loaded them.
+pub fn object_digest() -> String {
+    use std::fmt::Write;
+    Sha256::digest(OBJECT).iter().fold(String::new(), |mut digest, byte| {
+        // Writing to a String cannot fail.
+        write!(digest, "{byte:02x}").ok();
+        digest
+    })
+}
 
 pub(super) fn load(options: &SensorOptions) -> Result<Sensor, SensorError> {
     let bytes = refusal::object(OBJECT)?;
@@ -38,34 +50,36 @@ pub(super) fn load(options: &SensorOptions) -> Result<Sensor, SensorError> {
         .map_err(|error| refusal::of_object(&error))?;
 
     let (mut level, mut level_reason) = level::detect();
-    let mut capabilities = Vec::new();
+    let (mut capabilities, mut links) = (Vec::new(), Links::default());
     if level == Level::Lsm
-        && let Err(missing) = attach_lsm(&mut object, &btf, options.judge, &mut capabilities)
+        && let Err(missing) = attach_lsm(&mut object, &btf, options.judge, &mut capabilities, &mut links)
     {
         (level, level_reason) = missing.below_lsm();
         capabilities.clear();
+        links = Links::default();
     }
     let syscalls = match level {
         Level::Lsm => None,
         Level::Fentry | Level::Tracepoint | Level::None => {
-            Some(attach_syscalls(&mut object, &btf, &mut capabilities)?)
+            Some(attach_syscalls(&mut object, &btf, &mut capabilities, &mut links)?)
         }
     };
     // Last, so that enrolment works only once everything watches.
     for hook in hooks::COMMON {
-        attach_into(&mut object, &btf, hook, &mut capabilities)?;
+        attach_into(&mut object, &btf, hook, &mut capabilities, &mut links)?;
     }
     capabilities.extend(refusal::blind_spots(level));
 
-    let scope = object.take_map("SCOPE").ok_or_else(|| refusal::no_map("SCOPE"))?;
-    let scope = HashMap::try_from(scope).map_err(super::map_error("open the scope map"))?;
+    let mut take = |name: &'static str| object.take_map(name).ok_or_else(|| refusal::no_map(name));
+    let scope = HashMap::try_from(take("SCOPE")?).map_err(super::map_error("open the scope map"))?;
     Ok(Sensor {
-        rings: ring::Rings::open(&mut object)?,
-        counters: counters::Counting::open(&mut object)?,
+        rings: ring::Rings::open(&mut take)?,
+        counters: counters::Counting::open(take("COUNTERS")?)?,
         scope,
         seed,
-        _syscalls: syscalls,
-        object,
+        syscalls,
+        programs: Programs::Loaded(object),
+        links,
         protection: Protection { level, level_reason, capabilities, table: Vec::new(), rules: Vec::new() },
     })
 }
@@ -95,10 +109,11 @@ fn attach_lsm(
     btf: &Btf,
     judge: bool,
     capabilities: &mut Vec<Capability>,
+    links: &mut Links,
 ) -> Result<(), Missing> {
     let judging = if judge { hooks::JUDGING } else { &[] };
     for hook in hooks::LSM.iter().chain(judging) {
-        attach_into(object, btf, hook, capabilities)?;
+        attach_into(object, btf, hook, capabilities, links)?;
     }
     Ok(())
 }
@@ -109,8 +124,10 @@ fn attach_syscalls(
     object: &mut Ebpf,
     btf: &Btf,
     capabilities: &mut Vec<Capability>,
-) -> Result<ProgramArray<MapData>, SensorError> {
+    links: &mut Links,
+) -> Result<MapData, SensorError> {
     let table = object.take_map("SYSCALLS").ok_or_else(|| refusal::no_map("SYSCALLS"))?;
+    let held = pin::data(&table).and_then(pin::another).ok_or_else(|| refusal::no_map("SYSCALLS"))?;
     let mut table = ProgramArray::try_from(table).map_err(super::map_error("open the system call table"))?;
     let mut hooked = [0_u64; 8];
     for (program, calls) in hooks::SYSCALLS {
@@ -133,8 +150,8 @@ fn attach_syscalls(
     Array::<_, [u64; 8]>::try_from(map)
         .and_then(|mut calls| calls.set(0, hooked, 0))
         .map_err(super::map_error("say which system calls are hooked"))?;
-    attach_into(object, btf, &hooks::SYSCALL_EXIT, capabilities)?;
-    Ok(table)
+    attach_into(object, btf, &hooks::SYSCALL_EXIT, capabilities, links)?;
+    Ok(held)
 }
 
 fn load_syscall(object: &mut Ebpf, btf: &Btf, name: &str) -> Result<aya::programs::ProgramFd, String> {
@@ -153,27 +170,32 @@ fn attach_into(
     btf: &Btf,
     hook: &Hook,
     capabilities: &mut Vec<Capability>,
+    links: &mut Links,
 ) -> Result<(), Missing> {
-    capabilities.push(refusal::of_hook(hook, attach(object, btf, hook))?);
+    let attached = attach(object, btf, hook).map(|link| links.add(hook.program, link));
+    capabilities.push(refusal::of_hook(hook, attached)?);
     Ok(())
 }
 
-fn attach(object: &mut Ebpf, btf: &Btf, hook: &Hook) -> Result<(), Refusal> {
+fn attach(object: &mut Ebpf, btf: &Btf, hook: &Hook) -> Result<FdLink, Refusal> {
     let program = object
         .program_mut(hook.program)
         .ok_or_else(|| format!("the object has no program {}", hook.program))?;
     let done = match hook.place {
         Place::Tracepoint(name) => <&mut BtfTracePoint>::try_from(program).and_then(|program| {
             program.load(name, btf)?;
-            program.attach().map(drop)
+            let id = program.attach()?;
+            program.take_link(id).map(FdLink::from)
         }),
         Place::Lsm(name) => <&mut Lsm>::try_from(program).and_then(|program| {
             program.load(name, btf)?;
-            program.attach().map(drop)
+            let id = program.attach()?;
+            program.take_link(id).map(FdLink::from)
         }),
         Place::Fentry(name) => <&mut FEntry>::try_from(program).and_then(|program| {
             program.load(name, btf)?;
-            program.attach().map(drop)
+            let id = program.attach()?;
+            program.take_link(id).map(FdLink::from)
         }),
     };
     done.map_err(|error| refused(&error))

@@ -8,29 +8,30 @@ mod dns;
 mod hooks;
 mod level;
 mod load;
+mod pin;
 mod proc;
 mod refusal;
 mod ring;
 
 use std::{
     fmt, io,
-    os::fd::{AsFd, BorrowedFd},
-    path::Path,
+    os::fd::BorrowedFd,
+    path::{Path, PathBuf},
 };
 
 use aya::{
-    Ebpf,
-    maps::{HashMap, IterableMap, Map, MapData, MapError, ProgramArray},
+    maps::{HashMap, IterableMap, Map, MapData, MapError},
     programs::{CgroupAttachMode, CgroupSkbAttachType},
 };
 pub use cgroup::{Otherwise, Questions, Redirects, ResolverPorts};
-pub use counters::SensorStats;
+pub use counters::{Accounted, SensorStats};
 pub use decode::{DecodeError, decode_record};
 use defenseclaw_ebpf::Label;
 pub use level::detect as detect_level;
+pub use load::object_digest;
 pub use proc::{ProcFacts, is_alive, process_facts};
 
-use crate::model::{BootTime, Event, Loss, Protection, SessionId};
+use crate::model::{BootTime, Event, Loss, ProcessKey, Protection, SessionId};
 
 /// Why watching cannot start or go on.
 #[derive(Debug, thiserror::Error)]
@@ -63,6 +64,16 @@ pub enum SensorError {
         /// What the kernel said.
         reason: String,
     },
+    /// Pinning, or opening what is pinned.
+    #[error("cannot {operation} {}: {reason}", path.display())]
+    Pin {
+        /// What was tried.
+        operation: &'static str,
+        /// The name in the BPF file system.
+        path: PathBuf,
+        /// What the kernel said.
+        reason: String,
+    },
 }
 
 impl SensorError {
@@ -81,7 +92,7 @@ impl SensorError {
             Self::Object(_) | Self::Required { .. } => Some(
                 "run `defenseclaw doctor` to see what this kernel offers; Linux 6.1 is the oldest supported",
             ),
-            Self::Map { .. } => None,
+            Self::Map { .. } | Self::Pin { .. } => None,
         }
     }
 }
@@ -105,11 +116,13 @@ impl Default for SensorOptions {
     }
 }
 
-/// Loaded and attached programs. Dropping it detaches and unloads everything; nothing is pinned.
+/// Loaded and attached programs. Dropping it detaches and unloads everything that is not pinned; see [`Sensor::pin`].
 pub struct Sensor {
-    object: Ebpf,
-    /// Held, not used: see `load::attach_syscalls`.
-    _syscalls: Option<ProgramArray<MapData>>,
+    programs: pin::Programs,
+    /// What holds them where they are attached.
+    links: pin::Links,
+    /// Held open, for `load::attach_syscalls`.
+    syscalls: Option<MapData>,
     /// By thread group id, which the kernel's half has widened to its word.
     scope: HashMap<MapData, u64, LabelPod>,
     rings: ring::Rings,
@@ -181,17 +194,7 @@ impl Sensor {
 
     /// Another handle of one of the programs' maps, for who writes it; none if they have no such map.
     pub fn map(&self, name: &str) -> Option<MapData> {
-        let held = if name == "SCOPE" {
-            self.scope.map()
-        } else {
-            let map = self.object.map(name)?;
-            let (Map::Array(map) | Map::HashMap(map) | Map::LruHashMap(map) | Map::PerCpuArray(map)) = map
-            else {
-                return None;
-            };
-            map
-        };
-        MapData::from_fd(held.fd().as_fd().try_clone_to_owned().ok()?).ok()
+        if name == "SCOPE" { pin::another(self.scope.map()) } else { self.programs.map(name) }
     }
 
     /// Stops watching one process; its children stay watched.
@@ -204,6 +207,16 @@ impl Sensor {
         self.scope.keys().filter_map(Result::ok).filter_map(|tgid| u32::try_from(tgid).ok()).collect()
     }
 
+    /// Processes of one session that are watched now; the start is 0 of one that has done nothing yet.
+    pub fn enrolled_in(&self, session: SessionId) -> Vec<ProcessKey> {
+        let rows = self.scope.iter().filter_map(Result::ok);
+        rows.filter(|(_, LabelPod(label))| label.session == session.0)
+            .filter_map(|(tgid, LabelPod(label))| {
+                Some(ProcessKey { tgid: u32::try_from(tgid).ok()?, start_ns: label.start_ns })
+            })
+            .collect()
+    }
+
     /// Reads name server answers of the sockets in a cgroup. What could not be attached is in [`Sensor::protection`].
     pub fn watch_cgroup(&mut self, directory: &Path, id: u64, session: SessionId) {
         let state = self.attach_dns(directory, id, session);
@@ -213,18 +226,20 @@ impl Sensor {
 
     fn attach_dns(&mut self, directory: &Path, id: u64, session: SessionId) -> Result<(), String> {
         let text = |error: &dyn fmt::Display| error.to_string();
-        let map = self.object.map_mut("CGROUPS").ok_or("the object has no map CGROUPS")?;
+        let map = self.map("CGROUPS").ok_or("the object has no map CGROUPS")?;
+        let map = Map::from_map_data(map).map_err(|e| text(&e))?;
         let mut cgroups: HashMap<_, u64, LabelPod> = HashMap::try_from(map).map_err(|e| text(&e))?;
         cgroups.insert(id, LabelPod::of(session), 0).map_err(|e| text(&e))?;
-        let program = self.object.program_mut("dns_answer").ok_or("the object has no program dns_answer")?;
+        let program = self.programs.program("dns_answer").ok_or("the object has no program dns_answer")?;
         let program: &mut aya::programs::CgroupSkb = program.try_into().map_err(|e| text(&e))?;
         program.load().map_err(|e| refusal::reason(&e))?;
         let directory = std::fs::File::open(directory).map_err(|e| text(&e))?;
-        program
+        let link = program
             // A link never displaces another program, and takes no flags that would say so.
             .attach(directory, CgroupSkbAttachType::Ingress, CgroupAttachMode::Single)
+            .and_then(|id| program.take_link(id))
             .map_err(|e| refusal::reason(&e))?;
-        Ok(())
+        self.links.hold("dns_answer", link).map_err(|e| text(&e))
     }
 
     /// States that name server answers are not read, and why.
@@ -259,10 +274,26 @@ impl Sensor {
         self.counters.losses(now)
     }
 
+    /// Notes what is in the rings now, for [`Sensor::missed`].
+    pub fn note_submitted(&mut self) -> Result<(), SensorError> {
+        self.counters.note_submitted()
+    }
+
+    /// What a watcher before us took out of the rings and did not store; nothing if there was none. To be asked when all
+    /// has been read that [`Sensor::note_submitted`] has noted.
+    pub fn missed(&mut self, now: BootTime) -> Vec<Loss> {
+        self.counters.missed(now)
+    }
+
     /// Totals since the start, for the loss equations.
     pub fn stats(&mut self) -> Result<SensorStats, SensorError> {
         self.counters.stats()
     }
+}
+
+/// Version of what crosses the kernel boundary: programs of another one cannot be taken over.
+pub fn abi() -> u16 {
+    defenseclaw_ebpf::ABI_VERSION
 }
 
 /// Loads everything this kernel takes, small, to see what that is.

@@ -2,10 +2,7 @@
 
 use std::{io, os::fd::BorrowedFd};
 
-use aya::{
-    Ebpf,
-    maps::{MapData, RingBuf},
-};
+use aya::maps::{Map, MapData, RingBuf};
 
 use super::{SensorError, counters::Counting, decode};
 use crate::model::Event;
@@ -16,12 +13,17 @@ pub(super) struct Rings {
 }
 
 impl Rings {
-    pub(super) fn open(object: &mut Ebpf) -> Result<Self, SensorError> {
-        let mut open = |name: &'static str| {
-            let map = object.take_map(name).ok_or_else(|| super::refusal::no_map(name))?;
-            RingBuf::try_from(map).map_err(super::map_error("open a ring"))
-        };
+    pub(super) fn open(
+        mut map: impl FnMut(&'static str) -> Result<Map, SensorError>,
+    ) -> Result<Self, SensorError> {
+        let mut open = |name| RingBuf::try_from(map(name)?).map_err(super::map_error("open a ring"));
         Ok(Self { priority: open("PRIORITY")?, bulk: open("BULK")? })
+    }
+
+    /// Both rings, by the names of their maps.
+    pub(super) fn descriptors(&self) -> [(&'static str, BorrowedFd<'_>); 2] {
+        use std::os::fd::AsFd;
+        [("PRIORITY", self.priority.as_fd()), ("BULK", self.bulk.as_fd())]
     }
 
     pub(super) fn read(&mut self, events: &mut Vec<Event>, max: usize, counters: &mut Counting) -> usize {

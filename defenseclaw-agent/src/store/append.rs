@@ -7,7 +7,7 @@ use super::{
     chain::{self, Head, Sealer},
     row,
 };
-use crate::model::AuditRecord;
+use crate::model::{AuditRecord, Handover, HandoverStep, SessionId};
 
 /// Buffers that live as long as the writer.
 #[derive(Default)]
@@ -100,22 +100,40 @@ fn end_of_chain(connection: &Connection) -> rusqlite::Result<Head> {
 fn own(connection: &Connection, writer: i64, record: &AuditRecord) -> rusqlite::Result<()> {
     match record {
         AuditRecord::SessionStart(start) => {
-            connection
-                .prepare_cached("INSERT OR REPLACE INTO open_session VALUES (?1, ?2)")?
-                .execute(params![row::session_column(start.session), writer])?;
+            open(connection, writer, start.session)?;
+        }
+        AuditRecord::Handover(Handover { session, step: HandoverStep::Adopted { .. }, .. }) => {
+            open(connection, writer, *session)?;
         }
         AuditRecord::SessionEnd(end) => {
-            connection
-                .prepare_cached("DELETE FROM open_session WHERE session = ?1")?
-                .execute([row::session_column(end.session)])?;
+            close(connection, end.session)?;
+        }
+        AuditRecord::Handover(Handover { session, step: HandoverStep::Left, .. }) => {
+            close(connection, *session)?;
         }
         AuditRecord::Event(_)
         | AuditRecord::PolicyLoaded(_)
         | AuditRecord::PolicyRefused(_)
         | AuditRecord::Posture(_)
+        // The end of the session follows.
+        | AuditRecord::Handover(Handover { step: HandoverStep::Released, .. })
         | AuditRecord::Loss(_) => {}
     }
     Ok(())
+}
+
+fn open(connection: &Connection, writer: i64, session: SessionId) -> rusqlite::Result<()> {
+    connection
+        .prepare_cached("INSERT OR REPLACE INTO open_session VALUES (?1, ?2)")?
+        .execute(params![row::session_column(session), writer])
+        .map(drop)
+}
+
+fn close(connection: &Connection, session: SessionId) -> rusqlite::Result<()> {
+    connection
+        .prepare_cached("DELETE FROM open_session WHERE session = ?1")?
+        .execute([row::session_column(session)])
+        .map(drop)
 }
 
 /// A borrowed value as a parameter: no copy on the way to SQLite.

@@ -41,7 +41,8 @@ impl Backlog {
                 AuditRecord::SessionStart(_)
                 | AuditRecord::PolicyLoaded(_)
                 | AuditRecord::PolicyRefused(_)
-                | AuditRecord::Posture(_) => self.starts.push(record),
+                | AuditRecord::Posture(_)
+                | AuditRecord::Handover(_) => self.starts.push(record),
                 AuditRecord::SessionEnd(_) => self.ends.push(record),
             }
         }

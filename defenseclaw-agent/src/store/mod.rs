@@ -9,6 +9,7 @@ mod backlog;
 mod chain;
 mod database;
 mod error;
+mod past;
 mod presence;
 mod reader;
 mod row;
@@ -19,6 +20,7 @@ mod writer;
 
 pub use chain::Head;
 pub use error::StoreError;
+pub use past::Past;
 pub use reader::{Filter, Reader, Stored};
 pub use sessions::{SessionState, SessionSummary};
 pub use verify::{Break, VerifyReport, verify};

@@ -81,6 +81,9 @@ impl Presence {
                 continue;
             }
             owners.extend(open.writer);
+            if options.adopts == Some(open.session) {
+                continue;
+            }
             losses.push(cut_off(options, &open));
             transaction
                 .execute("DELETE FROM open_session WHERE session = ?1", [open.session.0.cast_signed()])?;
@@ -183,6 +186,14 @@ fn cut_off(options: &WriterOptions, open: &OpenSession) -> AuditRecord {
     since.unclean(Some(open.session), options, open.last_row)
 }
 
+/// SQL that is true if the last watcher of a session went on purpose; `session` is SQL, too.
+pub(super) fn left(session: &str) -> String {
+    format!(
+        "coalesce((SELECT instr(h.body, '\"step\":\"left\"') > 0 FROM log h WHERE h.record <> 'event'
+                   AND h.record = 'handover' AND h.session = {session} ORDER BY h.seq DESC LIMIT 1), 0)"
+    )
+}
+
 fn marks(connection: &Connection) -> rusqlite::Result<Vec<Mark>> {
     let mut statement = connection.prepare("SELECT slot, boot_id, boot, wall FROM writer")?;
     let rows = statement.query_map([], |row| {
@@ -195,10 +206,10 @@ fn marks(connection: &Connection) -> rusqlite::Result<Vec<Mark>> {
     rows.collect()
 }
 
-/// Sessions that the log neither ends nor declares cut off.
+/// Sessions that the log neither ends nor declares cut off since their last watcher came, and that were not left.
 fn open_sessions(connection: &Connection) -> rusqlite::Result<Vec<OpenSession>> {
     // `record <> 'event'` is what lets SQLite use the index of the few rows that are not events.
-    let mut statement = connection.prepare(
+    let mut statement = connection.prepare(&format!(
         "SELECT s.session, o.writer, s.body,
                 (SELECT l.time FROM log l WHERE l.session = s.session ORDER BY l.seq DESC LIMIT 1)
          FROM log s LEFT JOIN open_session o ON o.session = s.session
@@ -206,9 +217,13 @@ fn open_sessions(connection: &Connection) -> rusqlite::Result<Vec<OpenSession>> 
            AND NOT EXISTS (SELECT 1 FROM log e WHERE e.record <> 'event' AND e.record = 'session_end'
                            AND e.session = s.session)
            AND NOT EXISTS (SELECT 1 FROM log u WHERE u.record <> 'event' AND u.record = 'loss'
-                           AND u.session = s.session AND instr(u.body, '\"reason\":\"unclean\"') > 0)
+                           AND u.session = s.session AND u.kind = 'all' AND instr(u.body, '\"reason\":\"unclean\"') > 0
+                           AND u.seq > coalesce((SELECT max(h.seq) FROM log h WHERE h.record <> 'event'
+                                                 AND h.record = 'handover' AND h.session = s.session), 0))
+           AND NOT {}
          ORDER BY s.seq",
-    )?;
+        left("s.session")
+    ))?;
     let rows = statement.query_map([], |row| {
         Ok(OpenSession {
             session: SessionId(row.get::<_, i64>(0)?.cast_unsigned()),

@@ -21,8 +21,8 @@ pub struct Filter {
     pub session: Option<SessionId>,
     /// Of one of these kinds; a loss has the kind of what was lost.
     pub kinds: Vec<EventKind>,
-    /// Of one of these types, wire names: `session_start`, `event`, `policy_loaded`, `policy_refused`, `posture`, `loss`,
-    /// `session_end`.
+    /// Of one of these types, wire names: `session_start`, `event`, `policy_loaded`, `policy_refused`, `posture`,
+    /// `handover`, `loss`, `session_end`.
     pub records: Vec<&'static str>,
     /// Only events that policy blocked.
     pub blocked: bool,

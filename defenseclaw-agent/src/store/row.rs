@@ -20,6 +20,7 @@ pub(super) fn session_of(record: &AuditRecord) -> Option<SessionId> {
         AuditRecord::PolicyLoaded(policy) => Some(policy.session),
         AuditRecord::PolicyRefused(policy) => Some(policy.session),
         AuditRecord::Posture(change) => Some(change.session),
+        AuditRecord::Handover(change) => Some(change.session),
         AuditRecord::Loss(loss) => loss.session,
         AuditRecord::SessionEnd(end) => Some(end.session),
     }
@@ -38,6 +39,7 @@ pub(super) fn columns<'a>(record: &'a AuditRecord, body: &'a [u8]) -> [ValueRef<
         AuditRecord::PolicyLoaded(policy) => (policy.boot, "policy_loaded"),
         AuditRecord::PolicyRefused(policy) => (policy.boot, "policy_refused"),
         AuditRecord::Posture(change) => (change.boot, "posture"),
+        AuditRecord::Handover(change) => (change.boot, "handover"),
         AuditRecord::Loss(loss) => (loss.first, "loss"),
         AuditRecord::SessionEnd(end) => (end.boot, "session_end"),
     };
@@ -51,6 +53,7 @@ pub(super) fn columns<'a>(record: &'a AuditRecord, body: &'a [u8]) -> [ValueRef<
         AuditRecord::PolicyLoaded(_)
         | AuditRecord::PolicyRefused(_)
         | AuditRecord::Posture(_)
+        | AuditRecord::Handover(_)
         | AuditRecord::SessionEnd(_) => (None, None, None, None),
     };
     [

@@ -52,6 +52,9 @@ pub(super) const STEPS: &[&str] = &["
     -- Rows may be of the types policy_loaded, policy_refused and posture, and events may have a decision: nothing that
     -- the tables show, but what older programs cannot read.
     UPDATE meta SET value = value WHERE false;
+", "
+    -- Rows may be of the type handover, and a main process may have ended unseen: likewise.
+    UPDATE meta SET value = value WHERE false;
 "];
 
 /// What a file is, before anything is done to it.

@@ -3,7 +3,11 @@
 use rusqlite::{Connection, OptionalExtension};
 use serde::Serialize;
 
-use super::{Reader, StoreError, presence::Presence, row};
+use super::{
+    Reader, StoreError,
+    presence::{self, Presence},
+    row,
+};
 use crate::model::{AuditRecord, SessionEnd, SessionId, SessionStart};
 
 /// What became of a session.
@@ -14,6 +18,8 @@ pub enum SessionState {
     Running,
     /// It has an end.
     Ended,
+    /// It has no end, and its writer said that it leaves it in force.
+    Left,
     /// It has no end and its writer is gone.
     Interrupted,
 }
@@ -141,10 +147,18 @@ impl Reader {
         let state = match (&end, alive) {
             (Some(_), _) => SessionState::Ended,
             (None, true) => SessionState::Running,
+            (None, false) if self.is_left(session).map_err(failed)? => SessionState::Left,
             (None, false) => SessionState::Interrupted,
         };
         let events = all.saturating_sub(marks);
         Ok(SessionSummary { session, state, events, losses, first_seq: seq, start, end })
+    }
+
+    /// Whether its last watcher went on purpose.
+    fn is_left(&self, session: SessionId) -> rusqlite::Result<bool> {
+        self.connection
+            .prepare_cached(&format!("SELECT {}", presence::left("?1")))?
+            .query_row([row::session_column(session)], |row| row.get(0))
     }
 
     fn has_rows(&self, session: SessionId) -> rusqlite::Result<bool> {

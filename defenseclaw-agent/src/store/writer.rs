@@ -24,7 +24,7 @@ use super::{
     database,
     presence::{self, Entering, Presence},
 };
-use crate::model::{AuditRecord, BootTime, WallTime};
+use crate::model::{AuditRecord, BootTime, SessionId, WallTime};
 
 /// Rows that one transaction takes from the queue; a batch is never split. Some tens of milliseconds of work.
 const ROWS_PER_COMMIT: usize = 4096;
@@ -47,12 +47,22 @@ pub struct WriterOptions {
     pub wall: WallTime,
     /// `boot_id` of the machine.
     pub boot_id: String,
+    /// This session goes on with this writer: it is not one that was cut off.
+    pub adopts: Option<SessionId>,
 }
 
 impl WriterOptions {
     /// A queue of four batches and ten seconds of patience.
     pub fn new(boot: BootTime, wall: WallTime, boot_id: String) -> Self {
-        Self { create_parent: false, queue: 4, patience: Duration::from_secs(10), boot, wall, boot_id }
+        Self {
+            create_parent: false,
+            queue: 4,
+            patience: Duration::from_secs(10),
+            boot,
+            wall,
+            boot_id,
+            adopts: None,
+        }
     }
 }
 

@@ -226,7 +226,8 @@ fn many(args: &[OsString]) -> ExitCode {
         match prepared.release() {
             Err(err) => assert_eq!((n % 4, err.exit_code()), (0, 127), "{err}"),
             Ok(mut running) => {
-                let mut fds = [nix::poll::PollFd::new(running.wait_fd(), nix::poll::PollFlags::POLLIN)];
+                let mut fds =
+                    [nix::poll::PollFd::new(running.wait_fd().unwrap(), nix::poll::PollFlags::POLLIN)];
                 nix::poll::poll(&mut fds, nix::poll::PollTimeout::NONE).unwrap();
                 assert_eq!(running.try_wait().unwrap(), Some(ExitStatus::Code(0)));
                 assert!(matches!(running.finish(), CgroupEnd::Removed | CgroupEnd::None));

@@ -7,7 +7,7 @@ use std::{
 };
 
 use defenseclaw::{
-    model::{AuditRecord, BootTime, Loss, LossReason, SessionId, WallTime},
+    model::{AuditRecord, BootTime, Handover, HandoverStep, Loss, LossReason, SessionId, WallTime},
     store::{Filter, Reader, SessionState, Writer, WriterOptions, verify},
 };
 
@@ -133,6 +133,64 @@ fn a_session_left_open_is_declared_cut_off_once_its_writer_is_gone() {
     // It is said once.
     Writer::open(&place.db(), &records::options()).unwrap().close().unwrap();
     assert_eq!(losses(&place), [cut_off]);
+    assert_eq!(verify(&place.db(), None).unwrap().first_break, None);
+}
+
+/// Half a minute after the start.
+fn handover(step: HandoverStep) -> AuditRecord {
+    let boot = BootTime(records::BEGIN + 30_000_000_000);
+    AuditRecord::Handover(Handover { session: SESSION, boot, step, version: "0.1.0".to_owned() })
+}
+
+fn state_of(place: &Place) -> SessionState {
+    Reader::open(&place.db()).unwrap().sessions().unwrap()[0].state
+}
+
+#[test]
+fn a_session_that_is_left_is_not_cut_off_and_goes_on_with_another_writer() {
+    let place = Place::new();
+    let first = Writer::open(&place.db(), &records::options()).unwrap();
+    let rows = [records::start(SESSION), records::opened(SESSION, 400), handover(HandoverStep::Left)];
+    first.append(rows.to_vec()).unwrap();
+    first.close().unwrap();
+    assert_eq!(state_of(&place), SessionState::Left);
+    Writer::open(&place.db(), &records::options()).unwrap().close().unwrap();
+    assert_eq!(losses(&place), []);
+
+    let past = Reader::open(&place.db()).unwrap().past(SESSION).unwrap().unwrap();
+    assert!(past.left && !past.ended);
+    assert_eq!((past.events.get("file_open"), past.losses.len()), (Some(&1), 0));
+    assert_eq!(past.last, BootTime(records::BEGIN + 30_000_000_000));
+    assert_eq!(Reader::open(&place.db()).unwrap().past(OTHER).unwrap(), None);
+
+    let adopted = HandoverStep::Adopted { since: past.last, died: false, missing: Vec::new() };
+    let options = WriterOptions { adopts: Some(SESSION), ..records::options() };
+    let second = Writer::open(&place.db(), &options).unwrap();
+    second.append(vec![handover(adopted.clone())]).unwrap();
+    second.flush().unwrap();
+    assert_eq!(state_of(&place), SessionState::Running);
+    // This one goes without a word: whoever adopts it knows that, and others say so.
+    second.close().unwrap();
+    assert!(!Reader::open(&place.db()).unwrap().past(SESSION).unwrap().unwrap().left);
+    let third = Writer::open(&place.db(), &options).unwrap();
+    assert_eq!(losses(&place), []);
+    third.append(vec![handover(adopted)]).unwrap();
+    third.close().unwrap();
+    Writer::open(&place.db(), &records::options()).unwrap().close().unwrap();
+    assert_eq!(losses(&place).len(), 1);
+    assert_eq!(state_of(&place), SessionState::Interrupted);
+
+    // Cut off once more after it was adopted once more.
+    let fourth = Writer::open(&place.db(), &options).unwrap();
+    let adopted = HandoverStep::Adopted { since: BootTime(0), died: true, missing: Vec::new() };
+    fourth.append(vec![handover(adopted)]).unwrap();
+    fourth.close().unwrap();
+    Writer::open(&place.db(), &records::options()).unwrap().close().unwrap();
+    assert_eq!(losses(&place).len(), 2);
+    let last = Writer::open(&place.db(), &options).unwrap();
+    last.append(vec![records::end(SESSION)]).unwrap();
+    last.close().unwrap();
+    assert!(Reader::open(&place.db()).unwrap().past(SESSION).unwrap().unwrap().ended);
     assert_eq!(verify(&place.db(), None).unwrap().first_break, None);
 }
 

@@ -43,7 +43,10 @@ impl Audit {
                     ensure!(end.replace(record).is_none(), "a second session_end: {line}");
                 }
                 AuditRecord::Loss(loss) => losses.push(loss),
-                AuditRecord::PolicyLoaded(_) | AuditRecord::PolicyRefused(_) | AuditRecord::Posture(_) => {}
+                AuditRecord::PolicyLoaded(_)
+                | AuditRecord::PolicyRefused(_)
+                | AuditRecord::Posture(_)
+                | AuditRecord::Handover(_) => {}
                 AuditRecord::Event(event) => {
                     if let Action::ProcessFork { child, .. } = &event.action {
                         parents.insert(*child, event.process);

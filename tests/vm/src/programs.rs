@@ -21,6 +21,8 @@ const PROGRAMS: &[&str] = &[
     "bystander",
     "flood",
     "background",
+    "obey",
+    "touch",
     "work",
     "network-client",
     "attempt",
@@ -48,6 +50,11 @@ pub(crate) fn main(program: &[u8], arguments: &[&[u8]]) -> ExitCode {
         b"bystander" => bystander(path(0)),
         b"flood" => flood(path(0), number(1).unwrap_or(0)),
         b"background" => background(path(0)),
+        b"touch" => {
+            fs::write(path(0), b"").unwrap();
+            ExitCode::SUCCESS
+        }
+        b"obey" => obey(path(0)),
         b"network-client" => crate::network::client_main(arguments),
         b"attempt" => crate::runs::attempt::main(arguments),
         b"network-stage" => crate::network::run::stage_main(arguments),
@@ -111,4 +118,45 @@ fn background(dir: &Path) -> ExitCode {
         .unwrap();
     fs::write(dir.join("background"), child.id().to_string()).unwrap();
     ExitCode::SUCCESS
+}
+
+/// Does what `DIR/ask` says, a word and a number in each line: tries to `open` `DIR/protected`, to `connect` to an address on
+/// loopback, to `fork` a child that makes `DIR/forked.NUMBER`; until `end`. What it came to, an errno or a pid, is in
+/// `DIR/answer.NUMBER`. Its own pid is in `DIR/started`.
+fn obey(dir: &Path) -> ExitCode {
+    use std::io::{BufRead, BufReader};
+    let asked = BufReader::new(fs::File::open(dir.join("ask")).unwrap());
+    fs::write(dir.join("started"), sys::pid().to_string()).unwrap();
+    for line in asked.lines() {
+        let line = line.unwrap();
+        let Some((word, number)) = line.split_once(' ') else { break };
+        let answer = match word {
+            "open" => errno_of(&fs::File::open(dir.join("protected"))),
+            "connect" => {
+                let address = (std::net::Ipv4Addr::new(127, 203, 113, 9), 9).into();
+                let patience = std::time::Duration::from_secs(1);
+                errno_of(&std::net::TcpStream::connect_timeout(&address, patience))
+            }
+            "fork" => {
+                let child = Command::new("/proc/self/exe")
+                    .arg0("suite-vm")
+                    .args(["touch"])
+                    .arg(dir.join(format!("forked.{number}")))
+                    .spawn();
+                let mut child = child.unwrap();
+                let pid = child.id() as i32;
+                assert!(child.wait().unwrap().success());
+                pid
+            }
+            _ => break,
+        };
+        let next = dir.join("answer.next");
+        fs::write(&next, answer.to_string()).unwrap();
+        fs::rename(next, dir.join(format!("answer.{number}"))).unwrap();
+    }
+    ExitCode::SUCCESS
+}
+
+fn errno_of<T>(result: &std::io::Result<T>) -> i32 {
+    result.as_ref().err().and_then(std::io::Error::raw_os_error).unwrap_or(0)
 }

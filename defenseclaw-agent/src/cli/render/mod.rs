@@ -17,6 +17,8 @@ mod tests;
 mod tree;
 mod words;
 
+use std::time::Duration;
+
 use jiff::{Timestamp, tz::TimeZone};
 pub use line::{Line, Role, Span};
 
@@ -25,7 +27,7 @@ use self::{
     line::{shorten, wrap},
 };
 use crate::{
-    cli::output::escape,
+    cli::{describe, output::escape},
     model::{CapabilityState, EventKind, ExitStatus, Level, LossReason, MainExit},
     report::{PathClass, Report},
 };
@@ -153,6 +155,11 @@ fn header(report: &Report, options: &RenderOptions) -> Vec<Line> {
         let words = format!("The command could not be started: {}.", words::errno(errno.into()));
         lines.extend(paragraph(&words, Role::Bad, options));
     }
+    for change in &report.handovers {
+        let words = describe::handover(&change.step, Duration::from_nanos(change.unwatched_ns));
+        let words = format!("{}: {words}.", words::offset(change.at_ns).trim_start());
+        lines.extend(paragraph(&words, Role::Warning, options));
+    }
     if let Some(end) = report.end.as_ref().filter(|end| end.left_running > 0) {
         let n = words::count(end.left_running, "process");
         let words = format!("{n} of the tree went on when watching ended; what they do now is not seen.");
@@ -168,6 +175,7 @@ fn exit(report: &Report) -> (String, Role) {
         Some(MainExit::Ended(ExitStatus::Signal(signal))) => (words::signal(signal.into()), Role::Bad),
         Some(MainExit::StillRunning) => ("still running".to_owned(), Role::Warning),
         Some(MainExit::NotStarted(_)) => ("not started".to_owned(), Role::Bad),
+        Some(MainExit::Unknown) => ("end unseen".to_owned(), Role::Warning),
         None => ("no end".to_owned(), Role::Warning),
     }
 }

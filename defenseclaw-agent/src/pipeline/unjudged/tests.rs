@@ -106,7 +106,7 @@ impl Stage {
             digest: String::new(),
             rules: Vec::new(),
         };
-        self.step(Input::PolicyLoaded(Box::new(loaded), session(text, mode)));
+        self.step(Input::PolicyLoaded(Box::new(loaded), Some(session(text, mode))));
     }
 
     fn step(&mut self, input: Input) {
@@ -418,7 +418,7 @@ fn what_the_cgroup_refuses_ends_the_process_where_the_rule_says_so() {
                 reason: String::new(),
             }],
         };
-        stage.step(Input::PolicyLoaded(Box::new(loaded), session(&text, Mode::Action)));
+        stage.step(Input::PolicyLoaded(Box::new(loaded), Some(session(&text, Mode::Action))));
         let (decision, kills) = stage.say_event(*event);
         let decision = decision.unwrap();
         assert_eq!((decision.mechanism, decision.enforced), (Mechanism::Cgroup, Some(Enforced::Applied)));

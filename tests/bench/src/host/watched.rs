@@ -102,6 +102,7 @@ pub(crate) fn watch(arguments: &Watched) -> Result<ExitCode> {
         database: arguments.database.clone(),
         default_database: false,
         detach_after_main: false,
+        persist: false,
         sensor: SensorOptions::default(),
     })?;
     for warning in &outcome.warnings {

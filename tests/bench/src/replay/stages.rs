@@ -73,7 +73,7 @@ pub(crate) fn run(arguments: &Stages) -> Result<ExitCode> {
     if let Some(preset) = &arguments.policy {
         let judge = judge(preset)?;
         let loaded = loaded(boot, judge.mode());
-        pipeline::step(&mut state, Input::PolicyLoaded(Box::new(loaded), judge), boot, &mut effects);
+        pipeline::step(&mut state, Input::PolicyLoaded(Box::new(loaded), Some(judge)), boot, &mut effects);
     }
     for index in 0..LIVE {
         pipeline::step(&mut state, Input::Learned(Box::new(facts(index))), boot, &mut effects);

@@ -178,7 +178,10 @@ pub(crate) fn observe(setting: &Setting) -> Result<Observed> {
             AuditRecord::Event(event) => events.push(*event),
             AuditRecord::Loss(loss) => losses.push(loss),
             AuditRecord::SessionEnd(ended) => end = Some(ended),
-            AuditRecord::PolicyLoaded(_) | AuditRecord::PolicyRefused(_) | AuditRecord::Posture(_) => {}
+            AuditRecord::PolicyLoaded(_)
+            | AuditRecord::PolicyRefused(_)
+            | AuditRecord::Posture(_)
+            | AuditRecord::Handover(_) => {}
         }
         Ok(())
     })

@@ -93,6 +93,7 @@ fn compare(setting: &Setting) -> Result<()> {
                 | AuditRecord::PolicyLoaded(_)
                 | AuditRecord::PolicyRefused(_)
                 | AuditRecord::Posture(_)
+                | AuditRecord::Handover(_)
                 | AuditRecord::SessionEnd(_) => {}
             }
             Ok(())

@@ -95,6 +95,7 @@ fn flood(setting: &Setting, dir: &Path, times: u64) -> Result<(Stats, Audit, End
             | AuditRecord::PolicyLoaded(_)
             | AuditRecord::PolicyRefused(_)
             | AuditRecord::Posture(_)
+            | AuditRecord::Handover(_)
             | AuditRecord::SessionEnd(_) => {}
         }
         Ok(())

@@ -47,7 +47,7 @@ pub(super) fn at_the_end(setting: &Setting) -> Result<()> {
 }
 
 /// Ids of all BPF programs of this machine.
-fn programs() -> Result<BTreeSet<u32>> {
+pub(super) fn programs() -> Result<BTreeSet<u32>> {
     let mut found = BTreeSet::new();
     // BPF_PROG_GET_NEXT_ID: start id, next id, flags.
     let mut attribute = [0_u32; 32];
@@ -68,7 +68,7 @@ fn programs() -> Result<BTreeSet<u32>> {
 }
 
 /// Every name below the BPF file system.
-fn pins() -> BTreeSet<PathBuf> {
+pub(super) fn pins() -> BTreeSet<PathBuf> {
     fn walk(dir: &Path, found: &mut BTreeSet<PathBuf>) {
         for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
             found.insert(entry.path());
@@ -243,6 +243,7 @@ fn session_without_end(setting: &Setting, db: &Path) -> bool {
             | AuditRecord::PolicyLoaded(_)
             | AuditRecord::PolicyRefused(_)
             | AuditRecord::Posture(_)
+            | AuditRecord::Handover(_)
             | AuditRecord::Loss(_) => {}
         }
         Ok(())
@@ -251,7 +252,7 @@ fn session_without_end(setting: &Setting, db: &Path) -> bool {
     read.is_ok() && open
 }
 
-fn verify(setting: &Setting, db: &Path) -> Result<()> {
+pub(super) fn verify(setting: &Setting, db: &Path) -> Result<()> {
     let ended = to_its_end(Command::new(&setting.binary).arg("--db").arg(db).args(["audit", "verify"]))?;
     ensure!(
         ended.status.success(),

@@ -7,6 +7,7 @@ mod exit_code;
 mod flood;
 mod judged;
 pub(crate) mod kill;
+mod persist;
 
 use std::{
     process::{Child, Command, ExitStatus, Stdio},
@@ -27,7 +28,7 @@ pub(crate) const RUN_SECONDS: u64 = 600;
 type Run = fn(&Setting) -> Result<()>;
 
 pub(crate) fn trials(setting: &Setting) -> Vec<Trial> {
-    let all: [(&str, Run); 26] = [
+    let all: &[(&str, Run)] = &[
         ("run/flood", flood::equations),
         ("run/kill, before exec", kill::before_exec),
         ("run/kill, command started", kill::started),
@@ -54,9 +55,14 @@ pub(crate) fn trials(setting: &Setting) -> Vec<Trial> {
         ("run/judged, no room to watch", judged::no_room),
         ("run/judged, preset default", judged::preset_default),
         ("run/judged, preset strict", judged::preset_strict),
+        ("run/persist, kill and adopt", persist::kill_and_adopt),
+        ("run/persist, kill mid-flood", persist::mid_flood),
+        ("run/persist, kill the adopter", persist::kill_the_adopter),
+        ("run/persist, leave and release", persist::leave_and_release),
+        ("run/persist, kill at random moments", persist::random_moments),
     ];
-    all.into_iter()
-        .map(|(name, run)| {
+    all.iter()
+        .map(|&(name, run)| {
             let setting = setting.clone();
             trial(name, move || match run(&setting) {
                 Ok(()) => Ok(Completion::Completed),

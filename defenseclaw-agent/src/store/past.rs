@@ -1,0 +1,86 @@
+//! What the audit knows of a session that another watcher is to go on with.
+
+use std::collections::BTreeMap;
+
+use rusqlite::params;
+
+use super::{Reader, StoreError, presence, row};
+use crate::model::{AuditRecord, BootTime, Loss, PolicyLoaded, SessionId, SessionStart};
+
+/// A session so far.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Past {
+    /// How it began.
+    pub start: SessionStart,
+    /// It has an end: nothing is to be gone on with.
+    pub ended: bool,
+    /// Its last watcher said that it would go.
+    pub left: bool,
+    /// The latest time of any of its rows.
+    pub last: BootTime,
+    /// Events by wire name of their kind.
+    pub events: BTreeMap<String, u64>,
+    /// What is said to be missing.
+    pub losses: Vec<Loss>,
+    /// Policies that were in force, the last one last.
+    pub policies: Vec<PolicyLoaded>,
+}
+
+impl Reader {
+    /// Reads it; none if the audit has no such session.
+    pub fn past(&self, session: SessionId) -> Result<Option<Past>, StoreError> {
+        let Some(start) = self.session_start(session)? else { return Ok(None) };
+        let mut past = Past {
+            start,
+            ended: false,
+            left: false,
+            last: BootTime(0),
+            events: BTreeMap::new(),
+            losses: Vec::new(),
+            policies: Vec::new(),
+        };
+        for (seq, body) in
+            self.sums(session, &mut past).map_err(|err| self.failed("reading a session", err))?
+        {
+            match row::decode(&self.path, seq, &body)? {
+                AuditRecord::Loss(loss) => past.losses.push(loss),
+                AuditRecord::PolicyLoaded(policy) => past.policies.push(*policy),
+                AuditRecord::SessionEnd(_) => past.ended = true,
+                AuditRecord::SessionStart(_)
+                | AuditRecord::Event(_)
+                | AuditRecord::PolicyRefused(_)
+                | AuditRecord::Posture(_)
+                | AuditRecord::Handover(_) => {}
+            }
+        }
+        Ok(Some(past))
+    }
+
+    /// Counts; returns the rows that are no events.
+    fn sums(&self, session: SessionId, past: &mut Past) -> rusqlite::Result<Vec<(u64, String)>> {
+        let session = row::session_column(session);
+        past.left = self
+            .connection
+            .prepare_cached(&format!("SELECT {}", presence::left("?1")))?
+            .query_row([session], |row| row.get(0))?;
+        // `record <> 'event'` is what lets SQLite use the index of the few rows that are not events.
+        let rows = self
+            .connection
+            .prepare_cached(
+                "SELECT seq, body FROM log WHERE record <> 'event' AND session = ?1 ORDER BY seq",
+            )?
+            .query_map([session], |row| Ok((row.get::<_, i64>(0)?.cast_unsigned(), row.get(1)?)))?
+            .collect::<rusqlite::Result<Vec<(u64, String)>>>()?;
+        let mut statement = self.connection.prepare_cached(
+            "SELECT coalesce(kind, ''), record = 'event', count(*), max(time) FROM log WHERE session = ?1 GROUP BY 1, 2",
+        )?;
+        let mut groups = statement.query(params![session])?;
+        while let Some(group) = groups.next()? {
+            past.last = past.last.max(BootTime(group.get::<_, i64>(3)?.cast_unsigned()));
+            if group.get(1)? {
+                past.events.insert(group.get(0)?, group.get::<_, i64>(2)?.cast_unsigned());
+            }
+        }
+        Ok(rows)
+    }
+}
