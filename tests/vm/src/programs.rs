@@ -23,6 +23,8 @@ const PROGRAMS: &[&str] = &[
     "background",
     "work",
     "network-client",
+    "policy",
+    "policy-read",
 ];
 
 pub(crate) fn is_program(name: &[u8]) -> bool {
@@ -45,6 +47,8 @@ pub(crate) fn main(program: &[u8], arguments: &[&[u8]]) -> ExitCode {
         b"flood" => flood(path(0), number(1).unwrap_or(0)),
         b"background" => background(path(0)),
         b"network-client" => crate::network::client_main(arguments),
+        b"policy" => crate::policy::program_main(arguments),
+        b"policy-read" => crate::policy::read_main(arguments),
         b"work" => crate::oracle::work::main(path(0), path(1)),
         _ => ExitCode::from(98),
     }
