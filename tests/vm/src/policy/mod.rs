@@ -1,6 +1,7 @@
 //! Proof that the kernel holds what a policy says: each effect end to end through `defenseclaw run`, random policies
 //! against their evaluation, and policies that are replaced under load. What a policy means is not decided here.
 
+mod agreement;
 mod effects;
 mod kernel;
 
@@ -15,7 +16,14 @@ use crate::check::{Setting, trial};
 const LSM: &str = "bpf_lsm";
 
 pub(crate) fn trials(setting: &Setting) -> Vec<Trial> {
-    effects::trials(setting)
+    let mut trials = effects::trials(setting);
+    trials.push(of(setting, "policy/random policies mean the same in the kernel", agreement::agreement));
+    // Whatever runs after this group must not find its programs.
+    trials.push(of(setting, "policy/programs are detached", |_| {
+        kernel::unload();
+        Ok(())
+    }));
+    trials
 }
 
 /// `policy PROGRAM …`: the programs that act under a policy.
@@ -25,6 +33,7 @@ pub(crate) fn program_main(arguments: &[&[u8]]) -> ExitCode {
     let words: Vec<&str> = words.iter().map(AsRef::as_ref).collect();
     match &*text(0) {
         "effects" => effects::program::main(&words),
+        "worker" => agreement::worker::main(&words),
         "act" => effects::program::act_main(&words),
         _ => ExitCode::from(98),
     }

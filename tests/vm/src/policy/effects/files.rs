@@ -397,7 +397,7 @@ fn link(from: &Path, to: &Path) -> io::Result<i64> {
 }
 
 /// Becomes another program; comes back only if that is refused.
-pub(super) fn exec(program: &Path, arguments: &[&str]) -> io::Result<i64> {
+pub(in crate::policy) fn exec(program: &Path, arguments: &[&str]) -> io::Result<i64> {
     let path = c(program.as_os_str().as_bytes());
     let words: Vec<_> = arguments.iter().map(c).collect();
     let argv: Vec<_> =

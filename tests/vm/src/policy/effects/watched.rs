@@ -125,7 +125,7 @@ pub(super) fn run(setting: &Setting, mode: Mode) -> Result<Facts> {
         }
     }
     let policy = base.join("policy.yaml");
-    fs::write(&policy, text(&base, &shared, &cases))?;
+    fs::write(&policy, text(setting.level, &base, &shared, &cases))?;
 
     let words = |tree: Tree| {
         let mut words: Vec<OsString> = ["policy", "effects"].map(OsString::from).into();
@@ -193,8 +193,11 @@ fn free_ports() -> Result<[u16; 2]> {
 }
 
 /// The policy: a rule for each case, and the shared ones. It names the objects of both trees.
-fn text(base: &Path, shared: &Shared, cases: &[&Case]) -> String {
-    let mut text = String::from("version: 1\nname: proof\nrules:\n");
+fn text(level: Level, base: &Path, shared: &Shared, cases: &[&Case]) -> String {
+    // Nothing holds what cannot be named below level lsm, and a policy that promises it is refused.
+    let unresolved = if level == Level::Lsm { "block" } else { "allow" };
+    let mut text =
+        format!("version: 1\nname: proof\nsettings: {{unresolved: {unresolved}}}\nrules:\n");
     let mut rule = |id: &str, effect: &str, about: &str| {
         let _ = write!(text, "  - {{id: {id:?}, effect: {effect}, ");
         let _ = write!(text, "severity: high, reason: {:?}{about}}}\n", reason(id));
