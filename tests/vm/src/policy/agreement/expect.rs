@@ -167,6 +167,11 @@ impl There {
         self.metadata.as_ref().is_some_and(Metadata::is_dir)
     }
 
+    /// A fifo, socket or device.
+    fn is_special(&self) -> bool {
+        !self.is_nothing() && !self.is_file() && !self.is_directory()
+    }
+
     fn is_nothing(&self) -> bool {
         self.metadata.is_none()
     }
@@ -322,6 +327,9 @@ impl Asking<'_> {
             }
             Operation::Map { path } => {
                 let there = there!(self.find(path, true));
+                if there.is_special() {
+                    return None;
+                }
                 self.path(Effect::FileRead, &there);
                 self.path(Effect::Exec, &there);
                 succeeds(there.is_file())
@@ -366,6 +374,9 @@ impl Asking<'_> {
     }
 
     fn open(&mut self, there: &There, flags: i32) -> Option<Natural> {
+        if there.is_special() {
+            return None;
+        }
         let creates = flags & libc::O_CREAT != 0;
         if there.is_nothing() && creates {
             self.path(Effect::FileCreate, there);
@@ -402,7 +413,9 @@ impl Asking<'_> {
             !to.is_directory()
         };
         let kept = flags & libc::RENAME_NOREPLACE != 0 && !to.is_nothing();
-        let can = !from.is_nothing() && fits && !inside && !kept;
+        // Two names of one file: nothing is done, successfully.
+        let same = from.metadata.as_ref().map(identity) == to.metadata.as_ref().map(identity);
+        let can = !from.is_nothing() && (same || fits && !inside) && !kept;
         Some(if can { Natural::Succeeds } else { Natural::Fails })
     }
 }

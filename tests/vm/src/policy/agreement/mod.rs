@@ -156,12 +156,18 @@ impl Trials {
             let draft = self.draft(&mut random);
             // Nothing is known of files that are not there yet.
             self.tree.rebuild(&mut files.clone())?;
-            match Judge::new(&draft.text(), &self.root, mode).with_context(|| draft.text())? {
-                Some(judge) => break (draft, judge),
-                None => totals.refused += 1,
+            let Some(judge) = Judge::new(&draft.text(), &self.root, mode).with_context(|| draft.text())?
+            else {
+                totals.refused += 1;
+                continue;
+            };
+            match kernel.install(&judge.image) {
+                Ok(()) => break (draft, judge),
+                // One file that more rules are about than there is room for: refused as a whole, too.
+                Err(err) if format!("{err:#}").contains("there is room for") => totals.refused += 1,
+                Err(err) => return Err(err).with_context(|| draft.text()),
             }
         };
-        kernel.install(&judge.image).with_context(|| draft.text())?;
         let mut done = 0;
         while done < OPERATIONS {
             let operation = Operation::random(&self.alphabet(), &self.tree, &mut random);

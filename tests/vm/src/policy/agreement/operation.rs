@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     generate::Alphabet,
     random::Random,
-    tree::{ABSTRACT, DEEP, DIRECTORIES, NAMES, Tree, words},
+    tree::{ABSTRACT, DIRECTORIES, NAMES, Tree, words},
 };
 use crate::{
     policy::effects::{bind, connect, unix_address},
@@ -88,14 +88,14 @@ impl Operation {
                     libc::O_RDONLY | libc::O_CREAT,
                     libc::O_WRONLY | libc::O_APPEND,
                 ][random.below(8)];
-                let path = match random.below(12) {
-                    0 => tree.deep[random.below(2)].clone(),
-                    _ => path(random),
-                };
-                // What is deep stays as it is.
-                let creates = flags & (libc::O_CREAT | libc::O_TRUNC) != 0;
-                let flags = if creates && path.starts_with(alphabet.root.join(DEEP)) { 0 } else { flags };
-                Self::Open { path, flags }
+                match random.below(12) {
+                    // What is deep stays as it is.
+                    0 => Self::Open {
+                        path: tree.deep[random.below(2)].clone(),
+                        flags: flags & !(libc::O_CREAT | libc::O_TRUNC),
+                    },
+                    _ => Self::Open { path: path(random), flags },
+                }
             }
             22..27 => Self::Open { path: spelled(random, true), flags: libc::O_RDONLY | libc::O_DIRECTORY },
             27..30 => Self::Truncate { path: path(random) },

@@ -21,8 +21,8 @@ pub(super) const FILES: &[&str] = &["x", "y.env", "z.pem", ".e"];
 /// Names that files, links and sockets have, or will have.
 pub(super) const NAMES: &[&str] = &["x", "y.env", "z.pem", ".e", "k", "b.env", "s", "l", "a"];
 pub(super) const ABSTRACT: &[&str] = &["-p", "-q"];
-/// Holds the long paths; never changed.
-pub(super) const DEEP: &str = "deep";
+/// Holds the long paths, beside the root: files so deep are not looked for.
+const DEEP: &str = "deep";
 /// Components of a path that are judged.
 const DEPTH_MAX: usize = 64;
 
@@ -37,10 +37,10 @@ pub(super) struct Tree {
 impl Tree {
     pub(super) fn new(root: &Path) -> Result<Self> {
         let components = root.components().count() - 1;
-        let mut directory = root.join(DEEP);
+        let mut directory = root.with_file_name(DEEP);
         fs::create_dir_all(&directory)?;
-        // The root and `deep` are there already, and the file comes on top.
-        for _ in components + 1..DEPTH_MAX - 1 {
+        // The file comes on top.
+        for _ in components..DEPTH_MAX - 1 {
             directory.push("a");
             fs::create_dir(&directory)?;
         }
@@ -59,9 +59,6 @@ impl Tree {
         self.listeners.clear();
         for entry in fs::read_dir(&self.root)? {
             let entry = entry?;
-            if entry.file_name() == DEEP {
-                continue;
-            }
             if entry.file_type()?.is_dir() {
                 fs::remove_dir_all(entry.path())?;
             } else {
