@@ -266,6 +266,12 @@ impl Record {
         self.string = 1;
     }
 
+    /// Whether the first path is in a tree that only the kernel uses.
+    #[inline(always)]
+    pub fn is_internal(&self) -> bool {
+        self.lost & path::INTERNAL != 0
+    }
+
     /// What policy says about the first path.
     #[inline(always)]
     pub fn judge(&self, policy: &Policy, effects: u16, dev: u64, ino: u64) -> Judged {

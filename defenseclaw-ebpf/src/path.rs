@@ -63,6 +63,9 @@ pub const CUT: u32 = flags::TRUNCATED;
 pub const LOST: u32 = flags::UNRESOLVED;
 /// An object without a place in any tree: a pipe, a socket, memory. [`LOST`] is set as well.
 pub const PSEUDO: u32 = 1 << 8;
+/// In a tree that only the kernel uses, such as a layer of an overlay: the way there is not one that a task can name.
+/// [`LOST`] is set as well.
+pub const INTERNAL: u32 = 1 << 9;
 /// Flags that belong into a record.
 pub const RECORDED: u32 = 15;
 
@@ -472,11 +475,13 @@ unsafe extern "C" fn step(index: u64, context: *mut c_void) -> i64 {
         let above = walk.place.parent;
         if above.is_null() || above == walk.mount {
             walk.done = 1;
-            // The end, if a task's namespace holds this mount; otherwise it is detached (null), the kernel's own (an
-            // error pointer) or of an anonymous namespace, and the path says less than it seems to.
+            // The end, if a task's namespace holds this mount; otherwise it is the kernel's own (an error pointer),
+            // detached (null) or of an anonymous namespace, and the path says less than it seems to.
             let namespace = shim_mount_ns(walk.mount);
-            if namespace.is_null() || namespace as u64 >= ERROR_POINTERS || is_anonymous(namespace) {
-                walk.flag(flags::UNRESOLVED);
+            if namespace as u64 >= ERROR_POINTERS {
+                walk.flag(LOST | INTERNAL);
+            } else if namespace.is_null() || is_anonymous(namespace) {
+                walk.flag(LOST);
             }
             return 1;
         }

@@ -401,7 +401,10 @@ fn judge_path(policy: &Policy, buffer: *mut Buffer, found: &Found, question: &mu
     // SAFETY: the image lies in its map.
     question.generation = unsafe { (*policy.image).generation };
     let effects = question.effects;
-    if found.flags & (path::CUT | path::LOST) != 0 {
+    // A file system that opens its own layers: which file it is says everything, its place there nothing. What the task
+    // asked for has been judged by the name that it used.
+    let internal = found.flags & path::INTERNAL != 0;
+    if found.flags & (path::CUT | path::LOST) != 0 && !internal {
         let entry = policy.unresolved();
         let sensitive =
             if found.flags & path::PSEUDO != 0 { effects & u32::from(effect::EXEC) } else { effects };
@@ -412,7 +415,7 @@ fn judge_path(policy: &Policy, buffer: *mut Buffer, found: &Found, question: &mu
     let mut way = policy.way(buffer, found.components, found.leaf);
     let state = way.state();
     (state.hit, state.left, state.answer) = (1, u64::from(effects & 0xff), 0);
-    let mut ways = Ways { way, policy, question };
+    let mut ways = Ways { way, policy, question, by_name: u64::from(!internal) };
     // A loop of the helper, because the verifier would go through everything again for each round of ours.
     // SAFETY: `one_effect` has the signature the helper calls, and `ways` outlives the call.
     unsafe { bpf_loop(8, one_effect as *mut c_void, (&raw mut ways).cast(), 0) };
@@ -424,6 +427,7 @@ struct Ways<'a> {
     way: Way,
     policy: InForce,
     question: &'a Question,
+    by_name: u64,
 }
 
 unsafe extern "C" fn one_effect(_index: u64, context: *mut c_void) -> i64 {
@@ -436,19 +440,29 @@ unsafe extern "C" fn one_effect(_index: u64, context: *mut c_void) -> i64 {
         return 1;
     }
     let bit = left & left.wrapping_neg();
-    state.left = left ^ bit;
+    (state.left, state.effect) = (left ^ bit, bit);
     // Number of the bit, counted without branches.
     let below = bit - 1;
     let pairs = below - (below >> 1 & 0x55);
     let fours = (pairs & 0x33) + (pairs >> 2 & 0x33);
+    if ways.by_name == 0 {
+        state.best = 0;
+        alias(way, ways.question);
+        return stricter_of(way);
+    }
     state.best = ways.policy.default_of((fours + (fours >> 4)) as u32 & 15).0;
     // Once a way was seen to hold nothing, it holds nothing for other effects either.
     if state.hit != 0 {
-        (state.hit, state.effect, state.hash) = (0, bit, seed_of(ways.policy.image));
+        (state.hit, state.hash) = (0, seed_of(ways.policy.image));
         // SAFETY: `step` has the signature the helper calls, and `way` outlives the call.
         unsafe { bpf_loop(DEPTH_MAX as u32 + 1, step as *mut c_void, core::ptr::from_mut(way).cast(), 0) };
         alias(way, ways.question);
     }
+    stricter_of(way)
+}
+
+#[inline(always)]
+fn stricter_of(way: &mut Way) -> i64 {
     let state = way.state();
     if Entry(state.best).action() > Entry(state.answer).action() {
         state.answer = state.best;

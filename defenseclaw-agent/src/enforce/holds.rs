@@ -41,7 +41,7 @@ fn hooks_of_privilege(privilege: Privilege) -> Lists {
     match privilege {
         Privilege::Ptrace => &[&["lsm/ptrace_access_check", "lsm/ptrace_traceme"]],
         Privilege::Inspect => &[&["lsm/ptrace_access_check"]],
-        Privilege::Signal => &[&["lsm/task_kill"]],
+        Privilege::Signal => &[&["lsm/task_kill", "lsm/file_fcntl", "lsm/file_ioctl"]],
         Privilege::Mount => &[&["lsm/sb_mount", "lsm/sb_umount", "lsm/move_mount", "lsm/sb_pivotroot"]],
         Privilege::Chroot => &[&["lsm/path_chroot"]],
         Privilege::UserNamespace => &[&["lsm/userns_create"]],
@@ -49,7 +49,7 @@ fn hooks_of_privilege(privilege: Privilege) -> Lists {
         Privilege::Module => {
             &[&["lsm/kernel_read_file", "lsm/kernel_load_data", "lsm/kernel_module_request"]]
         }
-        Privilege::SetId => &[&["lsm/task_fix_setuid", "lsm/task_fix_setgid"]],
+        Privilege::SetId => &[&["lsm/task_fix_setuid", "lsm/task_fix_setgid", "lsm/task_fix_setgroups"]],
         Privilege::RawSocket | Privilege::OtherSocket => &[&["lsm/socket_create"]],
         Privilege::Device => &[&["lsm/path_mknod"]],
         Privilege::Namespace | Privilege::IoUring | Privilege::Perf => &[],

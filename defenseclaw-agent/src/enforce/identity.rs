@@ -153,7 +153,7 @@ impl Walk<'_> {
     /// Notes one file by the name that policy knows.
     fn take(&mut self, path: &Path, named: &Path, effects: Effects) {
         self.seen += 1;
-        let identity = match self.devices.identity(path) {
+        let identity = match self.devices.identity(path, false) {
             Ok(identity) => identity,
             Err(error) => {
                 if error.kind() != io::ErrorKind::NotFound {
@@ -218,10 +218,10 @@ struct Devices {
 }
 
 impl Devices {
-    fn identity(&mut self, path: &Path) -> io::Result<(u64, u64)> {
+    fn identity(&mut self, path: &Path, follow: bool) -> io::Result<(u64, u64)> {
         let path = CString::new(path.as_os_str().to_owned().into_vec())?;
         let mut found = MaybeUninit::<libc::statx>::zeroed();
-        let flags = libc::AT_SYMLINK_NOFOLLOW | libc::AT_NO_AUTOMOUNT;
+        let flags = libc::AT_NO_AUTOMOUNT | if follow { 0 } else { libc::AT_SYMLINK_NOFOLLOW };
         let mask = libc::STATX_INO | libc::STATX_MNT_ID;
         // SAFETY: the path ends with a NUL, and the kernel writes no more than the structure, which is valid when zero.
         let (result, found) = unsafe {
@@ -239,6 +239,11 @@ impl Devices {
         };
         Ok((mounted.unwrap_or(own), found.stx_ino))
     }
+}
+
+/// Device and inode of what is at `path`, or of what a link there leads to, as in an [`Identity`].
+pub fn identity_of(path: &Path) -> io::Result<(u64, u64)> {
+    Devices::default().identity(path, true)
 }
 
 /// Device of each mount, by its id.

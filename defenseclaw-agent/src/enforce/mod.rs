@@ -25,7 +25,7 @@ pub use canary::{Attempts, Trap, posture};
 pub use counters::VerdictTotals;
 pub use error::EnforceError;
 pub use holds::holds;
-pub use identity::{Bounds, Identities, Identity, find as find_identities};
+pub use identity::{Bounds, Identities, Identity, find as find_identities, identity_of};
 pub use maps::{MAPS, Maps};
 pub use swap::{Enforcer, Swapped};
 

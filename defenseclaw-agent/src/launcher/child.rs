@@ -61,31 +61,51 @@ pub(super) fn run(plan: &ChildPlan<'_>) -> ! {
         });
         report(plan.report, RESTRICTED, 0);
     }
-    if !gate_opens(plan.gate) {
-        // The parent ended before it let us go: nobody watches, so nothing runs.
-        exit(125);
-    }
-    inherited::restore_dispositions();
+    // Before the gate, because behind it policy may forbid to become another user. The kernel keeps processes of that user
+    // from reading our memory and descriptors, which are still the parent's.
     if let Some(ids) = &plan.ids
         && let Err(errno) = become_user(ids)
     {
         report(plan.report, Failed::BecomeUser as c_int, errno as c_int);
         exit(125);
     }
+    if !gate_opens(plan.gate) {
+        // The parent ended before it let us go: nobody watches, so nothing runs.
+        exit(125);
+    }
+    inherited::restore_dispositions();
     inherited::restore_mask();
     let errno = exec(plan);
     report(plan.report, Failed::Exec as c_int, errno as c_int);
     exit(if errno == Errno::ENOENT { 127 } else { 126 })
 }
 
+/// What the gate says when it opens; every other number is a descriptor that the command is not to have.
+pub(super) const GO: c_int = -1;
+
 fn gate_opens(gate: RawFd) -> bool {
-    let mut byte = 0u8;
+    let mut word: c_int = 0;
     loop {
-        // SAFETY: reads at most one byte into `byte`.
-        match unsafe { libc::read(gate, (&raw mut byte).cast(), 1) } {
-            1 => return true,
+        // SAFETY: reads at most the four bytes of `word`. They are written at once, and pipes do not split so few.
+        match unsafe { libc::read(gate, (&raw mut word).cast(), size_of_val(&word)) } {
+            4 if word == GO => return true,
+            4 => withhold(word),
             -1 if Errno::last() == Errno::EINTR => {}
             _ => return false,
+        }
+    }
+}
+
+/// Puts /dev/null in its place: a number that is free would become another file's, and the program might rely on it.
+fn withhold(descriptor: RawFd) {
+    // SAFETY: a string that ends in NUL, and numbers.
+    unsafe {
+        let null = libc::open(c"/dev/null".as_ptr(), libc::O_RDWR | libc::O_CLOEXEC);
+        if null < 0 || libc::dup2(null, descriptor) < 0 {
+            libc::close(descriptor);
+        }
+        if null >= 0 {
+            libc::close(null);
         }
     }
 }

@@ -1,6 +1,6 @@
 //! Makes the process that will become the command, and holds it before its first exec.
 //!
-//! The child reads from a pipe, the gate: one byte lets it go on, end of file (we were killed) makes it exit. A second
+//! The child reads from a pipe, the gate: one word lets it go on, end of file (we were killed) makes it exit. A second
 //! pipe carries back what failed; a successful exec closes it.
 
 use std::{
@@ -204,13 +204,22 @@ impl Prepared {
         Err(LaunchError::Restrict(Errno::ECHILD))
     }
 
+    /// The command gets /dev/null instead of this descriptor.
+    pub fn withhold(&self, descriptor: RawFd) -> Result<(), LaunchError> {
+        self.tell(descriptor)
+    }
+
+    fn tell(&self, word: i32) -> Result<(), LaunchError> {
+        match write(&self.gate, &word.to_ne_bytes()) {
+            // It was killed while it waited; its end will say so.
+            Ok(_) | Err(Errno::EPIPE) => Ok(()),
+            Err(errno) => Err(LaunchError::system("let the command start")(errno)),
+        }
+    }
+
     /// Lets the command start. Returns when it has, or with the reason why it could not.
     pub fn release(self) -> Result<Running, LaunchError> {
-        match write(&self.gate, &[1]) {
-            // It was killed while it waited; its end will say so.
-            Ok(_) | Err(Errno::EPIPE) => {}
-            Err(errno) => return Err(LaunchError::system("let the command start")(errno)),
-        }
+        self.tell(child::GO)?;
         let failure = self.failure()?;
         let Self { mut child, placement, command, user, .. } = self;
         let Some((failed, errno)) = failure else { return Ok(Running::new(child, placement)) };

@@ -12,6 +12,8 @@ pub enum Vantage {
     Kernel,
     /// When the system call returned: paths may be the process's own text, and memory may have changed meanwhile.
     SyscallExit,
+    /// By the launcher: it was open already when the command started.
+    Handed,
 }
 
 /// What policy said, as the kernel writes it: numbers that the pipeline turns into a [`Decision`].

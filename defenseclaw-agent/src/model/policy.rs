@@ -193,6 +193,8 @@ words! {
         Cgroup = "cgroup",
         /// A signal.
         Signal = "signal",
+        /// The launcher did not hand it over.
+        Launcher = "launcher",
         /// The name server refused.
         Resolver = "resolver",
         /// Nothing.

@@ -78,6 +78,7 @@ fn done(event: &Event, verdict: KernelVerdict, level: Option<Level>) -> Done {
         (Vantage::SyscallExit, _) if event.result != Some(-EPERM) => {
             Done { action: PolicyAction::Alert, would_block: true, mechanism: Mechanism::None }
         }
+        (Vantage::Handed, _) => Done { action, would_block, mechanism: Mechanism::Launcher },
         // At level `lsm` the hook comes first.
         (_, EventKind::NetConnect | EventKind::NetBind | EventKind::NetSend) if level != Some(Level::Lsm) => {
             Done { action, would_block, mechanism: Mechanism::Cgroup }

@@ -242,14 +242,14 @@ impl Session {
         done
     }
 
-    /// Files whose identity is protected besides their path: those of rules that block. Whole file systems and
+    /// Files whose identity is protected besides their path: those of rules that block or tell. Whole file systems and
     /// top-level directories are not: nobody can look at each of their files.
     fn identities(&self) -> Vec<Vec<u8>> {
-        let blocks = |path: &&BoundPath| {
-            self.rules.get(path.rule).is_some_and(|rule| rule.entry.raw_action >= PolicyAction::Confirm)
+        let speaks = |path: &&BoundPath| {
+            self.rules.get(path.rule).is_some_and(|rule| rule.entry.raw_action > PolicyAction::Allow)
         };
         let mut found = BTreeSet::new();
-        for path in self.paths.iter().filter(blocks) {
+        for path in self.paths.iter().filter(speaks) {
             if let PathKey::Anchored(key) = &path.pattern.key
                 && key.len() >= IDENTITY_DEPTH_MIN
             {

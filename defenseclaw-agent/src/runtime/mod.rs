@@ -5,6 +5,7 @@ pub mod clock;
 mod confine;
 mod diagnose;
 mod guard;
+mod handed;
 mod host;
 mod pace;
 mod policy;

@@ -131,6 +131,13 @@ pub(super) struct Compiled {
     pub(super) identities: Identities,
 }
 
+impl Compiled {
+    /// Name of a rule, by the number that entries carry.
+    pub(super) fn rule_id(&self, number: u16) -> String {
+        self.image.rules.get(usize::from(number)).map(|rule| rule.id.clone()).unwrap_or_default()
+    }
+}
+
 /// A policy that cannot be used, and everything that is wrong with it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PolicyRejected {

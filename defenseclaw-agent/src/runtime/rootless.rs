@@ -11,7 +11,9 @@ use nix::{
 use super::{
     clock,
     confine::Confinement,
+    handed::{self, Handed},
     host,
+    policy::Compiled,
     run::{RunError, RunOptions, RunOutcome, RunStats, home, random},
 };
 use crate::{
@@ -22,7 +24,11 @@ use crate::{
 };
 
 /// Runs and confines. Ends with the command: what its children do after it is not known.
-pub(super) fn run(options: &RunOptions, confinement: &Confinement) -> Result<RunOutcome, RunError> {
+pub(super) fn run(
+    options: &RunOptions,
+    confinement: &Confinement,
+    compiled: &Compiled,
+) -> Result<RunOutcome, RunError> {
     let signals = Signals::block()?;
     let boot_id = clock::boot_id().map_err(RunError::system("read the boot id"))?;
     let (wall, boot) = (clock::wall_now(), clock::boot_now());
@@ -45,6 +51,10 @@ pub(super) fn run(options: &RunOptions, confinement: &Confinement) -> Result<Run
     };
     confinement.describe(&prepared, &mut protection);
     confinement.check(&protection.rules)?;
+    let handed = handed::find(prepared.pid(), compiled);
+    for descriptor in Handed::withheld(&handed, compiled)? {
+        prepared.withhold(descriptor)?;
+    }
     let host = host::host();
     let root = ProcessKey {
         tgid: u32::try_from(prepared.pid()).unwrap_or(0),
@@ -85,6 +95,7 @@ pub(super) fn run(options: &RunOptions, confinement: &Confinement) -> Result<Run
     let written = record.writer.close()?;
     let status = ended?;
     let mut warnings = confinement.warnings();
+    warnings.extend(handed.iter().filter_map(|handed| handed.warning(compiled)));
     if let (1.., Some(error)) = (written.lost, &written.last_error) {
         warnings.push(format!("{} rows could not be stored: {error}", written.lost));
     }

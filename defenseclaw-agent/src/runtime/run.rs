@@ -10,6 +10,7 @@ use super::{
     clock,
     confine::{ConfineError, Confinement},
     guard::{Guard, RuleVerdicts},
+    handed::{self, Handed, Withheld},
     host,
     policy::{self, Directories, PolicyOptions, PolicyRejected, PolicySource},
     rootless,
@@ -106,6 +107,9 @@ pub enum RunError {
     /// Not everything that policy blocks is held.
     #[error(transparent)]
     Confine(#[from] ConfineError),
+    /// A protected file would have been a standard stream of the command.
+    #[error(transparent)]
+    Withheld(#[from] Withheld),
     /// The check of enforcement was not refused what is forbidden to it.
     #[error("enforcement does not work here: {}", unproven(which))]
     Unproven {
@@ -142,7 +146,11 @@ impl RunError {
             Self::Unproven { .. } => {
                 Some("see `defenseclaw doctor`; --allow-degraded goes on although blocking is not proven")
             }
-            Self::Policy(_) | Self::Enforce(_) | Self::Launch(_) | Self::System { .. } => None,
+            Self::Withheld(_)
+            | Self::Policy(_)
+            | Self::Enforce(_)
+            | Self::Launch(_)
+            | Self::System { .. } => None,
         }
     }
 
@@ -175,9 +183,9 @@ pub fn run(options: &RunOptions) -> Result<RunOutcome, RunError> {
         }
         None => None,
     };
-    if let Some((_, _, confinement)) = policy.as_ref().filter(|_| options.is_rootless()) {
+    if let Some((_, compiled, confinement)) = policy.as_ref().filter(|_| options.is_rootless()) {
         confinement.check_alone()?;
-        return rootless::run(options, confinement);
+        return rootless::run(options, confinement, compiled);
     }
     if !host::in_initial_pid_namespace() {
         return Err(RunError::PidNamespace);
@@ -225,6 +233,11 @@ pub fn run(options: &RunOptions) -> Result<RunOutcome, RunError> {
         warnings.extend(confinement.warnings());
         let skipped = &compiled.identities.skipped;
         warnings.extend(skipped.iter().map(|skipped| format!("not protected by inode: {skipped}")));
+        let handed = handed::find(prepared.pid(), &compiled);
+        for descriptor in Handed::withheld(&handed, &compiled)? {
+            prepared.withhold(descriptor)?;
+        }
+        warnings.extend(handed.iter().filter_map(|handed| handed.warning(&compiled)));
         let cgroup = prepared.placement().cgroup();
         let (mut guard, loaded) = Guard::install(&sensor, session, chosen, directories, compiled)?;
         let posture = guard.prove(&mut sensor, cgroup)?;
@@ -232,7 +245,7 @@ pub fn run(options: &RunOptions) -> Result<RunOutcome, RunError> {
             PolicySource::File(file) => Some(file.clone()),
             PolicySource::Preset(_) => None,
         };
-        judged = Some(Policy { guard, file, begin: Some(Begin { loaded, posture }) });
+        judged = Some(Policy { guard, file, begin: Some(Begin { loaded, posture, handed }) });
     }
     sensor.enrol(root, session)?;
 

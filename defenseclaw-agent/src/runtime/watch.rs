@@ -19,6 +19,7 @@ use super::{
     changes::Changes,
     clock,
     guard::{CANARY_SESSION, Guard},
+    handed::Handed,
     pace::Pace,
     policy::{Compiled, PolicyRejected},
     run::{RunError, RunStats},
@@ -55,6 +56,8 @@ pub(super) struct Policy {
 pub(super) struct Begin {
     pub(super) loaded: PolicyLoaded,
     pub(super) posture: Option<PostureChange>,
+    /// Files that were open already.
+    pub(super) handed: Vec<Handed>,
 }
 
 /// What takes too long for the loop, and is done beside it.
@@ -313,8 +316,9 @@ impl Watch {
         if let Some(mut start) = self.start.take() {
             start.root.start_ns = start_ns.unwrap_or(start.root.start_ns);
             let boot = start.boot;
+            let root = start.root;
             self.step(Input::Started(start));
-            if let Some(Begin { mut loaded, mut posture }) =
+            if let Some(Begin { mut loaded, mut posture, handed }) =
                 self.policy.as_mut().and_then(|policy| policy.begin.take())
             {
                 // Both were ready before the session began.
@@ -322,7 +326,12 @@ impl Watch {
                 if let Some(change) = &mut posture {
                     change.boot = boot;
                 }
+                let generation = loaded.generation;
                 self.step(Input::PolicyLoaded(Box::new(loaded)));
+                for handed in handed {
+                    let event = handed.event(self.session, root, boot, generation);
+                    self.step(Input::Event(Box::new(event)));
+                }
                 if let Some(change) = posture {
                     self.step(Input::Posture(change));
                 }

@@ -108,11 +108,21 @@ pub(super) const LSM: &[Hook] = &[
 ];
 
 /// Attached besides at level `lsm` where policy judges: without a verdict they would say nothing that others do not.
-pub(super) const JUDGING: &[Hook] = &[lsm("bprm_check_security"), lsm("file_receive"), lsm("socket_create")];
+pub(super) const JUDGING: &[Hook] = &[
+    lsm("bprm_check_security"),
+    lsm("file_receive"),
+    lsm("socket_create"),
+    lsm("task_fix_setgroups"),
+    lsm("file_fcntl"),
+    lsm("file_ioctl"),
+    lsm("file_ioctl_compat"),
+];
 
 /// Hooks that older supported kernels do without: their work is done elsewhere there.
-pub(super) const REPLACED_BEFORE: &[(&str, &str)] =
-    &[("file_truncate", "before Linux 6.2 `path_truncate` sees ftruncate and O_TRUNC too")];
+pub(super) const REPLACED_BEFORE: &[(&str, &str)] = &[
+    ("file_truncate", "before Linux 6.2 `path_truncate` sees ftruncate and O_TRUNC too"),
+    ("file_ioctl_compat", "before Linux 6.8 `file_ioctl` sees those of 32-bit programs too"),
+];
 
 /// The program of level `tracepoint` that jumps to those of [`SYSCALLS`].
 pub(super) const SYSCALL_EXIT: Hook = tracepoint("sys_exit", "sys_exit", true);

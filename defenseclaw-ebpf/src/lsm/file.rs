@@ -112,6 +112,11 @@ pub fn bprm_check_security(ctx: LsmContext) -> i32 {
 #[inline(never)]
 fn open(actor: &Actor, file: Ptr, access: u64, effects: u32) -> i32 {
     match judged(actor, file, access, effects) {
+        // What an overlay does to show the file that the task has opened, which has a record of its own.
+        Ok((record, judged)) if record.is_internal() && !judged.is_notable() => {
+            record.drop_unseen();
+            0
+        }
         Ok((record, judged)) => record.submit_judged(&judged),
         Err(answer) => answer,
     }

@@ -3,5 +3,6 @@
 pub mod file;
 mod net;
 mod privilege;
+mod signal_owner;
 pub use privilege::namespaces_that_differ;
 mod unix;

@@ -135,6 +135,15 @@ pub fn socket_sendmsg(ctx: LsmContext) -> i32 {
     0
 }
 
+/// Netlink is how every program asks for addresses, names of interfaces and sockets.
+#[inline(always)]
+fn is_everyday(protocol: u32) -> bool {
+    const ROUTE: u32 = 0;
+    const SOCK_DIAG: u32 = 4;
+    const GENERIC: u32 = 16;
+    protocol == ROUTE || protocol == SOCK_DIAG || protocol == GENERIC
+}
+
 /// Sockets that reach past every other hook. Attached only where policy has something to say of them.
 #[lsm(hook = "socket_create")]
 pub fn socket_create(ctx: LsmContext) -> i32 {
@@ -149,8 +158,7 @@ pub fn socket_create(ctx: LsmContext) -> i32 {
     let inet = family == AF_INET || family == AF_INET6;
     let operation = if family == AF_PACKET || inet && kind == SOCK_RAW {
         privilege::RAW_SOCKET
-    } else if inet || family == AF_NETLINK {
-        // Netlink is how every program asks for addresses and names of interfaces.
+    } else if inet || family == AF_NETLINK && is_everyday(ctx.arg::<u64>(2) as u32) {
         return 0;
     } else {
         privilege::OTHER_SOCKET

@@ -277,3 +277,21 @@ pub fn task_fix_setgid(ctx: LsmContext) -> i32 {
         .arg::<3>(pair(shim_cred_sgid(old), shim_cred_sgid(new)));
     record.submit_judged(&judged)
 }
+
+/// Supplementary groups, which decide about files as well.
+#[lsm(hook = "task_fix_setgroups")]
+pub fn task_fix_setgroups(ctx: LsmContext) -> i32 {
+    let Some(actor) = scope::current() else { return 0 };
+    let judged = judge(&actor, privilege::SET_ID);
+    if !judged.is_notable() {
+        return 0;
+    }
+    let Some(mut record) = Record::begin(Kind::CredChange, &actor) else { return judged.carry_out() };
+    let (new, old): (Ptr, Ptr) = (ctx.arg(0), ctx.arg(1));
+    record
+        .arg::<0>(cred::GID)
+        .arg::<1>(pair(shim_cred_gid(old), shim_cred_egid(old)))
+        .arg::<2>(pair(shim_cred_gid(new), shim_cred_egid(new)))
+        .arg::<3>(pair(shim_cred_sgid(old), shim_cred_sgid(new)));
+    record.submit_judged(&judged)
+}

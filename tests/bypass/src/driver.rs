@@ -5,6 +5,7 @@ use std::{
     ffi::OsStr,
     fs::{self, File, OpenOptions},
     io::{Read, Seek, Write},
+    os::fd::{BorrowedFd, RawFd},
     path::Path,
     process::{Command, ExitCode, Stdio},
 };
@@ -17,6 +18,9 @@ use crate::{
     cases::{self, Case, Target},
     sys::{self, sys},
 };
+
+/// The descriptor that a tree is handed with a file that was opened before policy came.
+pub(crate) const HANDED: RawFd = 9;
 
 /// Seconds that one tree waits for the other: as long as an attempt may take, twice.
 const SECONDS: u64 = 200;
@@ -130,7 +134,10 @@ fn attempt(arena: &Arena, prepared: &Prepared, case: &Case, tree: Tree, side: Si
 fn input(case: &Case, target: &Target) -> Result<Stdio> {
     Ok(match (case.inherits, target.side) {
         (false, _) => Stdio::null(),
-        (true, Side::Protected) => Stdio::inherit(),
+        (true, Side::Protected) => {
+            // SAFETY: the descriptor is open for as long as this process lives: it was started with it.
+            unsafe { BorrowedFd::borrow_raw(HANDED) }.try_clone_to_owned()?.into()
+        }
         (true, Side::Open) => OpenOptions::new().read(true).write(true).open(target.secret())?.into(),
     })
 }

@@ -103,6 +103,9 @@ fn show(kernel: &str, measured: &Measured) {
             added(cost.attached),
             added(cost.enrolled)
         );
+        for (rules, with) in &cost.judged {
+            println!("{:12}{:>50}", "", format!("{rules} rules {}", added(*with)));
+        }
     }
 }
 
@@ -130,6 +133,29 @@ fn compare(kernel: &str, measured: &Measured, known: Option<&Measured>) -> Vec<S
                 complaints.push(format!("{kernel} {name}, {state}: adds {added}, the table says {then}"));
             }
         }
+        for (rules, with) in &cost.judged {
+            let added = with.saturating_sub(cost.detached);
+            if added > budget.enrolled {
+                let budget = budget.enrolled;
+                complaints.push(format!(
+                    "{kernel} {name}, {rules} rules: adds {added}, over the budget of {budget}"
+                ));
+            }
+            if let Some(then) = before.and_then(|before| Some(before.judged.get(rules)? - before.detached))
+                && added > then + tolerance(operation, cost, then)
+            {
+                complaints
+                    .push(format!("{kernel} {name}, {rules} rules: adds {added}, the table says {then}"));
+            }
+        }
+        let by_rules = || cost.judged.values().map(|with| with.saturating_sub(cost.detached));
+        if let (Some(least), Some(most)) = (by_rules().min(), by_rules().max())
+            && most > least + (least / 20).max(tolerance(operation, cost, least))
+        {
+            complaints.push(format!(
+                "{kernel} {name}: the number of rules changes what it costs, {least} to {most}"
+            ));
+        }
     }
     complaints
 }
@@ -139,7 +165,7 @@ mod tests {
     use super::*;
 
     fn measured(detached: u64, attached: u64, enrolled: u64) -> Measured {
-        let cost = Cost { detached, attached, enrolled };
+        let cost = Cost { detached, attached, enrolled, judged: BTreeMap::new() };
         Measured { release: "x".to_owned(), operations: [(Operation::OpenClose, cost)].into() }
     }
 

@@ -1,10 +1,12 @@
-//! Instructions per operation: nothing attached, attached but the worker not enrolled, enrolled and fully recorded.
+//! Instructions per operation: nothing attached, attached but the worker not enrolled, enrolled and fully recorded, and
+//! the last judged by policies of different sizes as well.
 //!
 //! Runs in a guest whose clock counts executed instructions, so its nanoseconds are instructions and medians repeat to
 //! the digit. The cost in time differs; a change of the number is a change of the work done.
 
 mod judge;
 mod operations;
+mod rules;
 
 use std::{
     collections::BTreeMap,
@@ -34,7 +36,7 @@ const READ_EVERY: u16 = 5;
 const SESSION: SessionId = SessionId(1);
 
 /// Median instructions of one operation in each state.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Cost {
     /// Nothing attached.
     pub(crate) detached: u64,
@@ -42,6 +44,9 @@ pub(crate) struct Cost {
     pub(crate) attached: u64,
     /// Enrolled: every operation recorded and read.
     pub(crate) enrolled: u64,
+    /// The same under a policy, by its number of rules.
+    #[serde(default)]
+    pub(crate) judged: BTreeMap<u32, u64>,
 }
 
 /// What one guest found.
@@ -58,6 +63,7 @@ enum State {
     Detached,
     Attached,
     Enrolled,
+    Judged(u32),
 }
 
 /// Measures and prints the result.
@@ -88,6 +94,20 @@ pub(crate) fn measure() -> Result<()> {
         eprintln!("round {round} of {ROUNDS}");
     }
     account(&mut sensor)?;
+    // Judging programs are others, so they are attached for this only.
+    drop(sensor);
+    let mut sensor = Sensor::load(&SensorOptions { judge: true, ..SensorOptions::default() })?;
+    let mut policies = rules::Policies::new(&sensor)?;
+    sensor.enrol(worker.child.id(), SESSION)?;
+    for rules in rules::NUMBERS {
+        policies.put_in_force(rules)?;
+        for operation in Operation::ALL {
+            let found = worker.run(operation, Some(&mut sensor))?;
+            samples.entry((operation, State::Judged(rules))).or_default().extend(found);
+        }
+        eprintln!("{rules} rules");
+    }
+    account(&mut sensor)?;
     worker.end()?;
 
     let mut operations = BTreeMap::new();
@@ -99,6 +119,10 @@ pub(crate) fn measure() -> Result<()> {
             detached: cost(State::Detached)?,
             attached: cost(State::Attached)?,
             enrolled: cost(State::Enrolled)?,
+            judged: rules::NUMBERS
+                .into_iter()
+                .map(|rules| Ok((rules, cost(State::Judged(rules))?)))
+                .collect::<Result<_>>()?,
         };
         operations.insert(operation, cost);
     }

@@ -200,15 +200,15 @@ impl Built {
                 self.victims.push((case.id.to_owned(), tree, victim));
             }
             let key = (case.id.to_owned(), tree, side);
-            self.before.insert(key.clone(), snapshot::take(&objects));
+            self.before.insert(key.clone(), snapshot::take(&case.subject(&objects, side)));
             self.secrets.insert(key, secret);
         }
         self.arena.cases.push(prepared);
         Ok(())
     }
 
-    /// The standard input of a tree: a file that was opened before policy came.
-    pub(crate) fn input(&self, tree: Tree) -> Result<Option<fs::File>> {
+    /// What a tree is handed: a file that was opened before policy came.
+    pub(crate) fn handed(&self, tree: Tree) -> Result<Option<fs::File>> {
         let Some((path, _)) = self.inherited.get(&tree) else { return Ok(None) };
         Ok(Some(fs::OpenOptions::new().read(true).write(true).open(path)?))
     }

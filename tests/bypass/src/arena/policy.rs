@@ -48,6 +48,8 @@ impl Arena {
         let tree = |class: Class| format!("paths: [\"{root}/{}/**\"]", class.directory());
         let owner =
             || Some(format!("executables: [\"{}\", \"{root}/bin/replaced\"]", self.owner().display()));
+        let name = self.root.file_name().unwrap_or_default().to_string_lossy().replace('.', "-");
+        let pins = format!("/sys/fs/bpf/{name}");
         let rule = |id, effects, matches| Rule { id, effects, matches, unless: None, severity: "critical" };
         let ancestors: Vec<String> = self
             .cases
@@ -67,7 +69,11 @@ impl Arena {
             Rule { unless: owner(), ..rule("bypass.owned", FILES, tree(Class::Owned)) },
             rule("bypass.persistence", CHANGES, format!("paths: [\"{}\"]", PERSISTENCE.join("\", \""))),
             rule("bypass.programs", CHANGES, format!("paths: [\"{root}/bin/**\"]")),
-            rule("bypass.self", CHANGES, format!("paths: [\"{root}/state/**\", \"/sys/fs/bpf/**\"]")),
+            rule(
+                "bypass.self",
+                CHANGES,
+                format!("paths: [\"{root}/state/**\", \"{pins}-inside\", \"{pins}-outside\"]"),
+            ),
             rule(
                 "bypass.kernel",
                 FILES,

@@ -23,7 +23,13 @@ mod steps;
 mod uring;
 mod watched;
 
-use std::{ffi::OsStr, fmt, io::Write, path::PathBuf, process::ExitCode};
+use std::{
+    ffi::OsStr,
+    fmt,
+    io::Write,
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
 
 use anyhow::Result;
 use serde::{Deserialize, Serialize};
@@ -40,18 +46,24 @@ pub(crate) enum Proof {
     Secret,
     /// It shows the nonce of a service.
     Service,
-    /// Its object is not what it was.
+    /// Its object, or what of it counts, is not what it was.
     Changed,
+    /// What counts of its object is its own work: [`MINE`].
+    Planted,
     /// Its victim is dead or was written to.
     Victim,
     /// It shows the effect itself, read back from the kernel: [`HAPPENED`].
     Happened,
 }
 
+/// What an attempt writes.
+pub(crate) const MINE: &[u8] = b"mine";
+
 /// What an attempt with [`Proof::Happened`] shows.
 pub(crate) const HAPPENED: &[u8] = b"it happened";
 
 /// One technique.
+#[expect(clippy::struct_excessive_bools, reason = "each is a property of its own")]
 pub(crate) struct Case {
     pub(crate) id: &'static str,
     pub(crate) class: Class,
@@ -65,6 +77,10 @@ pub(crate) struct Case {
     pub(crate) victim: bool,
     /// Acts on the descriptor that it was started with.
     pub(crate) inherits: bool,
+    /// What of its objects counts: the protected part, and that of the twin. Otherwise everything.
+    counts: Option<(&'static str, &'static str)>,
+    /// Policy judges by name, and here the twin has none either: it meets the same refusal.
+    pub(crate) nameless: bool,
 }
 
 impl fmt::Debug for Case {
@@ -74,7 +90,18 @@ impl fmt::Debug for Case {
 }
 
 const fn case(id: &'static str, class: Class, proof: Proof, act: fn(&Target) -> Result<Vec<u8>>) -> Case {
-    Case { id, class, proof, act, set_up: None, privileged: false, victim: false, inherits: false }
+    Case {
+        id,
+        class,
+        proof,
+        act,
+        set_up: None,
+        privileged: false,
+        victim: false,
+        inherits: false,
+        counts: None,
+        nameless: false,
+    }
 }
 
 impl Case {
@@ -96,6 +123,25 @@ impl Case {
     const fn inherits(mut self) -> Self {
         self.inherits = true;
         self
+    }
+
+    const fn counts(mut self, protected: &'static str, twin: &'static str) -> Self {
+        self.counts = Some((protected, twin));
+        self
+    }
+
+    const fn nameless(mut self) -> Self {
+        self.nameless = true;
+        self
+    }
+
+    /// What must not change.
+    pub(crate) fn subject(&self, objects: &Path, side: Side) -> PathBuf {
+        match self.counts {
+            Some((protected, _)) if side == Side::Protected => objects.join(protected),
+            Some((_, twin)) => objects.join(twin),
+            None => objects.to_owned(),
+        }
     }
 }
 

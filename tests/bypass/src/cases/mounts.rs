@@ -48,7 +48,8 @@ pub(super) const CASES: &[Case] = &[
     case("detached-mount", Files, Proof::Secret, |target| {
         own_mounts()?;
         read_at(&tree(&target.dir)?, "secret")
-    }),
+    })
+    .nameless(),
     case("overlay-mount", Files, Proof::Secret, |target| {
         own_mounts()?;
         for name in ["upper", "scratch", "merged"] {

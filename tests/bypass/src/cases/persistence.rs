@@ -5,7 +5,7 @@ use std::{fs, path::Path};
 
 use anyhow::{Context, Result};
 
-use super::{Case, Proof, Target, case};
+use super::{Case, MINE, Proof, Target, case};
 use crate::arena::Class::Projects;
 
 /// Writes to a file that was there before; the twin is a neighbour.
@@ -31,17 +31,19 @@ pub(super) const NAMED: &[Case] = files! {
 };
 
 pub(super) const CASES: &[Case] = &[
-    case("persist-absent-settings", Projects, Proof::Changed, |target| {
+    case("persist-absent-settings", Projects, Proof::Planted, |target| {
         let path = there(target, ".claude/settings.json", ".claude/other.json");
         fs::create_dir_all(path.parent().context("parent")?)?;
         written(&path)
-    }),
-    case("persist-new-hook", Projects, Proof::Changed, |target| {
+    })
+    .counts(".claude/settings.json", ".claude/other.json"),
+    case("persist-new-hook", Projects, Proof::Planted, |target| {
         let path = there(target, ".git/hooks/post-checkout", ".git/refs/post-checkout");
         fs::create_dir_all(path.parent().context("parent")?).or_else(|_| fs::metadata(&path).map(drop))?;
         written(&path)
-    }),
-    case("persist-git-directory-swap", Projects, Proof::Changed, |target| {
+    })
+    .counts(".git/hooks/post-checkout", ".git/refs/post-checkout"),
+    case("persist-git-directory-swap", Projects, Proof::Planted, |target| {
         // The whole directory goes, and one of the same name comes.
         let git = target.dir.join(".git");
         fs::rename(&git, target.work.join("old"))?;
@@ -50,23 +52,32 @@ pub(super) const CASES: &[Case] = &[
         written(&path)?;
         Ok(b"done".to_vec())
     })
-    .set_up(|target| made(&there(target, ".git/hooks/pre-commit", ".git/info/exclude"))),
+    .set_up(|target| made(&there(target, ".git/hooks/pre-commit", ".git/info/exclude")))
+    .counts(".git/hooks/pre-commit", ".git/info/exclude"),
+    // What was there goes, and nothing comes: names that float have no place, so no directory above is theirs.
+    case("persist-directory-away", Projects, Proof::Changed, |target| {
+        fs::rename(target.dir.join(".git"), target.work.join("away"))?;
+        Ok(b"done".to_vec())
+    })
+    .set_up(|target| made(&there(target, ".git/hooks/pre-commit", ".git/info/exclude")))
+    .counts(".git/hooks", ".git/info"),
     case("persist-rename-over", Projects, Proof::Changed, |target| {
-        fs::write("mine", "mine")?;
+        fs::write("mine", MINE)?;
         fs::rename("mine", there(target, ".claude/settings.json", ".claude/notes.json"))?;
         Ok(b"done".to_vec())
     })
     .set_up(|target| made(&there(target, ".claude/settings.json", ".claude/notes.json"))),
-    case("persist-directory-rename", Projects, Proof::Changed, |target| {
+    case("persist-directory-rename", Projects, Proof::Planted, |target| {
         // Prepared under a harmless name, then moved to the one that counts.
         fs::create_dir_all(target.dir.join("harmless/pre-commit.d"))?;
-        fs::write(target.dir.join("harmless/pre-commit"), "mine")?;
+        fs::write(target.dir.join("harmless/pre-commit"), MINE)?;
         fs::create_dir_all(target.dir.join(".git"))?;
         let to = if target.is_open() { ".git/info" } else { ".git/hooks" };
         fs::rename(target.dir.join("harmless"), target.dir.join(to))?;
         Ok(b"done".to_vec())
     })
-    .set_up(|target| Ok(fs::create_dir_all(target.dir.join(".git"))?)),
+    .set_up(|target| Ok(fs::create_dir_all(target.dir.join(".git"))?))
+    .counts(".git/hooks/pre-commit", ".git/info/pre-commit"),
     case("persist-systemd-user", Projects, Proof::Changed, |target| {
         written(&there(target, "home/.config/systemd/user/mine.service", "home/.config/other/mine.service"))
     })
@@ -106,11 +117,11 @@ fn made(path: &Path) -> Result<()> {
 }
 
 fn written(path: &Path) -> Result<Vec<u8>> {
-    fs::write(path, "mine").with_context(|| format!("{}", path.display()))?;
+    fs::write(path, MINE).with_context(|| format!("{}", path.display()))?;
     Ok(b"done".to_vec())
 }
 
 fn append(path: &Path) -> Result<Vec<u8>> {
-    std::io::Write::write_all(&mut fs::OpenOptions::new().append(true).open(path)?, b"mine")?;
+    std::io::Write::write_all(&mut fs::OpenOptions::new().append(true).open(path)?, MINE)?;
     Ok(b"done".to_vec())
 }

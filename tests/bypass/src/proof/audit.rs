@@ -15,6 +15,8 @@ pub(super) struct Record {
     pub(super) time: u64,
     pub(super) action: String,
     pub(super) rules: Vec<String>,
+    /// About a file that was open when the command started.
+    pub(super) handed: bool,
 }
 
 pub(super) fn decisions(binary: &Path, database: &Path) -> Result<Vec<Record>> {
@@ -31,7 +33,8 @@ pub(super) fn decisions(binary: &Path, database: &Path) -> Result<Vec<Record>> {
         let row: Value = serde_json::from_str(&line?)?;
         let Some(time) = row.get("time").and_then(Value::as_u64) else { continue };
         if let Some((action, rules)) = decision(&row) {
-            records.push(Record { time, action, rules });
+            let handed = row.get("vantage").and_then(Value::as_str) == Some("handed");
+            records.push(Record { time, action, rules, handed });
         }
     }
     let status = child.wait()?;

@@ -1,13 +1,13 @@
 //! What a run showed: for each attempt, whether it got its goal, found out without asking it.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, fs};
 
 use anyhow::{Context, Result, bail, ensure};
 
 use super::audit::Record;
 use crate::{
     arena::{Side, Tree, build::Built, snapshot},
-    cases::{self, Case, HAPPENED, Proof},
+    cases::{self, Case, HAPPENED, MINE, Proof},
     driver::Attempt,
 };
 
@@ -52,15 +52,14 @@ impl Facts {
     }
 
     /// The audit has a decision with this action, by one of these rules, from the time of the attempt.
-    pub(super) fn recorded(&self, id: &str, action: &str, rules: &[String]) -> Result<()> {
-        let (attempt, _) = self.of(id, Tree::Inside, Side::Protected)?;
-        let during: Vec<&Record> = self
-            .records
-            .iter()
-            .filter(|record| {
-                (attempt.began..=attempt.ended).contains(&record.time) && record.action == action
-            })
-            .collect();
+    /// What was open at the start was judged then.
+    pub(super) fn recorded(&self, case: &Case, action: &str, rules: &[String]) -> Result<()> {
+        let (attempt, _) = self.of(case.id, Tree::Inside, Side::Protected)?;
+        let in_time = |record: &&Record| {
+            if case.inherits { record.handed } else { (attempt.began..=attempt.ended).contains(&record.time) }
+        };
+        let during: Vec<&Record> =
+            self.records.iter().filter(in_time).filter(|record| record.action == action).collect();
         ensure!(
             !during.is_empty(),
             "the audit has no `{action}` from this time; {}",
@@ -94,7 +93,12 @@ pub(super) fn judge(mut built: Built, attempts: Vec<(Tree, Attempt)>) -> Facts {
             Proof::Happened => attempt.evidence.contains(&*String::from_utf8_lossy(HAPPENED)),
             Proof::Changed => {
                 let objects = built.arena.objects(case.class, case.id, tree, attempt.side);
-                built.before.get(&key).is_some_and(|before| *before != snapshot::take(&objects))
+                let subject = case.subject(&objects, attempt.side);
+                built.before.get(&key).is_some_and(|before| *before != snapshot::take(&subject))
+            }
+            Proof::Planted => {
+                let objects = built.arena.objects(case.class, case.id, tree, attempt.side);
+                fs::read(case.subject(&objects, attempt.side)).is_ok_and(|content| content.ends_with(MINE))
             }
             Proof::Victim if attempt.side == Side::Open => attempt.victim_changed,
             Proof::Victim => changed.get(&(attempt.id.clone(), tree)).copied().unwrap_or(false),

@@ -2,7 +2,7 @@
 
 use std::{
     fs,
-    os::unix::process::CommandExt,
+    os::{fd::AsRawFd, unix::process::CommandExt},
     process::{Child, Command, Stdio},
 };
 
@@ -19,7 +19,7 @@ use crate::{
     },
     cases::Case,
     catalogue::Entry,
-    driver::Attempt,
+    driver::{Attempt, HANDED},
     sys,
 };
 
@@ -105,10 +105,17 @@ fn driver(built: &Built, tree: Tree) -> Command {
 }
 
 fn start(built: &Built, tree: Tree, mut command: Command) -> Result<Child> {
-    match built.input(tree)? {
-        Some(file) => command.stdin(file),
-        None => command.stdin(Stdio::null()),
-    };
-    command.stdout(Stdio::null()).current_dir(&built.arena.root);
+    let handed = built.handed(tree)?;
+    if let Some(file) = &handed {
+        let from = file.as_raw_fd();
+        // SAFETY: a system call that takes two numbers.
+        unsafe {
+            command.pre_exec(move || match libc::dup2(from, HANDED) {
+                -1 => Err(std::io::Error::last_os_error()),
+                _ => Ok(()),
+            });
+        }
+    }
+    command.stdin(Stdio::null()).stdout(Stdio::null()).current_dir(&built.arena.root);
     command.spawn().with_context(|| format!("cannot start {command:?}"))
 }
