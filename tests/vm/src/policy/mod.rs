@@ -4,6 +4,7 @@
 mod agreement;
 mod effects;
 mod kernel;
+mod swaps;
 
 use std::process::ExitCode;
 
@@ -18,6 +19,7 @@ const LSM: &str = "bpf_lsm";
 pub(crate) fn trials(setting: &Setting) -> Vec<Trial> {
     let mut trials = effects::trials(setting);
     trials.push(of(setting, "policy/random policies mean the same in the kernel", agreement::agreement));
+    trials.extend(swaps::trials(setting));
     // Whatever runs after this group must not find its programs.
     trials.push(of(setting, "policy/programs are detached", |_| {
         kernel::unload();
@@ -33,6 +35,7 @@ pub(crate) fn program_main(arguments: &[&[u8]]) -> ExitCode {
     let words: Vec<&str> = words.iter().map(AsRef::as_ref).collect();
     match &*text(0) {
         "effects" => effects::program::main(&words),
+        "load" => swaps::load::main(&words),
         "worker" => agreement::worker::main(&words),
         "act" => effects::program::act_main(&words),
         _ => ExitCode::from(98),

@@ -131,7 +131,8 @@ pub(super) fn real_entry(path: &Path) -> Option<PathBuf> {
     let trimmed = text.iter().rposition(|byte| *byte != b'/').map_or(text, |last| &text[..=last]);
     let path = Path::new(OsStr::from_bytes(trimmed));
     let name = path.file_name()?;
-    Some(fs::canonicalize(path.parent()?).ok()?.join(name))
+    let directory = fs::canonicalize(path.parent()?).ok()?;
+    directory.is_dir().then(|| directory.join(name))
 }
 
 /// A path for the kernel.

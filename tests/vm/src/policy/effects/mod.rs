@@ -21,6 +21,7 @@ use watched::{Facts, Mode};
 pub(super) use self::{
     files::exec,
     network::{bind, connect},
+    place::open,
     sockets::unix_address,
 };
 use super::{LSM, completed};

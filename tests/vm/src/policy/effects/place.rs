@@ -220,7 +220,7 @@ pub(super) fn a_file(place: &Place) -> Result<()> {
     make(&place.file(), b"content\n")
 }
 
-pub(super) fn open(path: &Path, flags: i32) -> io::Result<i64> {
+pub(in crate::policy) fn open(path: &Path, flags: i32) -> io::Result<i64> {
     let path = c(path.as_os_str().as_bytes());
     sys!(libc::SYS_openat, libc::AT_FDCWD, path.as_ptr(), flags | libc::O_CLOEXEC, 0o644)
 }
