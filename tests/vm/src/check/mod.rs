@@ -83,10 +83,9 @@ fn prepare(all: &[OsString]) -> Result<(Arguments, Vec<Trial>)> {
         );
     }
     // The run takes its time, so it is not made where only other trials are wanted.
-    let only_others = arguments
-        .filter
-        .as_ref()
-        .is_some_and(|filter| ["run/", "oracle/", "network/", "policy/"].iter().any(|group| filter.starts_with(group)));
+    let only_others = arguments.filter.as_ref().is_some_and(|filter| {
+        ["run/", "oracle/", "network/", "policy/"].iter().any(|group| filter.starts_with(group))
+    });
     if !only_others {
         let observed = Arc::new(session::observe(&setting).context("the watched run of all provocations")?);
         let mut found = claims::trials(&setting, &observed);

@@ -268,7 +268,9 @@ impl Asking<'_> {
                 self.path(Effect::FileWrite, &there);
                 succeeds(there.is_file())
             }
-            Operation::MakeDirectory { path } | Operation::MakeLink { path } | Operation::MakeFifo { path } => {
+            Operation::MakeDirectory { path }
+            | Operation::MakeLink { path }
+            | Operation::MakeFifo { path } => {
                 let there = there!(self.find(path, false));
                 self.path(Effect::FileCreate, &There { metadata: None, path: there.path.clone() });
                 succeeds(there.is_nothing())
@@ -291,7 +293,7 @@ impl Asking<'_> {
             }
             Operation::Rename { from, to, flags } => {
                 let (from, to) = (there!(self.find(from, false)), there!(self.find(to, false)));
-                self.rename(&from, &to, *flags)
+                Some(self.rename(&from, &to, *flags))
             }
             Operation::Link { from, to } => {
                 let (from, to) = (there!(self.find(from, false)), there!(self.find(to, false)));
@@ -396,7 +398,7 @@ impl Asking<'_> {
         Some(if can { Natural::Succeeds } else { Natural::Fails })
     }
 
-    fn rename(&mut self, from: &There, to: &There, flags: u32) -> Option<Natural> {
+    fn rename(&mut self, from: &There, to: &There, flags: u32) -> Natural {
         let exchange = flags & libc::RENAME_EXCHANGE != 0;
         self.path(Effect::FileDelete, from);
         if exchange {
@@ -404,7 +406,8 @@ impl Asking<'_> {
             self.path(Effect::FileDelete, to);
         }
         self.path(if to.is_nothing() { Effect::FileCreate } else { Effect::FileWrite }, to);
-        let inside = from.path != to.path && (to.path.starts_with(&from.path) || from.path.starts_with(&to.path));
+        let inside =
+            from.path != to.path && (to.path.starts_with(&from.path) || from.path.starts_with(&to.path));
         let fits = if exchange {
             !to.is_nothing()
         } else if from.is_directory() {
@@ -416,6 +419,6 @@ impl Asking<'_> {
         // Two names of one file: nothing is done, successfully.
         let same = from.metadata.as_ref().map(identity) == to.metadata.as_ref().map(identity);
         let can = !from.is_nothing() && (same || fits && !inside) && !kept;
-        Some(if can { Natural::Succeeds } else { Natural::Fails })
+        if can { Natural::Succeeds } else { Natural::Fails }
     }
 }

@@ -90,8 +90,8 @@ impl Alphabet<'_> {
     fn rule(&self, random: &mut Random, number: usize) -> String {
         let mut rule = format!("{{id: r{number}, reason: because");
         let action = match random.below(100) {
-            0..45 => Some("block"),
-            45..72 => Some("allow"),
+            0..52 => Some("block"),
+            52..72 => Some("allow"),
             72..80 => Some("alert"),
             80..88 => Some("confirm"),
             _ => None,
@@ -108,8 +108,7 @@ impl Alphabet<'_> {
         let kind = if self.only_addresses { 99 } else { random.below(100) };
         match kind {
             0..72 => {
-                let mut effects: Vec<&str> =
-                    (0..1 + random.below(4)).map(|_| random.of(FILE_EFFECTS)).collect();
+                let mut effects: Vec<&str> = (0..=random.below(4)).map(|_| random.of(FILE_EFFECTS)).collect();
                 if random.percent(15) {
                     effects = FILE_EFFECTS.to_vec();
                 }
@@ -117,7 +116,7 @@ impl Alphabet<'_> {
                 effects.dedup();
                 let wild = matches!(action, Some("allow" | "alert")) && random.percent(15);
                 let patterns: Vec<String> =
-                    (0..1 + random.below(3)).map(|_| format!("{:?}", self.pattern(random, wild))).collect();
+                    (0..=random.below(3)).map(|_| format!("{:?}", self.pattern(random, wild))).collect();
                 let _ = write!(
                     rule,
                     ", effect: [{}], match: {{paths: [{}]}}",
@@ -141,7 +140,7 @@ impl Alphabet<'_> {
                 let by_address = random.percent(85);
                 if by_address {
                     let networks: Vec<String> =
-                        (0..1 + random.below(2)).map(|_| format!("{:?}", random.of(NETWORKS))).collect();
+                        (0..=random.below(2)).map(|_| format!("{:?}", random.of(NETWORKS))).collect();
                     about.push(format!("addresses: [{}]", networks.join(", ")));
                 }
                 if !by_address || random.percent(50) {

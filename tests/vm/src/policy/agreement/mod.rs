@@ -37,7 +37,7 @@ use crate::{
 };
 
 /// Policies of one trial, and operations under each.
-const POLICIES: usize = 80;
+const POLICIES: usize = 72;
 const OPERATIONS: usize = 80;
 /// Operations that must have had an answer that only policy gives.
 const PAIRS_MIN: usize = 5000;
@@ -114,7 +114,8 @@ impl Trials {
         writeln!(second.stream)?;
         let prefix = base.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let listen = |name: &&str| -> Result<UnixListener> {
-            let listener = UnixListener::bind_addr(&SocketAddr::from_abstract_name(format!("{prefix}{name}"))?)?;
+            let listener =
+                UnixListener::bind_addr(&SocketAddr::from_abstract_name(format!("{prefix}{name}"))?)?;
             listener.set_nonblocking(true)?;
             Ok(listener)
         };
@@ -151,7 +152,11 @@ impl Trials {
     fn policy(&mut self, kernel: &mut Kernel, number: usize, totals: &mut Totals) -> Result<()> {
         let mut random = Random(self.seed.wrapping_add((number as u64) << 32));
         let files = random.clone();
-        let mode = [Mode::Action, Mode::Action, Mode::Action, Mode::Hitl, Mode::Observe][random.below(5)];
+        let mode = match random.below(10) {
+            0 => Mode::Observe,
+            1 | 2 => Mode::Hitl,
+            _ => Mode::Action,
+        };
         let (draft, judge) = loop {
             let draft = self.draft(&mut random);
             // Nothing is known of files that are not there yet.
@@ -174,7 +179,7 @@ impl Trials {
             let worker = random.below(self.workers.len());
             let Some(expected) = judge.expect(&self.workers[worker].who, &operation) else { continue };
             // What fails for everybody says little, and there is much of it.
-            if expected.natural == Natural::Fails && !random.percent(15) {
+            if expected.natural == Natural::Fails && !random.percent(5) {
                 continue;
             }
             done += 1;
@@ -215,11 +220,8 @@ impl Trials {
             }
         }
         let alone = shown.is_some();
-        let (expected, found, why) = shown.unwrap_or((
-            mismatch.expected.clone(),
-            mismatch.found,
-            mismatch.why.clone(),
-        ));
+        let (expected, found, why) =
+            shown.unwrap_or((mismatch.expected.clone(), mismatch.found, mismatch.why.clone()));
         let asked: Vec<String> = expected
             .asked
             .iter()
@@ -287,7 +289,7 @@ fn agree(expected: &Expected, errno: i32) -> Result<bool, String> {
 impl Worker {
     fn accept(control: &UnixListener, name: &str, who: Who, process: Option<Companion>) -> Result<Self> {
         let (stream, _) = control.accept()?;
-        stream.set_read_timeout(Some(std::time::Duration::from_secs(120)))?;
+        stream.set_read_timeout(Some(std::time::Duration::from_mins(2)))?;
         let mut answers = BufReader::new(stream.try_clone()?);
         let mut line = String::new();
         answers.read_line(&mut line)?;

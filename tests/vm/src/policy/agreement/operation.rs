@@ -25,6 +25,7 @@ use crate::{
 
 /// One operation, with paths as they are spelled.
 #[derive(Clone, Debug, Serialize, Deserialize)]
+#[expect(clippy::unsafe_derive_deserialize, reason = "system calls have nothing to do with its fields")]
 pub(super) enum Operation {
     Open { path: PathBuf, flags: i32 },
     Truncate { path: PathBuf },

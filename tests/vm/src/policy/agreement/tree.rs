@@ -104,7 +104,8 @@ impl Tree {
             let directory = &directories[random.below(directories.len())];
             let socket = directory.join("s");
             if fs::symlink_metadata(&socket).is_err() {
-                self.listeners.push(UnixListener::bind(&socket).with_context(|| socket.display().to_string())?);
+                self.listeners
+                    .push(UnixListener::bind(&socket).with_context(|| socket.display().to_string())?);
             }
         }
         Ok(())

@@ -52,11 +52,12 @@ pub(super) fn would_block(facts: &Facts, case: &Case, outcome: &Outcome) -> Resu
 /// Nobody was refused anything but what the cases tried, and nobody else is in the audit.
 pub(super) fn nothing_else(facts: &Facts, mode: Mode) -> Result<()> {
     let protected: Vec<u32> = facts.protected().map(|outcome| outcome.pid).collect();
-    let refused =
-        |event: &&Event| event.decision.as_ref().is_some_and(|decision| match mode {
+    let refused = |event: &&Event| {
+        event.decision.as_ref().is_some_and(|decision| match mode {
             Mode::Action => decision.action == PolicyAction::Block,
             Mode::Observe => decision.would_block,
-        });
+        })
+    };
     let strange: Vec<&Event> = facts
         .events
         .iter()
@@ -78,7 +79,12 @@ fn decision(event: &Event) -> Result<&Decision> {
 /// The record is about this operation and this rule.
 fn describes(facts: &Facts, case: &Case, event: &Event) -> Result<()> {
     let place = facts.place(case);
-    ensure!(event.kind() == case.kind, "a record of {}, not of {}", event.kind().as_str(), case.kind.as_str());
+    ensure!(
+        event.kind() == case.kind,
+        "a record of {}, not of {}",
+        event.kind().as_str(),
+        case.kind.as_str()
+    );
     let object = (case.object)(&place);
     ensure!(is_about(&event.action, &object), "not about {object:?}: {:?}", event.action);
     let decision = decision(event)?;
@@ -98,9 +104,7 @@ fn is_about(action: &Action, object: &Object) -> bool {
         Object::Below(path) => {
             own.is_some_and(|own| own.starts_with(&[path.as_os_str().as_bytes(), b"/"].concat()))
         }
-        Object::To(path) => {
-            action.other_path().is_some_and(|to| to.text.0 == path.as_os_str().as_bytes())
-        }
+        Object::To(path) => action.other_path().is_some_and(|to| to.text.0 == path.as_os_str().as_bytes()),
         Object::Endpoint(address) => endpoint(action).is_some_and(|found| is_same(found, *address)),
         Object::Port(port) => endpoint(action).is_some_and(|found| found.port == *port),
         Object::Abstract(name) => {
@@ -126,5 +130,6 @@ fn endpoint(action: &Action) -> Option<&NetEndpoint> {
 
 /// A mapped address is the same address.
 fn is_same(found: &NetEndpoint, wanted: SocketAddr) -> bool {
-    found.address.map(|address| IpAddr::to_canonical(&address)) == Some(wanted.ip()) && found.port == wanted.port()
+    found.address.map(|address| IpAddr::to_canonical(&address)) == Some(wanted.ip())
+        && found.port == wanted.port()
 }

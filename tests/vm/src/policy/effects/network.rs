@@ -67,14 +67,35 @@ pub(super) const CASES: &[Case] = &[
         of_v4,
     ),
     Case::new("connect UDP", V4, nothing, |place| connect(libc::SOCK_DGRAM, v4(place)), CONNECT, of_v4),
-    Case::new("connect UDP by IPv6", V6, nothing, |place| connect(libc::SOCK_DGRAM, v6(place)), CONNECT, of_v6),
+    Case::new(
+        "connect UDP by IPv6",
+        V6,
+        nothing,
+        |place| connect(libc::SOCK_DGRAM, v6(place)),
+        CONNECT,
+        of_v6,
+    ),
     Case::new("send", V4, nothing, |place| send(v4(place)), SEND, of_v4),
     Case::new("send by IPv6", V6, nothing, |place| send(v6(place)), SEND, of_v6),
     Case::new("send to a mapped address", V4, nothing, |place| send(mapped(place)), SEND, of_v4),
     Case::new("bind", BIND, nothing, |place| bind(libc::SOCK_STREAM, here(place, false)), BOUND, of_port),
-    Case::new("bind by IPv6", BIND, nothing, |place| bind(libc::SOCK_STREAM, here(place, true)), BOUND, of_port),
+    Case::new(
+        "bind by IPv6",
+        BIND,
+        nothing,
+        |place| bind(libc::SOCK_STREAM, here(place, true)),
+        BOUND,
+        of_port,
+    ),
     Case::new("bind UDP", BIND, nothing, |place| bind(libc::SOCK_DGRAM, here(place, false)), BOUND, of_port),
-    Case::new("bind UDP by IPv6", BIND, nothing, |place| bind(libc::SOCK_DGRAM, here(place, true)), BOUND, of_port),
+    Case::new(
+        "bind UDP by IPv6",
+        BIND,
+        nothing,
+        |place| bind(libc::SOCK_DGRAM, here(place, true)),
+        BOUND,
+        of_port,
+    ),
 ];
 
 fn here(place: &Place, v6: bool) -> SocketAddr {

@@ -3,7 +3,7 @@
 use std::{
     ffi::OsStr,
     fs::{self, File, OpenOptions},
-    io::{self, Write},
+    io::Write,
     os::unix::ffi::OsStrExt,
     path::{Path, PathBuf},
     process::ExitCode,
@@ -94,7 +94,7 @@ fn attempt(case: &Case, place: &Place) -> Result<(i32, u32)> {
                 let _ = files::exec(&place.spared(), &["policy", "act", &run, place.tree.word(), case.name]);
                 sys::exit_now(BROKEN);
             }
-            sys::exit_now(status_of((case.act)(place)));
+            sys::exit_now(sys::errno(&(case.act)(place)));
         }
         ForkResult::Parent { child } => {
             let status = match waitpid(child, None)? {
@@ -108,10 +108,6 @@ fn attempt(case: &Case, place: &Place) -> Result<(i32, u32)> {
     }
 }
 
-fn status_of(result: io::Result<i64>) -> i32 {
-    sys::errno(&result)
-}
-
 /// `DIR TREE CASE`: one attempt on the twin, by the program that is spared.
 pub(in crate::policy) fn act_main(words: &[&str]) -> ExitCode {
     let [run, tree, case] = words else { return ExitCode::from(BROKEN as u8) };
@@ -120,11 +116,11 @@ pub(in crate::policy) fn act_main(words: &[&str]) -> ExitCode {
         return ExitCode::from(BROKEN as u8);
     };
     let place = Place { run: run.into(), case: case.name, tree, side: Side::Allowed, shared };
-    sys::exit_now(status_of((case.act)(&place)))
+    sys::exit_now(sys::errno(&(case.act)(&place)))
 }
 
 /// `SCRIPT FILE`: what a script does.
 pub(in crate::policy) fn read_main(words: &[&[u8]]) -> ExitCode {
     let [_, file] = words else { return ExitCode::from(BROKEN as u8) };
-    ExitCode::from(status_of(open(Path::new(OsStr::from_bytes(file)), libc::O_RDONLY)) as u8)
+    ExitCode::from(sys::errno(&open(Path::new(OsStr::from_bytes(file)), libc::O_RDONLY)) as u8)
 }

@@ -85,9 +85,8 @@ impl Facts {
 pub(super) fn run(setting: &Setting, mode: Mode) -> Result<Facts> {
     let dir = run_dir()?;
     let base = fs::canonicalize(dir.path())?;
-    let cases: Vec<&'static Case> = super::cases()
-        .filter(|case| setting.level == Level::Lsm || case.is_held_by_cgroup())
-        .collect();
+    let cases: Vec<&'static Case> =
+        super::cases().filter(|case| setting.level == Level::Lsm || case.is_held_by_cgroup()).collect();
     let program = own_program()?;
     fs::create_dir(base.join("bin"))?;
     for name in ["spared", "reader", "plain"] {
@@ -117,8 +116,7 @@ pub(super) fn run(setting: &Setting, mode: Mode) -> Result<Facts> {
     for case in &cases {
         for tree in Tree::ALL {
             for side in Side::ALL {
-                let place =
-                    Place { run: base.clone(), case: case.name, tree, side, shared: shared.clone() };
+                let place = Place { run: base.clone(), case: case.name, tree, side, shared: shared.clone() };
                 fs::create_dir_all(place.dir())?;
                 (case.prepare)(&place).with_context(|| format!("prepare {}", case.name))?;
             }
@@ -135,9 +133,8 @@ pub(super) fn run(setting: &Setting, mode: Mode) -> Result<Facts> {
         words
     };
     let plain = base.join("bin/plain");
-    let mut outside = Companion(
-        Command::new(&plain).args(words(Tree::Outside)).stdin(Stdio::null()).spawn()?,
-    );
+    let mut outside =
+        Companion(Command::new(&plain).args(words(Tree::Outside)).stdin(Stdio::null()).spawn()?);
     let (db, log) = (base.join("audit.db"), base.join("stderr"));
     let inside = words(Tree::Inside);
     let command: Vec<&OsStr> =
@@ -196,11 +193,10 @@ fn free_ports() -> Result<[u16; 2]> {
 fn text(level: Level, base: &Path, shared: &Shared, cases: &[&Case]) -> String {
     // Nothing holds what cannot be named below level lsm, and a policy that promises it is refused.
     let unresolved = if level == Level::Lsm { "block" } else { "allow" };
-    let mut text =
-        format!("version: 1\nname: proof\nsettings: {{unresolved: {unresolved}}}\nrules:\n");
+    let mut text = format!("version: 1\nname: proof\nsettings: {{unresolved: {unresolved}}}\nrules:\n");
     let mut rule = |id: &str, effect: &str, about: &str| {
         let _ = write!(text, "  - {{id: {id:?}, effect: {effect}, ");
-        let _ = write!(text, "severity: high, reason: {:?}{about}}}\n", reason(id));
+        let _ = writeln!(text, "severity: high, reason: {:?}{about}}}", reason(id));
     };
     let places = |name: &'static str| {
         Tree::ALL.map(|tree| Place {
@@ -214,7 +210,7 @@ fn text(level: Level, base: &Path, shared: &Shared, cases: &[&Case]) -> String {
     let list = |case: &Case, patterns: &[&str]| {
         let all = places(case.name)
             .into_iter()
-            .flat_map(|place| patterns.iter().map(move |pattern| format!("{:?}", place.path(pattern))));
+            .flat_map(|place| patterns.iter().map(move |pattern| quoted(&place.path(pattern))));
         all.collect::<Vec<_>>().join(", ")
     };
     for case in cases {
@@ -233,7 +229,7 @@ fn text(level: Level, base: &Path, shared: &Shared, cases: &[&Case]) -> String {
             Rule::Privilege(_) | Rule::Shared(_) => {}
         }
     }
-    let spared = |name: &str| format!("unless: {{executables: [{:?}]}}", base.join("bin").join(name));
+    let spared = |name: &str| format!("unless: {{executables: [{}]}}", quoted(&base.join("bin").join(name)));
     let has = |id: &str| cases.iter().any(|case| matches!(case.rule, Rule::Shared(own) if own == id));
     // One rule for each operation, whatever it is tried by.
     let privileges: BTreeSet<&str> = cases.iter().filter_map(|case| case.privilege()).collect();
@@ -246,7 +242,7 @@ fn text(level: Level, base: &Path, shared: &Shared, cases: &[&Case]) -> String {
             let sides = places(case.name).into_iter().flat_map(|place| {
                 let allowed = Place { side: Side::Allowed, ..place.clone() };
                 let both = [Some(place), Some(allowed).filter(|_| id == "proof.interpreter")];
-                both.into_iter().flatten().map(|place| format!("{:?}", place.file()))
+                both.into_iter().flatten().map(|place| quoted(&place.file()))
             });
             let paths = sides.collect::<Vec<_>>().join(", ");
             rule(id, "file.read", &format!(", match: {{paths: [{paths}]}}, {}", spared(program)));
@@ -264,6 +260,11 @@ fn text(level: Level, base: &Path, shared: &Shared, cases: &[&Case]) -> String {
         rule(super::network::RULE_BIND, "net.bind", &format!(", match: {{ports: [{port}]}}"));
     }
     text
+}
+
+/// As YAML text.
+fn quoted(path: &Path) -> String {
+    format!("\"{}\"", path.display())
 }
 
 pub(super) fn reason(id: &str) -> String {

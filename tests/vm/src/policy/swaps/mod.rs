@@ -4,7 +4,7 @@ pub(super) mod load;
 mod reload;
 mod storm;
 
-use std::{fs, path::Path};
+use std::{fmt::Write as _, fs, path::Path};
 
 use anyhow::Result;
 use defenseclaw::model::Level;
@@ -40,6 +40,8 @@ impl Which {
 /// Port of an address that both block, that A blocks, that B blocks, and that none does.
 const PORTS: [u16; 4] = [9101, 9102, 9103, 9104];
 
+const ALL: &str = "file.read, file.write, file.create, file.delete, file.link, file.attr";
+
 /// The two policies. Where each of them refuses an operation for another reason than the other, only a mixture could let
 /// it pass; where each of them lets it pass for another reason, only a mixture could refuse it.
 fn policy(which: Which, dir: &Path, level: Level) -> String {
@@ -57,12 +59,10 @@ fn policy(which: Which, dir: &Path, level: Level) -> String {
     }
     let mut rule = |id: &str, effects: &str, paths: &[&str], rest: &str| {
         let paths: Vec<String> = paths.iter().map(|path| format!("\"{d}/{path}\"")).collect();
-        text.push_str(&format!(
-            "  - {{id: {id}, effect: [{effects}], severity: high, reason: no, match: {{paths: [{}]}}{rest}}}\n",
-            paths.join(", ")
-        ));
+        let paths = paths.join(", ");
+        let _ = write!(text, "  - {{id: {id}, effect: [{effects}], severity: high, reason: no, ");
+        let _ = writeln!(text, "match: {{paths: [{paths}]}}{rest}}}");
     };
-    const ALL: &str = "file.read, file.write, file.create, file.delete, file.link, file.attr";
     rule("both", ALL, &["z/**"], "");
     // Another list in each, so that the swap changes what the workers are members of.
     let owners = |first: &str| format!(", unless: {{executables: [\"{d}/bin/{first}\", \"{d}/bin/load\"]}}");
@@ -75,14 +75,24 @@ fn policy(which: Which, dir: &Path, level: Level) -> String {
             rule("exact", ALL, &["exact/f"], "");
             rule("exact-around", ALL, &["exact/**"], ", action: allow");
             rule("spared", ALL, &["spared"], &owners("absent"));
-            rule("not-spared", ALL, &["not-spared"], &format!(", unless: {{executables: [\"{d}/bin/absent\"]}}"));
+            rule(
+                "not-spared",
+                ALL,
+                &["not-spared"],
+                &format!(", unless: {{executables: [\"{d}/bin/absent\"]}}"),
+            );
         }
         Which::B => {
             rule("second", ALL, &["y/**"], "");
             rule("writes", "file.write", &["rw"], "");
             rule("exact-around", ALL, &["exact/**"], "");
             rule("spared", ALL, &["spared"], &owners("nobody"));
-            rule("not-spared", ALL, &["not-spared"], &format!(", unless: {{executables: [\"{d}/bin/nobody\"]}}"));
+            rule(
+                "not-spared",
+                ALL,
+                &["not-spared"],
+                &format!(", unless: {{executables: [\"{d}/bin/nobody\"]}}"),
+            );
         }
     }
     text

@@ -113,7 +113,7 @@ fn all(
 
 /// In place, or by another file of that name.
 fn replace(file: &Path, text: &str, number: usize) -> Result<()> {
-    if number % 3 == 0 {
+    if number.is_multiple_of(3) {
         return Ok(fs::write(file, text)?);
     }
     let new = file.with_extension("new");
@@ -125,9 +125,8 @@ fn replace(file: &Path, text: &str, number: usize) -> Result<()> {
 fn in_force(outcomes: &Outcomes, which: Which) -> Result<()> {
     let (refusing, passing) = if which == Which::A { (0, 1) } else { (1, 0) };
     let (refused, passed) = (outcomes.told(refusing).1, outcomes.told(passing).0);
-    let met = sys::wait_until(SECONDS, || {
-        outcomes.told(refusing).1 > refused && outcomes.told(passing).0 > passed
-    });
+    let met =
+        sys::wait_until(SECONDS, || outcomes.told(refusing).1 > refused && outcomes.told(passing).0 > passed);
     ensure!(met, "policy {which:?} is not in force");
     Ok(())
 }

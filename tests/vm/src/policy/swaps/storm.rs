@@ -20,7 +20,7 @@ use crate::{
 };
 
 const SWAPS: usize = 1000;
-const THREADS: &str = "4";
+const THREADS: &str = "3";
 
 pub(super) fn swaps(setting: &Setting) -> Result<()> {
     let dir = run_dir()?;
@@ -68,12 +68,8 @@ pub(super) fn swaps(setting: &Setting) -> Result<()> {
 
 fn compile(text: &str, base: &std::path::Path) -> Result<Image> {
     let directory: Vec<u8> = base.as_os_str().as_bytes().into();
-    let bindings = Bindings {
-        home: directory.clone(),
-        project: directory,
-        profile: "default".to_owned(),
-        mode: None,
-    };
+    let bindings =
+        Bindings { home: directory.clone(), project: directory, profile: "default".to_owned(), mode: None };
     policy::load("swap", text, &|_| None)
         .and_then(|policy| policy::compile(&policy, &bindings))
         .map_err(|problems| anyhow!("{problems:?}"))
