@@ -462,11 +462,12 @@ impl Record {
         mnt: Ptr,
         policy: &Policy,
         effects: u16,
+        (dev, ino): (u64, u64),
     ) -> Judged {
         let buffer = self.spare().0;
         let seed = policy.seed();
         let found = path::resolve_known(buffer, dentry, mnt, actor.task, &mut self.paths, seed);
-        let judged = policy.path(effects, buffer, &found, 0, 0);
+        let judged = policy.path(effects, buffer, &found, dev, ino);
         self.resolved(&found);
         judged
     }

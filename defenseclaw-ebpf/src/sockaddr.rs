@@ -100,7 +100,9 @@ pub fn unix_record(actor: &Actor, sk: Ptr, policy: &Policy) -> Option<(Record, J
     if !dentry.is_null() {
         let seed = policy.seed();
         let record = Record::about(Kind::UnixConnect, actor, dentry, shim_path_mnt(path), seed)?;
-        let judged = record.judge(policy, effect::UNIX, 0, 0);
+        let inode = shim_dentry_inode(dentry);
+        let device = u64::from(shim_super_block_dev(shim_inode_sb(inode)));
+        let judged = record.judge(policy, effect::UNIX, device, shim_inode_ino(inode));
         return Some((record, judged));
     }
     let mut record = Record::begin(Kind::UnixConnect, actor)?;

@@ -289,7 +289,7 @@ pub fn path_rename(ctx: LsmContext) -> i32 {
     record.arg::<0>(flags).arg::<1>(dev).arg::<2>(ino);
     let judged = record.judge(&policy, old_effects, dev, ino);
     let mnt = shim_path_mnt_direct(ctx.arg(2));
-    let there = record.path_judged(&actor, new, mnt, &policy, new_effects);
+    let there = record.path_judged(&actor, new, mnt, &policy, new_effects, identity(new));
     record.submit_judged(&judged.stricter(there))
 }
 
@@ -308,7 +308,7 @@ pub fn path_link(ctx: LsmContext) -> i32 {
     let (dev, ino) = identity(existing);
     record.arg::<1>(dev).arg::<2>(ino);
     let judged = record.judge(&policy, effects, dev, ino);
-    let there = record.path_judged(&actor, ctx.arg(2), mnt, &policy, effect::CREATE);
+    let there = record.path_judged(&actor, ctx.arg(2), mnt, &policy, effect::CREATE, (0, 0));
     record.submit_judged(&judged.stricter(there))
 }
 

@@ -55,8 +55,8 @@ pub fn ptrace_access_check(ctx: LsmContext) -> i32 {
     } else {
         Judged::NOTHING
     };
-    // Without attach rights it is a read of /proc, which is recorded as the open of that file.
-    if attach || judged.blocks() {
+    // Without attach rights it is a read of /proc, which is recorded as the open of that file; here only what policy says.
+    if attach || judged.is_notable() {
         return other_process(&actor, ptrace::ACCESS, task, mode, &judged);
     }
     judged.carry_out()

@@ -29,6 +29,8 @@ const PROGRAMS: &[&str] = &[
     "network-stage",
     "network-asker",
     "network-outsider",
+    "policy",
+    "policy-read",
 ];
 
 pub(crate) fn is_program(name: &[u8]) -> bool {
@@ -60,6 +62,8 @@ pub(crate) fn main(program: &[u8], arguments: &[&[u8]]) -> ExitCode {
         b"network-stage" => crate::network::run::stage_main(arguments),
         b"network-asker" => crate::network::run::asker_main(arguments),
         b"network-outsider" => crate::network::run::outsider_main(arguments),
+        b"policy" => crate::policy::program_main(arguments),
+        b"policy-read" => crate::policy::read_main(arguments),
         b"work" => crate::oracle::work::main(path(0), path(1)),
         _ => ExitCode::from(98),
     }

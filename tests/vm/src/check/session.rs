@@ -118,7 +118,7 @@ pub(crate) fn records(
 }
 
 /// A child that ends with the suite, whatever happens.
-struct Companion(Child);
+pub(crate) struct Companion(pub(crate) Child);
 
 impl Drop for Companion {
     fn drop(&mut self) {
