@@ -470,8 +470,7 @@ fn any_action() -> impl Strategy<Value = Action> {
         }),
         (any::<bool>(), any::<[u32; 3]>(), any::<[u32; 3]>())
             .prop_map(|(group, old, new)| Action::CredChange(CredChange { group, old, new })),
-        (any::<u32>(), any::<u64>())
-            .prop_map(|(event_type, config)| Action::PerfOpen { event_type, config }),
+        (any::<u32>(), any::<u64>()).prop_map(|(event_type, config)| Action::PerfOpen { event_type, config }),
     ];
     // Boxed: the values of all variants together are larger than a test's stack.
     prop::strategy::Union::new([processes.boxed(), files.boxed(), network.boxed(), privileged.boxed()])
