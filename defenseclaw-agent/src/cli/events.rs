@@ -16,6 +16,7 @@ use crate::{
 
 /// Arguments.
 #[derive(Debug, clap::Args)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a flag of its own")]
 pub struct Args {
     /// Only of this session: its id, the beginning of it, or `last`
     #[arg(long, value_name = "SESSION")]

@@ -264,7 +264,7 @@ mod tests {
     fn loaded(generations: impl IntoIterator<Item = u64>) -> Policies {
         let mut policies = Policies::default();
         generations.into_iter().for_each(|generation| {
-            policies.load(policy(generation), Some(session("settings: {unresolved: allow}", Mode::Action)))
+            policies.load(policy(generation), Some(session("settings: {unresolved: allow}", Mode::Action)));
         });
         policies
     }

@@ -8,10 +8,12 @@ use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
 };
 
+use bitflags::bitflags;
+
 use crate::{
     model::{
-        Access, Action, BootTime, Capability, CapabilityState, Effect, Event, EventKind, KernelPath, Level,
-        ModuleOp, MountOp, NamespaceOp, Namespaces, Privilege, Protection, Text, UnixName, Vantage,
+        Access, Action, BootTime, Capability, CapabilityState, Effect, Event, KernelPath, Level, ModuleOp,
+        MountOp, NamespaceOp, Namespaces, Privilege, Protection, Text, UnixName, Vantage,
     },
     policy::{self, Actor, Object, image::Entry},
     tree::{Process, ProcessTree},
@@ -23,32 +25,36 @@ const EPERM: i64 = 1;
 /// Addresses whose name is remembered; more are not.
 const NAMES_MAX: usize = 4096;
 
-/// What the programs of a session judge, as far as it depends on the machine.
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct InKernel {
-    /// At its cgroup: they say nothing of what they permit.
-    connect: bool,
-    bind: bool,
-    /// Starts of programs.
-    exec: bool,
-    /// User namespaces, however they are made.
-    userns: bool,
+bitflags! {
+    /// What the programs of a session judge, as far as it depends on the machine.
+    #[derive(Clone, Copy, Debug, Default)]
+    pub(super) struct InKernel: u8 {
+        /// At its cgroup: they say nothing of what they permit.
+        const CONNECT = 1;
+        /// Likewise.
+        const BIND = 1 << 1;
+        /// Starts of programs.
+        const EXEC = 1 << 2;
+        /// User namespaces, however they are made.
+        const USERNS = 1 << 3;
+    }
 }
 
 impl InKernel {
     pub(super) fn of(protection: &Protection) -> Self {
-        let works = |name: &str| {
-            let works = |one: &Capability| one.name == name && one.state != CapabilityState::Missing;
-            protection.capabilities.iter().any(works)
+        let works = |name: &&str| {
+            let works = |one: &Capability| one.name == *name && one.state != CapabilityState::Missing;
+            let attached = protection.level == Level::Lsm || !name.starts_with("lsm/");
+            attached && protection.capabilities.iter().any(works)
         };
-        Self {
-            connect: ["cgroup/connect4", "cgroup/connect6", "cgroup/sendmsg4", "cgroup/sendmsg6"]
-                .into_iter()
-                .all(works),
-            bind: works("cgroup/bind4") && works("cgroup/bind6"),
-            exec: protection.level == Level::Lsm && works("lsm/bprm_check_security"),
-            userns: protection.level == Level::Lsm && works("lsm/userns_create"),
-        }
+        let connect = ["cgroup/connect4", "cgroup/connect6", "cgroup/sendmsg4", "cgroup/sendmsg6"];
+        let hooks: [(Self, &[&str]); 4] = [
+            (Self::CONNECT, &connect),
+            (Self::BIND, &["cgroup/bind4", "cgroup/bind6"]),
+            (Self::EXEC, &["lsm/bprm_check_security"]),
+            (Self::USERNS, &["lsm/userns_create"]),
+        ];
+        hooks.into_iter().filter(|(_, hooks)| hooks.iter().all(works)).map(|(judged, _)| judged).collect()
     }
 
     /// Whether a program judged this operation, and wrote down what it said.
@@ -56,33 +62,34 @@ impl InKernel {
         if event.verdict.is_some() || event.decision.is_some() {
             return true;
         }
-        #[expect(clippy::wildcard_enum_match_arm, reason = "the others come from the hook that judges them")]
-        match (event.vantage, &event.action) {
+        match event.vantage {
             // Refused by the cgroup's programs, which have written that down.
-            (Vantage::SyscallExit, Action::NetConnect { .. } | Action::NetSend { .. }) => {
-                self.connect && event.result == Some(-EPERM)
-            }
-            (Vantage::SyscallExit, Action::NetBind { .. }) => self.bind && event.result == Some(-EPERM),
-            (Vantage::SyscallExit, _) => false,
-            (Vantage::Kernel, Action::ProcessExec(_)) => self.exec,
-            (
-                Vantage::Kernel,
-                Action::ProcessFork { .. }
-                | Action::Namespace { operation: NamespaceOp::Switch, .. }
-                | Action::IoUringSetup { .. }
-                | Action::DnsAnswer { .. },
-            ) => false,
-            (Vantage::Kernel | Vantage::Handed, _) => true,
+            Vantage::SyscallExit => self.let_pass(&event.action) && event.result == Some(-EPERM),
+            Vantage::Kernel if matches!(event.action, Action::ProcessExec(_)) => self.contains(Self::EXEC),
+            Vantage::Kernel => !is_seen_only(&event.action),
+            Vantage::Handed => true,
         }
     }
 
-    /// Whether it was asked about this address and let it pass: what blocks then is a name it knows better.
+    /// Whether the cgroup's programs are asked about this address: what they let pass and policy blocks has a name that they
+    /// know better.
     pub(super) fn let_pass(self, action: &Action) -> bool {
-        match action.kind() {
-            EventKind::NetConnect | EventKind::NetSend => self.connect,
-            kind => kind == EventKind::NetBind && self.bind,
+        if matches!(action, Action::NetBind { .. }) {
+            return self.contains(Self::BIND);
         }
+        matches!(action, Action::NetConnect { .. } | Action::NetSend { .. }) && self.contains(Self::CONNECT)
     }
+}
+
+/// Of these a program tells that does not judge.
+fn is_seen_only(action: &Action) -> bool {
+    matches!(
+        action,
+        Action::ProcessFork { .. }
+            | Action::Namespace { operation: NamespaceOp::Switch, .. }
+            | Action::IoUringSetup { .. }
+            | Action::DnsAnswer { .. }
+    )
 }
 
 /// Names that name servers gave to addresses, as their answers said.
@@ -268,7 +275,7 @@ impl Ask<'_> {
             IpAddr::V6(any) if effect == Effect::NetConnect && any.is_unspecified() => {
                 Ipv6Addr::LOCALHOST.into()
             }
-            address => address,
+            IpAddr::V4(_) | IpAddr::V6(_) => address,
         };
         let name = self.names.of(address);
         self.object(&Object::Address { effect, address, port, name });
@@ -286,7 +293,7 @@ impl Ask<'_> {
     }
 
     fn namespaces(&mut self, namespaces: Namespaces) {
-        if namespaces.contains(Namespaces::USER) && !self.in_kernel.userns {
+        if namespaces.contains(Namespaces::USER) && !self.in_kernel.contains(InKernel::USERNS) {
             self.privilege(Privilege::UserNamespace);
         }
         if !(namespaces - Namespaces::USER).is_empty() {

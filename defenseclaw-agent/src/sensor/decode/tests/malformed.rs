@@ -83,7 +83,7 @@ fn unknown_operations_are_an_error_of_their_kind() {
     for (kind, first) in [
         (Kind::Ptrace, ptrace::VM_WRITE + 1),
         (Kind::Mount, mount::CHROOT + 1),
-        (Kind::Namespace, namespace::SETNS + 1),
+        (Kind::Namespace, namespace::CLONE + 1),
         (Kind::ModuleLoad, module::MEMORY + 1),
         (Kind::CredChange, cred::GID + 1),
     ] {
