@@ -1,10 +1,11 @@
 //! The rooms of `defenseclaw`. Imports run one way; `cargo xtask tidy` checks the table in ARCHITECTURE.md.
 //!
-//! Pure: `model`, `tree`, `policy`, `pipeline`, `report`. Edges: `sensor`, `enforce`, `launcher`, `store`, `telemetry`, `config`.
+//! Pure: `model`, `tree`, `policy`, `pipeline`, `report`, `connectors`. Edges: `sensor`, `enforce`, `launcher`, `store`, `telemetry`, `config`.
 //! On top: `cli` and `runtime`.
 
 pub mod cli;
 pub mod config;
+pub mod connectors;
 pub mod enforce;
 pub mod launcher;
 pub mod model;

@@ -3,11 +3,13 @@
 mod action;
 mod capability;
 mod event;
+mod hook;
 mod ids;
 mod loss;
 mod policy;
 mod record;
 mod text;
+mod tool;
 
 pub use action::{
     Access, Action, CredChange, EventKind, Exec, ExitStatus, FileRef, ModuleOp, MountOp, NamespaceOp,
@@ -18,6 +20,7 @@ pub use capability::{
     Unproven,
 };
 pub use event::{Event, KernelVerdict, Vantage};
+pub use hook::{Ask, Attendance, Connector, Control, FailMode, Hold, HookEvent, HookOutput, Phase, Reply};
 pub use ids::{BootTime, ParseSessionIdError, ProcessKey, SessionId, ToolCallId, WallTime};
 pub use loss::{Loss, LossReason};
 pub use policy::{Decision, Effect, Effects, Mechanism, Mode, PolicyAction, Privilege, Severity, Verdict};
@@ -25,3 +28,4 @@ pub use record::{
     AuditRecord, LoadedRule, MainExit, PolicyLoaded, PolicyRefused, PostureChange, SessionEnd, SessionStart,
 };
 pub use text::{KernelPath, Text};
+pub use tool::{Intent, McpTool, Target, ToolCall};

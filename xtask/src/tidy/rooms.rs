@@ -9,12 +9,13 @@ pub(super) struct Room {
 }
 
 /// Every room.
-pub(super) const ROOMS: [Room; 14] = [
+pub(super) const ROOMS: [Room; 15] = [
     Room { name: "model", imports: &[], pure: true },
     Room { name: "tree", imports: &["model"], pure: true },
     Room { name: "policy", imports: &["model"], pure: true },
     Room { name: "pipeline", imports: &["model", "tree", "policy"], pure: true },
     Room { name: "report", imports: &["model", "tree"], pure: true },
+    Room { name: "connectors", imports: &["model"], pure: true },
     Room { name: "sensor", imports: &["model"], pure: false },
     Room { name: "enforce", imports: &["model", "policy"], pure: false },
     Room { name: "launcher", imports: &["model", "policy"], pure: false },
@@ -30,6 +31,7 @@ pub(super) const ROOMS: [Room; 14] = [
             "policy",
             "pipeline",
             "report",
+            "connectors",
             "store",
             "telemetry",
             "config",
@@ -45,6 +47,7 @@ pub(super) const ROOMS: [Room; 14] = [
             "policy",
             "pipeline",
             "report",
+            "connectors",
             "sensor",
             "enforce",
             "launcher",
