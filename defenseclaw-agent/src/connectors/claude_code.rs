@@ -87,7 +87,9 @@ fn tool(payload: &Payload) -> Option<ToolCall> {
 pub(super) fn mcp(payload: &Payload, tool: &str) -> Option<McpTool> {
     let rest = tool.strip_prefix("mcp__")?;
     let told = payload.object("mcp_server").text("name");
-    let named = told.as_deref().and_then(|server| rest.strip_prefix(server)?.strip_prefix("__").map(|tool| (server, tool)));
+    let named = told
+        .as_deref()
+        .and_then(|server| rest.strip_prefix(server)?.strip_prefix("__").map(|tool| (server, tool)));
     let (server, tool) = named.or_else(|| rest.split_once("__"))?;
     Some(McpTool { server: Some(server.to_owned()), tool: tool.to_owned(), ..McpTool::default() })
 }

@@ -60,15 +60,18 @@ fn event(payload: &Payload) -> Result<HookEvent, PayloadError> {
 }
 
 fn block(event: &HookEvent, reason: &str) -> HookOutput {
-    match event.phase {
-        Phase::ToolPre => json(&json!({"hookSpecificOutput": {
+    if event.phase == Phase::ToolPre {
+        json(&json!({"hookSpecificOutput": {
             "hookEventName": event.name,
             "permissionDecision": "deny",
             "permissionDecisionReason": reason,
-        }})),
-        Phase::Permission => claude_code::permission_denied(event, reason),
+        }}))
+    } else if event.phase == Phase::Permission {
+        claude_code::permission_denied(event, reason)
+    } else if event.phase == Phase::SessionStart {
         // Exit code 2 is ignored here, a stop is not.
-        Phase::SessionStart => json(&json!({"continue": false, "stopReason": reason})),
-        _ => json(&json!({"decision": "block", "reason": reason})),
+        json(&json!({"continue": false, "stopReason": reason}))
+    } else {
+        json(&json!({"decision": "block", "reason": reason}))
     }
 }

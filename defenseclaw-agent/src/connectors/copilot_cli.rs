@@ -15,7 +15,8 @@ pub(super) const AGENT: Agent = Agent {
     events: &[
         // Whether `ask` is honoured depends on the version: it was ignored first.
         Row::held("preToolUse", Phase::ToolPre, Hold::Prevents),
-        Row::held("permissionRequest", Phase::Permission, Hold::Prevents),
+        // Its payload is not documented, and could not be told from that of `preToolUse`.
+        Row { registered: false, ..Row::held("permissionRequest", Phase::Permission, Hold::Prevents) },
         Row::seen("postToolUse", Phase::ToolPost),
         Row::seen("postToolUseFailure", Phase::ToolPost),
         Row::seen("userPromptSubmitted", Phase::PromptSubmit),
@@ -64,28 +65,23 @@ fn event(payload: &Payload) -> Result<HookEvent, PayloadError> {
     Ok(event)
 }
 
-/// The event, named or told by the fields that only it has.
+/// The event, named or told by the fields that only it has. Only one form names it, and we do not register for that.
 fn name(payload: &Payload) -> Option<String> {
-    if let Some(named) = payload.text("hook_event_name") {
-        let mut rest = named.chars();
-        let first = rest.next()?;
-        return Some(first.to_lowercase().chain(rest).collect());
-    }
     let has = |key: &str| payload.has(key);
-    let told = match () {
-        () if has("toolName") && has("toolResult") => "postToolUse",
-        () if has("toolName") && has("error") => "postToolUseFailure",
-        () if has("toolName") && (has("permissionSuggestions") || has("permissionKind")) => "permissionRequest",
-        () if has("toolName") => "preToolUse",
-        () if has("agentName") && has("stopReason") => "subagentStop",
-        () if has("agentName") => "subagentStart",
-        () if has("stopReason") => "agentStop",
-        () if has("errorContext") || has("error") => "errorOccurred",
-        () if has("trigger") => "preCompact",
-        () if has("prompt") => "userPromptSubmitted",
-        () if has("source") => "sessionStart",
-        () if has("reason") => "sessionEnd",
-        () => return None,
+    let told = match payload.text("hook_event_name") {
+        Some(named) => return Some(named),
+        None if has("toolName") && has("toolResult") => "postToolUse",
+        None if has("toolName") && has("error") => "postToolUseFailure",
+        None if has("toolName") => "preToolUse",
+        None if has("agentName") && has("stopReason") => "subagentStop",
+        None if has("agentName") => "subagentStart",
+        None if has("stopReason") => "agentStop",
+        None if has("error") => "errorOccurred",
+        None if has("trigger") => "preCompact",
+        None if has("prompt") => "userPromptSubmitted",
+        None if has("source") => "sessionStart",
+        None if has("reason") => "sessionEnd",
+        None => return None,
     };
     Some(told.to_owned())
 }
@@ -100,8 +96,9 @@ fn tool(payload: &Payload) -> Option<ToolCall> {
 }
 
 fn block(event: &HookEvent, reason: &str) -> HookOutput {
-    json(&match event.phase {
-        Phase::Permission => json!({"behavior": "deny", "message": reason}),
-        _ => json!({"permissionDecision": "deny", "permissionDecisionReason": reason}),
-    })
+    if event.phase == Phase::Permission {
+        json(&json!({"behavior": "deny", "message": reason}))
+    } else {
+        json(&json!({"permissionDecision": "deny", "permissionDecisionReason": reason}))
+    }
 }

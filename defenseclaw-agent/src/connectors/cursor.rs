@@ -1,7 +1,7 @@
 //! Cursor. From its public reference for 2.x and the command line of July 2026, not seen on a running one;
 //! docs/hooks/cursor.md says what is claimed. Every reply is an object, because with `failClosed` silence is a failure.
 
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::{
     agent::{Agent, Row, as_stated, exit_2, json, unsaid},
@@ -60,9 +60,8 @@ fn event(payload: &Payload) -> Result<HookEvent, PayloadError> {
     event.turn_id = payload.text("generation_id");
     event.agent = payload.text("subagent_id");
     event.agent_type = payload.text("subagent_type");
-    event.cwd = event.cwd.or_else(|| {
-        payload.fields.get("workspace_roots")?.get(0)?.as_str().map(str::to_owned)
-    });
+    event.cwd =
+        event.cwd.or_else(|| payload.fields.get("workspace_roots")?.get(0)?.as_str().map(str::to_owned));
     if event.name == "afterAgentResponse" {
         event.text = payload.text("text");
     } else if event.phase == Phase::SubagentStop {
@@ -80,9 +79,10 @@ fn tool(event: &str, payload: &Payload) -> Option<ToolCall> {
             fields::call("Shell", json!({"command": payload.value("command")}))
         }
         "beforeReadFile" | "beforeTabFileRead" => fields::call("Read", path()),
-        "afterFileEdit" | "afterTabFileEdit" => {
-            fields::call("Write", json!({"file_path": payload.value("file_path"), "edits": payload.value("edits")}))
-        }
+        "afterFileEdit" | "afterTabFileEdit" => fields::call(
+            "Write",
+            json!({"file_path": payload.value("file_path"), "edits": payload.value("edits")}),
+        ),
         _ => fields::call(&payload.text("tool_name")?, payload.unpacked("tool_input")),
     };
     call.id = payload.text("tool_use_id");
@@ -105,9 +105,9 @@ fn tool(event: &str, payload: &Payload) -> Option<ToolCall> {
 }
 
 fn block(event: &HookEvent, reason: &str) -> HookOutput {
-    let denied: Value = match event.phase {
-        Phase::PromptSubmit => json!({"continue": false, "user_message": reason}),
-        _ => json!({"permission": "deny", "user_message": reason, "agent_message": reason}),
-    };
-    json(&denied)
+    if event.phase == Phase::PromptSubmit {
+        json(&json!({"continue": false, "user_message": reason}))
+    } else {
+        json(&json!({"permission": "deny", "user_message": reason, "agent_message": reason}))
+    }
 }

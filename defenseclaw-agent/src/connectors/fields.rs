@@ -26,7 +26,8 @@ pub(super) fn event(
     event.prompt_id = payload.text("prompt_id");
     event.turn_id = payload.text("turn_id");
     event.text = ["prompt", "last_assistant_message"].iter().find_map(|key| payload.text(key));
-    event.cause = ["source", "reason", "trigger", "notification_type"].iter().find_map(|key| payload.text(key));
+    event.cause =
+        ["source", "reason", "trigger", "notification_type"].iter().find_map(|key| payload.text(key));
     event.stop_repeated = payload.flag("stop_hook_active");
     event.repaired = payload.repaired;
     Ok(event)

@@ -69,7 +69,8 @@ fn event(payload: &Payload) -> Result<HookEvent, PayloadError> {
         call.failed = payload.object("tool_response").has("error");
         call.background = call.input.get("is_background").is_some_and(|value| value == true);
         let told = payload.object("tool_response").text("llmContent");
-        call.process_group = told.as_deref().filter(|_| call.tool == "run_shell_command").and_then(process_group);
+        call.process_group =
+            told.as_deref().filter(|_| call.tool == "run_shell_command").and_then(process_group);
         event.tools.push(call);
     }
     Ok(event)

@@ -71,7 +71,8 @@ fn urls(text: &str) -> Vec<Intent> {
 
 /// A tool of an MCP server: the server does what it likes, but it is told a path or an address in so many words.
 pub(super) fn mcp(input: &Value) -> Vec<Intent> {
-    let mut found = vec![Intent::Unparsed("what a tool of an MCP server does is up to the server".to_owned())];
+    let mut found =
+        vec![Intent::Unparsed("what a tool of an MCP server does is up to the server".to_owned())];
     for (key, value) in input.as_object().into_iter().flatten() {
         let Some(text) = value.as_str() else { continue };
         match key.as_str() {
@@ -92,14 +93,19 @@ mod tests {
 
     #[test]
     fn inputs_of_a_wrong_type_are_unparsed() {
-        let table = [("Read", Takes::Read("path")), ("Ls", Takes::List("path")), ("Fetch", Takes::Urls("prompt"))];
+        let table =
+            [("Read", Takes::Read("path")), ("Ls", Takes::List("path")), ("Fetch", Takes::Urls("prompt"))];
         for (tool, input, expected) in [
             ("Read", json!({"path": "/a"}), vec![Intent::Read(Target::known("/a"))]),
             ("Read", json!({"path": 7}), vec![Intent::Unparsed("the input has no text `path`".to_owned())]),
             ("Read", json!(null), vec![Intent::Unparsed("the input has no text `path`".to_owned())]),
             ("Ls", json!({}), vec![Intent::Read(Target::known("."))]),
             ("Ls", json!({"path": ["x"]}), vec![Intent::Unparsed("the input has no text `path`".to_owned())]),
-            ("Fetch", json!({"prompt": "see <http://a/b>, not c"}), vec![Intent::Connect(Target::known("http://a/b"))]),
+            (
+                "Fetch",
+                json!({"prompt": "see <http://a/b>, not c"}),
+                vec![Intent::Connect(Target::known("http://a/b"))],
+            ),
             ("Other", json!({"path": "/a"}), vec![]),
         ] {
             assert_eq!(of(&table, tool, &input), expected, "{tool} {input}");

@@ -22,9 +22,9 @@ mod windsurf;
 
 use std::time::Duration;
 
-use agent::{Agent, Row};
-pub use payload::PayloadError;
+use agent::Agent;
 use payload::Payload;
+pub use payload::PayloadError;
 
 use crate::model::{
     Ask, Attendance, Connector, Control, FailMode, Hold, HookEvent, HookOutput, Phase, Reply,

@@ -62,11 +62,11 @@ fn event(payload: &Payload) -> Result<HookEvent, PayloadError> {
     event.model = either("modelId").or_else(|| said.text("model"));
     event.agent = either("agentId");
     event.turn_id = either("runId");
-    event.text = match event.phase {
-        Phase::PromptSubmit => said.text("prompt").or_else(|| said.text("cleanedBody")),
-        Phase::Stop => last_answer(&said),
-        _ => None,
-    };
+    if event.phase == Phase::PromptSubmit {
+        event.text = said.text("prompt").or_else(|| said.text("cleanedBody"));
+    } else if event.phase == Phase::Stop {
+        event.text = last_answer(&said);
+    }
     event.cause = said.text("reason");
     event.stop_repeated = said.flag("stopHookActive");
     event.repaired = payload.repaired;
@@ -92,13 +92,15 @@ fn tool(said: &Payload) -> Option<ToolCall> {
 /// The text of the last message, if it is the agent's.
 fn last_answer(said: &Payload) -> Option<String> {
     let messages = said.fields.get("messages")?.as_array()?;
-    let last = messages.last().filter(|message| message.get("role").is_some_and(|role| role == "assistant"))?;
+    let last =
+        messages.last().filter(|message| message.get("role").is_some_and(|role| role == "assistant"))?;
     texts(last.get("content")?)
 }
 
 fn block(event: &HookEvent, reason: &str) -> HookOutput {
-    json(&match event.phase {
-        Phase::PromptSubmit => json!({"outcome": "block", "reason": reason}),
-        _ => json!({"block": true, "blockReason": reason}),
-    })
+    if event.phase == Phase::PromptSubmit {
+        json(&json!({"outcome": "block", "reason": reason}))
+    } else {
+        json(&json!({"block": true, "blockReason": reason}))
+    }
 }

@@ -62,24 +62,21 @@ fn event(payload: &Payload) -> Result<HookEvent, PayloadError> {
     event.cwd = ["cwd", "directory"].iter().find_map(|key| said.text(key)).or_else(|| info.text("directory"));
     event.agent = info.text("parentID");
     event.repaired = payload.repaired;
-    match event.phase {
-        Phase::ToolPre => event.tools.extend(tool(&said, &output, "args")),
-        Phase::ToolPost => event.tools.extend(tool(&said, &output, "")),
-        Phase::Permission => event.tools.extend(asked(&said)),
-        Phase::PromptSubmit => {
-            let message = output.object("message");
-            event.model = message.object("model").text("modelID");
-            event.prompt_id = message.text("id");
-            event.text = parts(&output);
-        }
-        _ => {}
+    if event.phase == Phase::PromptSubmit {
+        let message = output.object("message");
+        event.model = message.object("model").text("modelID");
+        event.prompt_id = message.text("id");
+        event.text = parts(&output);
+    } else if event.phase == Phase::Permission {
+        event.tools.extend(asked(&said));
+    } else if matches!(event.phase, Phase::ToolPre | Phase::ToolPost) {
+        event.tools.extend(tool(&said, &output, event.phase == Phase::ToolPre));
     }
     Ok(event)
 }
 
-fn tool(said: &Payload, output: &Payload, args: &str) -> Option<ToolCall> {
-    let before = !args.is_empty();
-    let input = if before { output.value(args) } else { said.value("args") };
+fn tool(said: &Payload, output: &Payload, before: bool) -> Option<ToolCall> {
+    let input = if before { output.value("args") } else { said.value("args") };
     let mut call = fields::call(&said.text("tool")?, input);
     call.id = said.text("callID");
     call.intents = intents::of(TOOLS, &call.tool, &call.input);
@@ -106,8 +103,9 @@ fn parts(output: &Payload) -> Option<String> {
 }
 
 fn block(event: &HookEvent, reason: &str) -> HookOutput {
-    json(&match event.phase {
-        Phase::ToolPost => json!({"output": reason}),
-        _ => json!({"throw": reason}),
-    })
+    if event.phase == Phase::ToolPost {
+        json(&json!({"output": reason}))
+    } else {
+        json(&json!({"throw": reason}))
+    }
 }

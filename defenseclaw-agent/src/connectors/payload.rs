@@ -234,7 +234,7 @@ mod tests {
             ("", PayloadError::Empty),
             (" \n", PayloadError::Empty),
             (r#"{"a":"#, PayloadError::Cut(5)),
-            (r#"{"a":"b\ud800"#, PayloadError::Cut(14)),
+            (r#"{"a":"b\ud800"#, PayloadError::Cut(13)),
             ("[]", PayloadError::NotAnObject),
             ("7", PayloadError::NotAnObject),
         ] {

@@ -31,7 +31,9 @@ pub(super) fn check(source: &str) -> Result<(), String> {
     for (at, byte) in bytes.iter().enumerate() {
         let before = at.checked_sub(1).and_then(|before| bytes.get(before)).copied().unwrap_or(0);
         match (before, byte) {
-            (b'$', b'{') => expansions += usize::from(!is_plain_name(bytes.get(at + 1..).unwrap_or_default())),
+            (b'$', b'{') => {
+                expansions += usize::from(!is_plain_name(bytes.get(at + 1..).unwrap_or_default()));
+            }
             (b'$' | b'<' | b'>' | b'=', b'(') | (_, b'`') | (b'$', b'[') => substitutions += 1,
             (_, b'(' | b'{' | b'[') => brackets += 1,
             _ => {}

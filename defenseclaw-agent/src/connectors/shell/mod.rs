@@ -4,6 +4,7 @@
 
 mod admit;
 pub(super) mod programs;
+mod value;
 mod walk;
 
 use shuck_parser::parser::Parser;

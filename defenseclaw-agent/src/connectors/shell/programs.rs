@@ -54,9 +54,9 @@ const FILES: [(&str, Operands, &[&str]); 20] = [
 const FETCHERS: [&str; 4] = ["curl", "wget", "aria2c", "git"];
 
 /// Records one command and what it implies.
-pub(super) fn command(walk: &mut Walk<'_>, words: Vec<Target>) {
-    let mut rest = words.as_slice();
-    walk.found.push(Intent::Exec(words.clone()));
+pub(super) fn command(walk: &mut Walk<'_>, words: &[Target]) {
+    let mut rest = words;
+    walk.found.push(Intent::Exec(words.to_vec()));
     // A runner is peeled off; the command in it is recorded as well, because it is what a rule speaks of.
     while let Some((first, after)) = rest.split_first() {
         let Some(name) = first.value().map(base) else { return };
@@ -134,7 +134,8 @@ fn files(walk: &mut Walk<'_>, kind: Operands, paths: &[Target]) {
         Operands::Write => walk.found.extend(settled.into_iter().map(Intent::Write)),
         Operands::Delete => walk.found.extend(settled.into_iter().map(Intent::Delete)),
         Operands::To(removes) => {
-            let Some((last, sources)) = settled.split_last().filter(|(_, sources)| !sources.is_empty()) else {
+            let Some((last, sources)) = settled.split_last().filter(|(_, sources)| !sources.is_empty())
+            else {
                 return;
             };
             walk.found.extend(sources.iter().cloned().map(Intent::Read));
@@ -159,6 +160,7 @@ fn is_assignment(word: &str) -> bool {
 /// Whether a word says by itself that it is an address on the network.
 pub(in crate::connectors) fn is_url(word: &str) -> bool {
     word.split_once("://").is_some_and(|(scheme, rest)| {
-        ["http", "https", "ftp", "ftps", "ssh", "git", "sftp", "ws", "wss"].contains(&scheme) && !rest.is_empty()
+        ["http", "https", "ftp", "ftps", "ssh", "git", "sftp", "ws", "wss"].contains(&scheme)
+            && !rest.is_empty()
     })
 }

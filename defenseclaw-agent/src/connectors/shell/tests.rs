@@ -46,6 +46,11 @@ fn commands_are_found_wherever_they_stand() {
         ("export X=$(a); echo $((1+$(b)))", vec!["exec a", "exec b", "exec echo [$((1+$(b)))]"]),
         ("! a; time b", vec!["exec a", "exec b"]),
         ("r\\m x", vec!["exec rm x", "delete x"]),
+        (
+            "cat pass\\wd \"a\\$b\\c\" \\*",
+            vec!["exec cat passwd a$b\\c *", "read passwd", "read a$b\\c", "read *"],
+        ),
+        ("a \\~/x x~ b\\\nc $'\\x41'", vec!["exec a [\\~/x] x~ bc [$'A']"]),
         ("$cmd x", vec!["exec [$cmd] x"]),
         ("# only a comment", vec![]),
         ("", vec![]),
@@ -72,7 +77,10 @@ fn redirections_are_reads_and_writes() {
 #[test]
 fn programs_whose_operands_are_beyond_doubt() {
     for (source, expected) in [
-        ("cat -n ~/.ssh/id_rsa -- -x", vec!["exec cat -n ~/.ssh/id_rsa -- -x", "read ~/.ssh/id_rsa", "read -x"]),
+        (
+            "cat -n ~/.ssh/id_rsa -- -x",
+            vec!["exec cat -n ~/.ssh/id_rsa -- -x", "read ~/.ssh/id_rsa", "read -x"],
+        ),
         ("head -n 5 a -", vec!["exec head -n 5 a -", "read a"]),
         ("rm -rf / \"$x\"", vec!["exec rm -rf / [\"$x\"]", "delete /", "delete [\"$x\"]"]),
         ("mv a b c", vec!["exec mv a b c", "read a", "read b", "delete a", "delete b", "write c"]),
@@ -82,7 +90,12 @@ fn programs_whose_operands_are_beyond_doubt() {
         ("git clone ssh://a/b", vec!["exec git clone ssh://a/b", "connect ssh://a/b"]),
         (
             "sudo -n env A=1 /bin/cat /x",
-            vec!["exec sudo -n env A=1 /bin/cat /x", "exec env A=1 /bin/cat /x", "exec /bin/cat /x", "read /x"],
+            vec![
+                "exec sudo -n env A=1 /bin/cat /x",
+                "exec env A=1 /bin/cat /x",
+                "exec /bin/cat /x",
+                "read /x",
+            ],
         ),
         ("sudo -u root cat x", vec!["exec sudo -u root cat x"]),
         ("bash -lc 'cat /x | b'", vec!["exec bash -lc cat /x | b", "exec cat /x", "read /x", "exec b"]),
@@ -101,10 +114,24 @@ fn programs_whose_operands_are_beyond_doubt() {
 
 #[test]
 fn what_cannot_be_read_is_said_to_be_so() {
-    for source in ["if a", "a 'b", "a |", "( a", "a\0b", "case x in", "${", "))"] {
+    for source in ["if a", "a 'b", "a |", "( a", "a\0b", "case x in", "))"] {
         assert_eq!(lines(source), ["unparsed"], "{source}");
     }
-    for source in ["( ", "$(", "${a:-", "`", "if ", "time ", "coproc ", "! ", "[[ ( ", "case a in a) ", "<(", "$((", "{ "] {
+    for source in [
+        "( ",
+        "$(",
+        "${a:-",
+        "`",
+        "if ",
+        "time ",
+        "coproc ",
+        "! ",
+        "[[ ( ",
+        "case a in a) ",
+        "<(",
+        "$((",
+        "{ ",
+    ] {
         assert_eq!(lines(&source.repeat(2000)), ["unparsed"], "{source}");
     }
     let five = (0..5).fold("true".to_owned(), |inner, _| format!("eval {inner}"));
@@ -113,9 +140,54 @@ fn what_cannot_be_read_is_said_to_be_so() {
 }
 
 const PIECES: [&str; 48] = [
-    "a ", "$x", "'", "\"", "`", "$(", ")", "${", "}", "${a:-", "{ ", "; ", "\n", "| ", "&& ", "<<E\n", "E\n", "> ", "< ",
-    "if ", "then ", "fi ", "for i in ", "do ", "done ", "case x in ", "a) ", ";; ", "esac ", "[[ ", "]] ", "((", "))",
-    "f() ", "time ", "! ", "coproc ", "\\", "#", "é", "\0", "*", "~", "=(", "<(", "eval ", "bash -c ", "$'\\x",
+    "a ",
+    "$x",
+    "'",
+    "\"",
+    "`",
+    "$(",
+    ")",
+    "${",
+    "}",
+    "${a:-",
+    "{ ",
+    "; ",
+    "\n",
+    "| ",
+    "&& ",
+    "<<E\n",
+    "E\n",
+    "> ",
+    "< ",
+    "if ",
+    "then ",
+    "fi ",
+    "for i in ",
+    "do ",
+    "done ",
+    "case x in ",
+    "a) ",
+    ";; ",
+    "esac ",
+    "[[ ",
+    "]] ",
+    "((",
+    "))",
+    "f() ",
+    "time ",
+    "! ",
+    "coproc ",
+    "\\",
+    "#",
+    "é",
+    "\0",
+    "*",
+    "~",
+    "=(",
+    "<(",
+    "eval ",
+    "bash -c ",
+    "$'\\x",
 ];
 
 proptest! {

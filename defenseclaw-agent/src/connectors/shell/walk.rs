@@ -3,11 +3,11 @@
 
 use shuck_ast::{
     ArithmeticExprNode, ArrayElem, Assignment, AssignmentValue, BuiltinCommand, Command, CompoundCommand,
-    ConditionalExpr, DeclOperand, File, HeredocBodyPart, LiteralText, ParameterExpansion, Redirect,
-    RedirectKind, Stmt, StmtSeq, Word, WordPart, WordPartNode, static_command_name_text,
+    ConditionalExpr, DeclOperand, File, HeredocBodyPart, ParameterExpansion, Redirect, RedirectKind, Stmt,
+    StmtSeq, Word, WordPart, WordPartNode,
 };
 
-use super::programs;
+use super::{programs, value};
 use crate::{
     connectors::patch,
     model::{Intent, Target},
@@ -36,11 +36,9 @@ impl Walk<'_> {
                 self.assignments(&simple.assignments);
                 self.word(&simple.name);
                 self.words(&simple.args);
-                let name = static_command_name_text(&simple.name, self.source);
-                let name = name.filter(|_| self.is_exact(&simple.name)).map(|name| Target::known(&*name));
-                let mut words = vec![name.unwrap_or_else(|| self.target(&simple.name))];
+                let mut words = vec![self.target(&simple.name)];
                 words.extend(simple.args.iter().map(|word| self.target(word)));
-                self.command(words, &statement.redirects);
+                self.command(&words, &statement.redirects);
             }
             Command::Builtin(builtin) => {
                 let (first, rest, assignments) = match builtin {
@@ -50,7 +48,7 @@ impl Walk<'_> {
                     BuiltinCommand::Exit(it) => (&it.code, &it.extra_args, &it.assignments),
                 };
                 self.assignments(assignments);
-                first.iter().for_each(|word| self.word(word));
+                self.words(first);
                 self.words(rest);
             }
             Command::Decl(declaration) => {
@@ -187,7 +185,10 @@ impl Walk<'_> {
         let path = self.path(word);
         let is_descriptor = path.text == "-" || path.text.bytes().all(|byte| byte.is_ascii_digit());
         match redirect.kind {
-            RedirectKind::Output | RedirectKind::Clobber | RedirectKind::Append | RedirectKind::OutputBoth => {
+            RedirectKind::Output
+            | RedirectKind::Clobber
+            | RedirectKind::Append
+            | RedirectKind::OutputBoth => {
                 self.found.push(Intent::Write(path));
             }
             RedirectKind::DupOutput if !is_descriptor => self.found.push(Intent::Write(path)),
@@ -203,8 +204,8 @@ impl Walk<'_> {
         }
     }
 
-    fn words(&mut self, words: &[Word]) {
-        words.iter().for_each(|word| self.word(word));
+    fn words<'b>(&mut self, words: impl IntoIterator<Item = &'b Word>) {
+        words.into_iter().for_each(|word| self.word(word));
     }
 
     /// The commands in a word.
@@ -222,12 +223,12 @@ impl Walk<'_> {
             WordPart::Parameter(parameter) => self.parameter(parameter),
             WordPart::ParameterExpansion { operand_word_ast, .. }
             | WordPart::IndirectExpansion { operand_word_ast, .. } => {
-                operand_word_ast.iter().for_each(|word| self.word(word));
+                self.words(operand_word_ast.as_deref());
             }
             WordPart::Substring { offset_word_ast, length_word_ast, .. }
             | WordPart::ArraySlice { offset_word_ast, length_word_ast, .. } => {
                 self.word(offset_word_ast);
-                length_word_ast.iter().for_each(|word| self.word(word));
+                self.words(length_word_ast.as_deref());
             }
             WordPart::Literal(_)
             | WordPart::ZshQualifiedGlob(_)
@@ -249,11 +250,12 @@ impl Walk<'_> {
     }
 
     /// One command with its words, and what it is known to do.
-    fn command(&mut self, words: Vec<Target>, redirects: &[Redirect]) {
+    fn command(&mut self, words: &[Target], redirects: &[Redirect]) {
         let patch = words.first().and_then(Target::value) == Some("apply_patch");
         if patch {
             // Some agents run this one themselves, from the command's text.
-            let body = redirects.iter().find_map(Redirect::heredoc).map(|heredoc| heredoc.body.render(self.source));
+            let body =
+                redirects.iter().find_map(Redirect::heredoc).map(|heredoc| heredoc.body.render(self.source));
             let body = body.or_else(|| words.get(1).and_then(Target::value).map(str::to_owned));
             self.found.extend(body.iter().flat_map(|body| patch::intents(body)));
         }
@@ -262,10 +264,8 @@ impl Walk<'_> {
 
     /// A word as a command gets it.
     fn target(&self, word: &Word) -> Target {
-        match word.try_static_text(self.source) {
-            Some(text) if self.is_exact(word) => Target::known(text),
-            _ => Target::unknown(word.render_syntax(self.source)),
-        }
+        value::of(word, self.source)
+            .map_or_else(|| Target::unknown(word.render_syntax(self.source)), Target::known)
     }
 
     /// A word as a path: relative ones are unknown once the directory may have changed.
@@ -276,38 +276,5 @@ impl Walk<'_> {
     pub(super) fn settle(&self, mut path: Target) -> Target {
         path.unknown |= self.moved && !path.text.starts_with(['/', '~']);
         path
-    }
-
-    /// Whether the text of a word is its value: no pattern, no braces, no escapes left in it, and a `~` only where a
-    /// shell replaces it.
-    fn is_exact(&self, word: &Word) -> bool {
-        let plain = |(at, part): (usize, &WordPartNode)| match &part.kind {
-            WordPart::Literal(literal) => {
-                let text = literal.as_str(self.source, part.span);
-                let rest = if at == 0 { text.strip_prefix("~/").unwrap_or(text) } else { text };
-                let home = at == 0 && text == "~" && word.parts.len() == 1;
-                let escaped = matches!(literal, LiteralText::Source) && text.contains('\\');
-                home || !(escaped || rest.contains(['*', '?', '[', '~']))
-            }
-            WordPart::SingleQuoted { dollar, .. } => !dollar && !self.looks_like_home(at, part),
-            WordPart::DoubleQuoted { parts, .. } => {
-                !self.looks_like_home(at, part)
-                    && parts.iter().all(|part| match &part.kind {
-                        WordPart::Literal(literal) => {
-                            !(matches!(literal, LiteralText::Source)
-                                && literal.as_str(self.source, part.span).contains('\\'))
-                        }
-                        _ => false,
-                    })
-            }
-            _ => false,
-        };
-        !word.has_active_brace_expansion() && word.parts.iter().enumerate().all(plain)
-    }
-
-    /// A quoted `~` is a file of that name; its text would be taken for the home directory.
-    fn looks_like_home(&self, at: usize, part: &WordPartNode) -> bool {
-        let text = part.span.slice(self.source);
-        at == 0 && text.trim_start_matches(['"', '\'', '$']).starts_with('~')
     }
 }
