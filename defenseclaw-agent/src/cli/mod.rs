@@ -2,6 +2,7 @@
 //! arguments into calls of other rooms and words for `output`, the only file that prints.
 
 pub mod audit;
+pub mod connector;
 pub mod describe;
 pub mod doctor;
 mod error;
@@ -56,6 +57,9 @@ enum Command {
     /// Check, explain, test and compare policies
     #[command(subcommand)]
     Policy(policy::Command),
+    /// Install our hook into agents, and look after it
+    #[command(subcommand)]
+    Connector(connector::Command),
     /// Say what this machine lets us see, and what to do about the rest
     Doctor(doctor::Args),
 }
@@ -70,6 +74,7 @@ impl Command {
             Self::Sessions(args) => sessions::run(&args, settings, out),
             Self::Events(args) => events::run(&args, settings, out),
             Self::Policy(command) => policy::run(&command, None, out),
+            Self::Connector(command) => connector::run(&command, out),
             Self::Audit(command) => audit::run(&command, settings, out),
         }
     }

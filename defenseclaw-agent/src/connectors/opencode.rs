@@ -4,7 +4,7 @@
 use serde_json::json;
 
 use super::{
-    agent::{Agent, Row, as_stated, json, silence, unsaid},
+    agent::{Agent, Row, json, silence, unsaid},
     fields,
     intents::{self, Takes},
     payload::{Payload, PayloadError, texts},
@@ -29,7 +29,7 @@ pub(super) const AGENT: Agent = Agent {
     ],
     fails: FailMode::Open,
     event,
-    hold: as_stated,
+    hold,
     allow: silence,
     note: unsaid,
     ask: unsaid,
@@ -100,6 +100,14 @@ fn parts(output: &Payload) -> Option<String> {
     let parts = output.fields.get("parts")?.as_array()?;
     let texts: Vec<&str> = parts.iter().filter_map(|part| part.get("text")?.as_str()).collect();
     (!texts.is_empty()).then(|| texts.join("\n"))
+}
+
+/// Results of MCP servers have a shape of their own, in which nothing was seen to be replaced.
+fn hold(event: &HookEvent, stated: Hold) -> Hold {
+    let own =
+        |tool: &str| TOOLS.iter().any(|(name, _)| *name == tool) || ["task", "todowrite"].contains(&tool);
+    let foreign = event.phase == Phase::ToolPost && !event.tools.first().is_some_and(|call| own(&call.tool));
+    if foreign { Hold::Nothing } else { stated }
 }
 
 fn block(event: &HookEvent, reason: &str) -> HookOutput {

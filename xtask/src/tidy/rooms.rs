@@ -9,7 +9,7 @@ pub(super) struct Room {
 }
 
 /// Every room.
-pub(super) const ROOMS: [Room; 15] = [
+pub(super) const ROOMS: [Room; 16] = [
     Room { name: "model", imports: &[], pure: true },
     Room { name: "tree", imports: &["model"], pure: true },
     Room { name: "policy", imports: &["model"], pure: true },
@@ -20,6 +20,7 @@ pub(super) const ROOMS: [Room; 15] = [
     Room { name: "enforce", imports: &["model", "policy"], pure: false },
     Room { name: "launcher", imports: &["model", "policy"], pure: false },
     Room { name: "resolver", imports: &["model", "policy"], pure: false },
+    Room { name: "installer", imports: &["model", "connectors"], pure: false },
     Room { name: "store", imports: &["model"], pure: false },
     Room { name: "telemetry", imports: &["model"], pure: false },
     Room { name: "config", imports: &["model"], pure: false },
@@ -32,6 +33,7 @@ pub(super) const ROOMS: [Room; 15] = [
             "pipeline",
             "report",
             "connectors",
+            "installer",
             "store",
             "telemetry",
             "config",
@@ -48,6 +50,7 @@ pub(super) const ROOMS: [Room; 15] = [
             "pipeline",
             "report",
             "connectors",
+            "installer",
             "sensor",
             "enforce",
             "launcher",
