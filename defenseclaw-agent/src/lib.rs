@@ -1,11 +1,13 @@
 //! The rooms of `defenseclaw`. Imports run one way; `cargo xtask tidy` checks the table in ARCHITECTURE.md.
 //!
-//! Pure: `model`, `tree`, `policy`, `pipeline`, `report`. Edges: `sensor`, `enforce`, `launcher`, `store`, `telemetry`, `config`.
+//! Pure: `model`, `tree`, `policy`, `pipeline`, `report`, `connectors`. Edges: `sensor`, `enforce`, `launcher`, `installer`, `store`, `telemetry`, `config`.
 //! On top: `cli` and `runtime`.
 
 pub mod cli;
 pub mod config;
+pub mod connectors;
 pub mod enforce;
+pub mod installer;
 pub mod launcher;
 pub mod model;
 pub mod pipeline;

@@ -3,6 +3,7 @@
 
 pub mod adopt;
 pub mod audit;
+pub mod connector;
 pub mod describe;
 pub mod doctor;
 mod error;
@@ -61,6 +62,9 @@ enum Command {
     /// Check, explain, test and compare policies
     #[command(subcommand)]
     Policy(policy::Command),
+    /// Install our hook into agents, and look after it
+    #[command(subcommand)]
+    Connector(connector::Command),
     /// Say what this machine lets us see, and what to do about the rest
     Doctor(doctor::Args),
 }
@@ -77,6 +81,7 @@ impl Command {
             Self::Sessions(args) => sessions::run(&args, settings, out),
             Self::Events(args) => events::run(&args, settings, out),
             Self::Policy(command) => policy::run(&command, None, out),
+            Self::Connector(command) => connector::run(&command, out),
             Self::Audit(command) => audit::run(&command, settings, out),
         }
     }

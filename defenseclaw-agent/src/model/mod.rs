@@ -4,11 +4,13 @@ mod action;
 mod asker;
 mod capability;
 mod event;
+mod hook;
 mod ids;
 mod loss;
 mod policy;
 mod record;
 mod text;
+mod tool;
 
 pub use action::{
     Access, Action, CredChange, EventKind, Exec, ExitStatus, FileRef, ModuleOp, MountOp, NamespaceOp,
@@ -20,6 +22,7 @@ pub use capability::{
     Unproven, best_holds,
 };
 pub use event::{Event, KernelVerdict, Vantage};
+pub use hook::{Ask, Attendance, Connector, Control, FailMode, Hold, HookEvent, HookOutput, Phase, Reply};
 pub use ids::{BootTime, ParseSessionIdError, ProcessKey, SessionId, ToolCallId, WallTime};
 pub use loss::{Loss, LossReason};
 pub use policy::{
@@ -30,3 +33,4 @@ pub use record::{
     SessionEnd, SessionStart,
 };
 pub use text::{KernelPath, Text};
+pub use tool::{Intent, McpTool, Target, ToolCall};

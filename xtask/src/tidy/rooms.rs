@@ -9,16 +9,18 @@ pub(super) struct Room {
 }
 
 /// Every room.
-pub(super) const ROOMS: [Room; 14] = [
+pub(super) const ROOMS: [Room; 16] = [
     Room { name: "model", imports: &[], pure: true },
     Room { name: "tree", imports: &["model"], pure: true },
     Room { name: "policy", imports: &["model"], pure: true },
     Room { name: "pipeline", imports: &["model", "tree", "policy"], pure: true },
     Room { name: "report", imports: &["model", "tree"], pure: true },
+    Room { name: "connectors", imports: &["model"], pure: true },
     Room { name: "sensor", imports: &["model"], pure: false },
     Room { name: "enforce", imports: &["model", "policy"], pure: false },
     Room { name: "launcher", imports: &["model", "policy"], pure: false },
     Room { name: "resolver", imports: &["model", "policy"], pure: false },
+    Room { name: "installer", imports: &["model", "connectors"], pure: false },
     Room { name: "store", imports: &["model"], pure: false },
     Room { name: "telemetry", imports: &["model"], pure: false },
     Room { name: "config", imports: &["model"], pure: false },
@@ -30,6 +32,8 @@ pub(super) const ROOMS: [Room; 14] = [
             "policy",
             "pipeline",
             "report",
+            "connectors",
+            "installer",
             "store",
             "telemetry",
             "config",
@@ -45,6 +49,8 @@ pub(super) const ROOMS: [Room; 14] = [
             "policy",
             "pipeline",
             "report",
+            "connectors",
+            "installer",
             "sensor",
             "enforce",
             "launcher",

@@ -1,0 +1,192 @@
+//! Puts our hook into the configuration of agents, takes it out again, and says whether it is still there. Touches
+//! nothing that is not ours: files are edited as text with their comments and order, and replaced as a whole.
+//! It does not run agents, and does not know what hooks are answered.
+
+mod entries;
+mod files;
+mod findings;
+mod json;
+mod part;
+mod place;
+mod toml;
+
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+
+use crate::model::{Connector, FailMode};
+pub use findings::Finding;
+use part::Part;
+pub use place::{Roots, Scope};
+
+/// What to install, and where.
+#[derive(Clone, Debug)]
+pub struct Request {
+    /// For which agent.
+    pub connector: Connector,
+    /// For whom.
+    pub scope: Scope,
+    /// The `defenseclaw` program, absolute.
+    pub program: PathBuf,
+    /// What the agent itself should do when the hook fails, where it can be told.
+    pub fail: FailMode,
+    /// Where the directories are.
+    pub roots: Roots,
+}
+
+/// What is in one file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum State {
+    /// Everything of ours, as we would write it now.
+    Installed,
+    /// Something of ours, but not all or not as we would write it.
+    Changed,
+    /// Nothing of ours.
+    Absent,
+}
+
+/// One file of an installation.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct FileState {
+    /// The file.
+    pub path: PathBuf,
+    /// What is in it.
+    pub state: State,
+}
+
+/// Something could not be done. No file was left half written.
+#[derive(Debug, thiserror::Error)]
+pub enum InstallError {
+    /// No such place for this agent.
+    #[error("{connector} has no {scope} configuration that can hold our hook")]
+    NoPlace {
+        /// The agent.
+        connector: Connector,
+        /// The scope that was asked for.
+        scope: Scope,
+    },
+    /// A directory that is needed is not known.
+    #[error("no {what} directory is known; name it or run as the user whose agent it is")]
+    NoDirectory {
+        /// Which.
+        what: &'static str,
+    },
+    /// The hook command must find our program whatever the agent's PATH is.
+    #[error("{} is not an absolute path of a program", program.display())]
+    Program {
+        /// What was given.
+        program: PathBuf,
+    },
+    /// The file is not what the agent would read.
+    #[error("{} is left as it is: {why}", path.display())]
+    Unreadable {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// The system said no.
+    #[error("cannot {what} {}", path.display())]
+    Io {
+        /// What was tried.
+        what: &'static str,
+        /// With which file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// Root would write where a user can put links.
+    #[error("{} belongs to another user; run this as that user, or install with --managed", path.display())]
+    NotOurs {
+        /// The directory.
+        path: PathBuf,
+    },
+}
+
+/// Adds our hook. Doing it again changes nothing.
+pub fn install(request: &Request) -> Result<Vec<FileState>, InstallError> {
+    check_program(&request.program)?;
+    let mut before = String::new();
+    for part in place::parts(request)? {
+        let current = files::read(&part.path)?;
+        let text = current.clone().unwrap_or_default();
+        let wanted = part.add(&text, &before)?;
+        if current.as_deref() != Some(wanted.as_str()) {
+            if let Some(original) = current.filter(|text| part.cut(text).is_ok_and(|cut| cut == *text)) {
+                files::back_up(&part.path, &original)?;
+            }
+            files::replace(&part.path, &wanted, request.scope)?;
+        }
+        before = wanted;
+    }
+    inspect(request)
+}
+
+/// Takes our hook out. A file that nobody changed since becomes what it was, byte for byte; of another one only what
+/// is ours goes.
+pub fn remove(request: &Request) -> Result<Vec<FileState>, InstallError> {
+    let mut before = String::new();
+    for part in place::parts(request)? {
+        let Some(current) = files::read(&part.path)? else { continue };
+        let original = files::backup(&part.path)?;
+        let was = original.as_deref().unwrap_or_default();
+        let untouched = part.add(was, &before).is_ok_and(|wanted| wanted == current);
+        let cut = part.cut(&current)?;
+        match original {
+            Some(original) if untouched => files::replace(&part.path, &original, request.scope)?,
+            None if untouched || part.is_empty(&cut) => files::delete(&part.path)?,
+            _ if cut != current => files::replace(&part.path, &cut, request.scope)?,
+            _ => {}
+        }
+        files::forget_backup(&part.path)?;
+        before = current;
+    }
+    inspect(request)
+}
+
+/// What is installed now.
+pub fn inspect(request: &Request) -> Result<Vec<FileState>, InstallError> {
+    let mut before = String::new();
+    let mut states = Vec::new();
+    for part in place::parts(request)? {
+        let current = files::read(&part.path)?;
+        states.push(FileState { state: state(&part, current.as_deref(), &before), path: part.path.clone() });
+        before = current.unwrap_or_default();
+    }
+    Ok(states)
+}
+
+fn state(part: &Part, current: Option<&str>, before: &str) -> State {
+    let Some(text) = current else { return State::Absent };
+    if part.cut(text).is_ok_and(|cut| cut == text) {
+        State::Absent
+    } else if part.add(text, before).is_ok_and(|wanted| wanted == text) {
+        State::Installed
+    } else {
+        State::Changed
+    }
+}
+
+/// Ways in which the hook can be passed by, known of this agent or seen in this configuration.
+pub fn findings(request: &Request) -> Result<Vec<Finding>, InstallError> {
+    let mut found = findings::known(request.connector, request.scope);
+    for (path, what) in place::switches(request) {
+        if let Some(text) = files::read(&path)? {
+            found.extend(findings::seen(request.connector, &path, &text, what));
+        }
+    }
+    Ok(found)
+}
+
+fn check_program(program: &Path) -> Result<(), InstallError> {
+    if program.is_absolute() && program.is_file() {
+        Ok(())
+    } else {
+        Err(InstallError::Program { program: program.to_owned() })
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,54 @@
+// DefenseClaw's part of OpenClaw: asks `defenseclaw hook openclaw` about each event, and returns what it says.
+// Written by `defenseclaw connector install openclaw`; `defenseclaw connector remove openclaw` takes it away.
+import { spawn } from "node:child_process";
+
+const PROGRAM = "@PROGRAM@";
+const CLOSED = "@CLOSED@";
+const DEADLINE = 14000;
+const HELD = ["before_tool_call", "before_agent_run"];
+const SEEN = ["after_tool_call", "agent_end", "session_start", "session_end"];
+
+function ask(payload) {
+  return new Promise((resolve, reject) => {
+    const child = spawn(PROGRAM, ["hook", "openclaw"], { stdio: ["pipe", "pipe", "ignore"] });
+    const timer = setTimeout(() => {
+      child.kill();
+      reject(new Error("no answer in time"));
+    }, DEADLINE);
+    let out = "";
+    child.stdout.setEncoding("utf8");
+    child.stdout.on("data", (text) => (out += text));
+    child.on("error", reject);
+    child.stdin.on("error", () => {});
+    child.on("close", (code) => {
+      clearTimeout(timer);
+      try {
+        if (code !== 0) throw new Error(`exit code ${code}`);
+        resolve(out.trim() === "" ? undefined : JSON.parse(out));
+      } catch (err) {
+        reject(err);
+      }
+    });
+    child.stdin.end(JSON.stringify(payload));
+  });
+}
+
+async function answer(hook, event, ctx) {
+  try {
+    return await ask({ hook, event, ctx });
+  } catch (err) {
+    if (!CLOSED || !HELD.includes(hook)) return undefined;
+    const why = `DefenseClaw gave no answer: ${err.message}`;
+    return hook === "before_tool_call" ? { block: true, blockReason: why } : { outcome: "block", reason: why };
+  }
+}
+
+export default {
+  id: "defenseclaw",
+  name: "DefenseClaw",
+  register(api) {
+    for (const hook of [...HELD, ...SEEN]) {
+      api.on(hook, (event, ctx) => answer(hook, event, ctx));
+    }
+  },
+};

@@ -1,0 +1,236 @@
+//! What an agent's hook reports, and what we answer. How each agent writes it down is in `connectors`.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use super::{policy::words, tool::ToolCall};
+
+words! {
+    /// The agents whose hooks we speak.
+    Connector {
+        /// Anthropic's Claude Code.
+        ClaudeCode = "claude-code",
+        /// OpenAI's Codex.
+        Codex = "codex",
+        /// Google's Gemini CLI.
+        GeminiCli = "gemini-cli",
+        /// Cursor, editor and command line.
+        Cursor = "cursor",
+        /// OpenClaw, through a plugin.
+        OpenClaw = "openclaw",
+        /// opencode, through a plugin.
+        OpenCode = "opencode",
+        /// GitHub Copilot CLI.
+        CopilotCli = "copilot-cli",
+        /// Windsurf's Cascade.
+        Windsurf = "windsurf",
+    }
+}
+
+words! {
+    /// Where in an agent's work a hook fires.
+    Phase {
+        /// A run of the agent begins, or goes on after a pause.
+        SessionStart = "session_start",
+        /// A prompt is about to reach the model.
+        PromptSubmit = "prompt_submit",
+        /// A tool is about to run.
+        ToolPre = "tool_pre",
+        /// A tool has run, or failed.
+        ToolPost = "tool_post",
+        /// The agent is about to ask for a permission.
+        Permission = "permission",
+        /// The agent thinks that it is done.
+        Stop = "stop",
+        /// A subagent begins.
+        SubagentStart = "subagent_start",
+        /// A subagent is done.
+        SubagentStop = "subagent_stop",
+        /// The run ends.
+        SessionEnd = "session_end",
+        /// Everything else; the vendor's name says what.
+        Other = "other",
+    }
+}
+
+words! {
+    /// What an agent gets to hear when we cannot judge: cut input, timeout, no daemon.
+    FailMode {
+        /// Go on.
+        Open = "open",
+        /// Whatever can be held is held.
+        Closed = "closed",
+    }
+}
+
+/// One call of a hook. Everything in it was written by the agent or by what it read: untrusted.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct HookEvent {
+    /// Whose words it came in.
+    pub connector: Connector,
+    /// What kind of moment it is.
+    pub phase: Phase,
+    /// The vendor's own name of the event.
+    pub name: String,
+    /// The agent's own session id.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub session: Option<String>,
+    /// Directory the agent works in.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cwd: Option<String>,
+    /// The agent's own log of the conversation.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub transcript: Option<String>,
+    /// The model that speaks.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub model: Option<String>,
+    /// The agent's own permission mode, in its words.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub permission_mode: Option<String>,
+    /// Which agent or subagent of the session.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub agent: Option<String>,
+    /// What kind of subagent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub agent_type: Option<String>,
+    /// The prompt that this belongs to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prompt_id: Option<String>,
+    /// The turn that this belongs to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub turn_id: Option<String>,
+    /// The prompt at `PromptSubmit`, the last message at `Stop` and `SubagentStop`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub text: Option<String>,
+    /// Why a session began or ended, what triggered it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cause: Option<String>,
+    /// The tool calls it speaks of: one before and after a tool, several in a summary of a turn.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tools: Vec<ToolCall>,
+    /// The agent already goes on because a stop was answered with a block: another one could make it go on for ever.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub stop_repeated: bool,
+    /// The payload was not clean JSON of tolerable depth; what could not be kept was replaced.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub repaired: bool,
+}
+
+impl HookEvent {
+    /// An event that says nothing but what it is.
+    pub fn new(connector: Connector, phase: Phase, name: impl Into<String>) -> Self {
+        Self {
+            connector,
+            phase,
+            name: name.into(),
+            session: None,
+            cwd: None,
+            transcript: None,
+            model: None,
+            permission_mode: None,
+            agent: None,
+            agent_type: None,
+            prompt_id: None,
+            turn_id: None,
+            text: None,
+            cause: None,
+            tools: Vec::new(),
+            stop_repeated: false,
+            repaired: false,
+        }
+    }
+}
+
+/// What we want an agent to hear. Reasons and notes go to the model or the user as they are, cleaned and cut.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "action", rename_all = "lowercase")]
+pub enum Reply {
+    /// No objection. The agent's own permission rules still apply.
+    Allow,
+    /// No objection, and the user may know.
+    Alert {
+        /// For the user.
+        note: String,
+    },
+    /// A person decides.
+    Confirm {
+        /// Why, for that person and the model.
+        reason: String,
+    },
+    /// It does not happen.
+    Block {
+        /// Why, for the model.
+        reason: String,
+    },
+}
+
+/// What a hook process prints, and how it exits.
+#[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HookOutput {
+    /// For the agent.
+    pub stdout: Vec<u8>,
+    /// For the agent where it reads it, otherwise empty.
+    pub stderr: Vec<u8>,
+    /// The code that means it.
+    pub exit_code: u8,
+}
+
+impl fmt::Debug for HookOutput {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "exit {} stdout \"{}\" stderr \"{}\"",
+            self.exit_code,
+            self.stdout.escape_ascii(),
+            self.stderr.escape_ascii()
+        )
+    }
+}
+
+/// What a block at an event comes to. The order is that of strength.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Hold {
+    /// Nothing: the agent does not listen.
+    Nothing,
+    /// The model is told; what happened has happened.
+    Tells,
+    /// It has happened, and the model gets our reason in place of the result.
+    Withholds,
+    /// It does not happen.
+    Prevents,
+}
+
+/// What the agent's own question to its user is worth.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Ask {
+    /// There is none, it is not enforced, or nobody has seen it work.
+    None,
+    /// Only with a person at the terminal; without one it hangs or fails.
+    Attended,
+    /// Asks where there is somebody, denies where there is not.
+    Safe,
+}
+
+/// Whether a person can answer at the agent's terminal. No payload tells; who runs the agent may know.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Attendance {
+    /// Somebody sits there.
+    Attended,
+    /// Nobody does, or nobody knows.
+    Unattended,
+}
+
+/// What a reply can do at an event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Control {
+    /// What a block comes to.
+    pub hold: Hold,
+    /// The agent's own question.
+    pub ask: Ask,
+    /// A note reaches the user.
+    pub note: bool,
+}
