@@ -10,7 +10,8 @@
 pub mod image;
 pub mod redirect;
 
-/// Changes with every incompatible change of a record or map. The loader writes it, the programs echo it.
+/// Changes with every incompatible change of a record or map. The loader writes it, the programs echo it. Programs that a
+/// killed watcher has left behind are taken over by this number alone, perhaps by another version.
 pub const ABI_VERSION: u16 = 2;
 
 /// Slots for byte strings in a record.

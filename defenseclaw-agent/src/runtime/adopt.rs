@@ -176,6 +176,16 @@ fn accounted(manifest: &Manifest, past: Option<&Past>) -> Accounted {
     for (kind, count) in &manifest.filtered {
         *accounted.events.entry(kind.clone()).or_default() += count;
     }
+    // What stands in the audit and was in no ring.
+    let others = [
+        (EventKind::FileOpen, manifest.handed),
+        (EventKind::DnsAnswer, past.map_or(0, |past| past.resolved)),
+    ];
+    for (kind, count) in others {
+        if let Some(events) = accounted.events.get_mut(kind.as_str()) {
+            *events = events.saturating_sub(count);
+        }
+    }
     accounted
 }
 

@@ -41,6 +41,8 @@ pub(super) struct Manifest {
     pub(super) policy: Option<ManifestPolicy>,
     /// Records that were left out of the audit, by wire name of their kind.
     pub(super) filtered: BTreeMap<String, u64>,
+    /// Opens in the audit that no program has seen: of files that were open before.
+    pub(super) handed: u64,
 }
 
 /// The policy that was put in force at the start, and where it can be read again.
@@ -197,6 +199,7 @@ mod tests {
             attached: vec!["file_open".to_owned()],
             policy: Some(ManifestPolicy::new(&options, &directories, loaded)),
             filtered: BTreeMap::from([("file_open".to_owned(), 3)]),
+            handed: 1,
         }
     }
 

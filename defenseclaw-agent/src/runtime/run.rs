@@ -243,7 +243,7 @@ pub fn run(options: &RunOptions) -> Result<RunOutcome, RunError> {
         }
     }
     let mut protection = sensor.protection().clone();
-    let (mut judged, mut kept_policy) = (None, None);
+    let (mut judged, mut kept_policy, mut n_handed) = (None, None, 0);
     if let Some((chosen, compiled, confinement)) = policy {
         confinement.describe(&prepared, &mut protection);
         let mut names = Names::of(&sensor, &prepared);
@@ -258,6 +258,7 @@ pub fn run(options: &RunOptions) -> Result<RunOutcome, RunError> {
             prepared.withhold(descriptor)?;
         }
         warnings.extend(handed.iter().filter_map(|handed| handed.warning(&compiled)));
+        n_handed = handed.len() as u64;
         let cgroup = prepared.placement().cgroup();
         let (mut guard, loaded) =
             Guard::install(&sensor, session, chosen, directories.clone(), compiled, &protection, names)?;
@@ -303,6 +304,7 @@ pub fn run(options: &RunOptions) -> Result<RunOutcome, RunError> {
                 attached: sensor.attached(),
                 policy: kept_policy,
                 filtered: BTreeMap::new(),
+                handed: n_handed,
             };
             Some(Kept::pin(place, manifest, &mut sensor)?)
         }

@@ -99,7 +99,11 @@ impl Counting {
                 if let Some(count) = row.and_then(|row| row.get_mut(what as usize)) {
                     *count += loss.count;
                 }
-            } else if let Some(slot) = settled.get_mut(merged(kind) as usize) {
+            } else if matches!(
+                loss.reason,
+                LossReason::DecodeError | LossReason::StoreError | LossReason::Unclean
+            ) && let Some(slot) = settled.get_mut(merged(kind) as usize)
+            {
                 // It was taken out of the ring, and is said to be missing.
                 *slot += loss.count;
             }

@@ -20,6 +20,8 @@ pub struct Past {
     pub last: BootTime,
     /// Events by wire name of their kind.
     pub events: BTreeMap<String, u64>,
+    /// Answers of name servers among them that a resolver has written down: those of the kernel name no process.
+    pub resolved: u64,
     /// What is said to be missing.
     pub losses: Vec<Loss>,
     /// Policies that were in force, the last one last.
@@ -36,6 +38,7 @@ impl Reader {
             left: false,
             last: BootTime(0),
             events: BTreeMap::new(),
+            resolved: 0,
             losses: Vec::new(),
             policies: Vec::new(),
         };
@@ -72,13 +75,18 @@ impl Reader {
             .query_map([session], |row| Ok((row.get::<_, i64>(0)?.cast_unsigned(), row.get(1)?)))?
             .collect::<rusqlite::Result<Vec<(u64, String)>>>()?;
         let mut statement = self.connection.prepare_cached(
-            "SELECT coalesce(kind, ''), record = 'event', count(*), max(time) FROM log WHERE session = ?1 GROUP BY 1, 2",
+            "SELECT coalesce(kind, ''), record = 'event', count(*), max(time), kind = 'dns_answer' AND tgid <> 0
+             FROM log WHERE session = ?1 GROUP BY 1, 2, 5",
         )?;
         let mut groups = statement.query(params![session])?;
         while let Some(group) = groups.next()? {
             past.last = past.last.max(BootTime(group.get::<_, i64>(3)?.cast_unsigned()));
             if group.get(1)? {
-                past.events.insert(group.get(0)?, group.get::<_, i64>(2)?.cast_unsigned());
+                let count = group.get::<_, i64>(2)?.cast_unsigned();
+                *past.events.entry(group.get(0)?).or_default() += count;
+                if group.get::<_, Option<bool>>(4)? == Some(true) {
+                    past.resolved += count;
+                }
             }
         }
         Ok(rows)

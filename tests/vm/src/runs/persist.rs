@@ -149,9 +149,17 @@ impl<'a> Scene<'a> {
         Ok(())
     }
 
-    fn until(&self, done: impl FnMut() -> bool, what: &str) -> Result<()> {
+    fn until(&self, mut done: impl FnMut() -> bool, what: &str) -> Result<()> {
         let said = || fs::read_to_string(self.base.join("said")).unwrap_or_default();
-        ensure!(sys::wait_until(RUN_SECONDS, done), "in vain until {what}:\n{}", said());
+        // A watcher that has ended changes nothing any more.
+        let pid = self.watcher.as_ref().map(Child::id);
+        let mut reached = false;
+        sys::wait_until(RUN_SECONDS, || {
+            let over = pid.is_some_and(|pid| !sys::alive(pid));
+            reached = done();
+            reached || over
+        });
+        ensure!(reached, "in vain until {what}:\n{}", said());
         Ok(())
     }
 
