@@ -1,4 +1,5 @@
-//! `cargo xtask test`: runs the suites one after the other and ends with one summary.
+//! `cargo xtask test`: runs the suites of this host one after the other, those of guests side by side, and ends with one
+//! summary.
 //!
 //! `tally` reads results, `tools` knows what goes into a guest. A suite that could not run counts as failed.
 
@@ -8,6 +9,7 @@ mod tools;
 use std::ffi::OsString;
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::process::{Command, ExitCode, Stdio};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
@@ -27,7 +29,7 @@ const EXPECT: &str = "DEFENSECLAW_EXPECT";
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
-    /// Suites to run; all but the bypass suites if none is named
+    /// Suites to run; all if none is named
     #[arg(value_name = "SUITE")]
     suites: Vec<Suite>,
     /// Show the suites
@@ -54,6 +56,9 @@ enum Suite {
     Agents,
 }
 
+/// Where the output of a guest goes.
+type Print<'a> = dyn FnMut(Stream, &[u8]) + 'a;
+
 /// What became of a suite.
 struct Outcome {
     name: &'static str,
@@ -70,19 +75,48 @@ pub(crate) fn perform(arguments: &Arguments) -> ExitCode {
         }
         return ExitCode::SUCCESS;
     }
-    let suites: Vec<Suite> = if arguments.suites.is_empty() {
-        Suite::value_variants().iter().copied().filter(|suite| !suite.only_by_name()).collect()
-    } else {
-        arguments.suites.clone()
-    };
-    let outcomes: Vec<Outcome> = suites.iter().map(|suite| suite.run()).collect();
+    let suites: Vec<Suite> =
+        if arguments.suites.is_empty() { Suite::value_variants().to_vec() } else { arguments.suites.clone() };
+    let (guests, host): (Vec<Suite>, Vec<Suite>) = suites.into_iter().partition(|suite| suite.is_in_guest());
+    let mut outcomes: Vec<Outcome> =
+        host.into_iter().map(|suite| suite.run(&mut |stream, bytes| vm::print(stream, bytes))).collect();
+    outcomes.extend(in_guests(&guests));
     summarize(&outcomes)
 }
 
+/// An emulated guest keeps one processor busy, so as many run side by side as there are; each says what it has to say when
+/// it has ended. One alone is heard at once.
+fn in_guests(suites: &[Suite]) -> Vec<Outcome> {
+    let side_by_side = std::thread::available_parallelism().map_or(1, usize::from).min(suites.len());
+    if side_by_side <= 1 {
+        return suites.iter().map(|suite| suite.run(&mut |stream, bytes| vm::print(stream, bytes))).collect();
+    }
+    let left = Mutex::new(suites.iter());
+    let outcomes = Mutex::new(Vec::new());
+    std::thread::scope(|scope| {
+        for _ in 0..side_by_side {
+            scope.spawn(|| {
+                loop {
+                    let next = left.lock().unwrap_or_else(PoisonError::into_inner).next();
+                    let Some(suite) = next else { return };
+                    let mut said = Vec::new();
+                    let outcome = suite.run(&mut |stream, bytes| said.push((stream, bytes.to_vec())));
+                    let mut outcomes = outcomes.lock().unwrap_or_else(PoisonError::into_inner);
+                    eprintln!("\n── {}, ended after {} s", suite.name(), outcome.took.as_secs());
+                    for (stream, bytes) in said {
+                        vm::print(stream, &bytes);
+                    }
+                    outcomes.push(outcome);
+                }
+            });
+        }
+    });
+    outcomes.into_inner().unwrap_or_else(PoisonError::into_inner)
+}
+
 impl Suite {
-    /// Whether it runs only where it is named. `run` does not ask the resolver yet, and the catalogue expects all layers.
-    fn only_by_name(self) -> bool {
-        matches!(self, Self::Bypass61 | Self::Bypass612 | Self::BypassHost)
+    fn is_in_guest(self) -> bool {
+        matches!(self, Self::Vm61 | Self::Vm612 | Self::Vm612NoLsm | Self::Bypass61 | Self::Bypass612)
     }
 
     fn name(self) -> &'static str {
@@ -115,11 +149,11 @@ impl Suite {
         }
     }
 
-    fn run(self) -> Outcome {
+    fn run(self, print: &mut Print<'_>) -> Outcome {
         eprintln!("\n── {}: {}", self.name(), self.about());
         let started = Instant::now();
         let mut tally = Tally::default();
-        let trouble = match self.attempt(&mut tally) {
+        let trouble = match self.attempt(&mut tally, print) {
             Err(error) => Some(format!("{error:#}")),
             Ok(()) if tally.counts.is_empty() => Some("it reported no test".to_owned()),
             Ok(()) => None,
@@ -127,7 +161,7 @@ impl Suite {
         Outcome { name: self.name(), counts: tally.counts, trouble, took: started.elapsed() }
     }
 
-    fn attempt(self, tally: &mut Tally) -> Result<()> {
+    fn attempt(self, tally: &mut Tally, print: &mut Print<'_>) -> Result<()> {
         match self {
             Self::Unit => {
                 // First of all: what is built before its BPF object is built again after it.
@@ -152,11 +186,11 @@ impl Suite {
                 let mut command = on_host("suite-vm", "root,tools")?;
                 count(command.args(["--level", "tracepoint"]), tally)
             }
-            Self::Vm61 => kernel_suite("6.1", Profile::Lsm, tally),
-            Self::Vm612 => kernel_suite("6.12", Profile::Lsm, tally),
-            Self::Vm612NoLsm => kernel_suite("6.12", Profile::NoLsm, tally),
-            Self::Bypass61 => bypass_suite("6.1", tally),
-            Self::Bypass612 => bypass_suite("6.12", tally),
+            Self::Vm61 => kernel_suite("6.1", Profile::Lsm, tally, print),
+            Self::Vm612 => kernel_suite("6.12", Profile::Lsm, tally, print),
+            Self::Vm612NoLsm => kernel_suite("6.12", Profile::NoLsm, tally, print),
+            Self::Bypass61 => bypass_suite("6.1", tally, print),
+            Self::Bypass612 => bypass_suite("6.12", tally, print),
             Self::BypassHost => {
                 build("suite-bypass")?;
                 let mut command = on_host("suite-bypass", "")?;
@@ -196,7 +230,7 @@ fn on_host(name: &str, expect: &str) -> Result<Command> {
     process::as_root(workspace::release_binary(name), &environment)
 }
 
-fn kernel_suite(kernel: &str, profile: Profile, tally: &mut Tally) -> Result<()> {
+fn kernel_suite(kernel: &str, profile: Profile, tally: &mut Tally, print: &mut Print<'_>) -> Result<()> {
     let (level, expect) = match profile {
         Profile::Lsm => ("lsm", "root,tools,bpf_lsm"),
         Profile::NoLsm => ("tracepoint", "root,tools"),
@@ -205,16 +239,16 @@ fn kernel_suite(kernel: &str, profile: Profile, tally: &mut Tally) -> Result<()>
     for path in tools::paths()? {
         guest = guest.copy(path);
     }
-    in_guest(&guest, &["suite-vm", "--level", level], tally)
+    in_guest(&guest, &["suite-vm", "--level", level], tally, print)
 }
 
 /// The guest is the suite's own: it mounts file systems there and changes files of the system.
-fn bypass_suite(kernel: &str, tally: &mut Tally) -> Result<()> {
+fn bypass_suite(kernel: &str, tally: &mut Tally, print: &mut Print<'_>) -> Result<()> {
     let mut guest = guest_for("suite-bypass", kernel)?.timeout(BYPASS_TIMEOUT);
     for (module, name) in tools::modules(kernel) {
         guest = guest.copy_to(module, format!("/usr/lib/suite-modules/{name}"));
     }
-    in_guest(&guest, &["suite-bypass", "--level", "lsm", "--own-machine"], tally)
+    in_guest(&guest, &["suite-bypass", "--level", "lsm", "--own-machine"], tally, print)
 }
 
 /// A guest with `defenseclaw` and a suite.
@@ -227,10 +261,10 @@ fn guest_for(suite: &str, kernel: &str) -> Result<Vm> {
         .copy_to(workspace::release_binary(suite), format!("/usr/local/bin/{suite}")))
 }
 
-fn in_guest(guest: &Vm, command: &[&str], tally: &mut Tally) -> Result<()> {
+fn in_guest(guest: &Vm, command: &[&str], tally: &mut Tally, print: &mut Print<'_>) -> Result<()> {
     let command: Vec<OsString> = command.iter().map(OsString::from).collect();
     let finished = guest.run(&command, &mut |stream, bytes| {
-        vm::print(stream, bytes);
+        print(stream, bytes);
         if stream == Stream::Output {
             tally.read(bytes);
         }
