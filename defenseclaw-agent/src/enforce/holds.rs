@@ -4,7 +4,10 @@ use std::collections::BTreeMap;
 
 use super::words;
 use crate::{
-    model::{CapabilityState, Effect, Held, Level, Mechanism, PolicyAction, Privilege, Protection, RuleHold},
+    model::{
+        CapabilityState, Effect, Effects, Held, Level, Mechanism, PolicyAction, Privilege, Protection,
+        RuleHold,
+    },
     policy::image::{Entry, Image},
 };
 
@@ -78,8 +81,17 @@ pub fn holds(image: &Image, protection: &Protection) -> Vec<RuleHold> {
     let entries = entries.chain(image.abstract_names.iter().flat_map(|row| &row.entries));
     let entries =
         entries.chain(image.addresses.iter().flat_map(|row| row.entries.iter().map(|(_, entry)| entry)));
-    for entry in entries.chain(&image.defaults).chain(&image.unresolved) {
+    for entry in entries.chain(&image.defaults) {
         for effect in Effect::ALL.iter().filter(|effect| entry.effects.contains((**effect).into())) {
+            note(entry, hooks_of(*effect));
+        }
+    }
+    // Nobody asks about the name of a question where no rule is about names.
+    let names =
+        !image.hosts.is_empty() || image.defaults.iter().any(|entry| entry.effects.contains(Effects::DNS));
+    for entry in &image.unresolved {
+        let effects = Effect::ALL.iter().filter(|effect| entry.effects.contains((**effect).into()));
+        for effect in effects.filter(|effect| names || **effect != Effect::Dns) {
             note(entry, hooks_of(*effect));
         }
     }
@@ -229,6 +241,14 @@ mod tests {
             defaults: vec![block(Effects::DNS, 2)],
             ..Image::default()
         };
+        // Where no rule is about names, what cannot be resolved is no name.
+        let files = Effects::FILE_READ | Effects::DNS;
+        let nameless = Image { unresolved: Some(block(files, 0)), ..Image::default() };
+        let held = |image: &Image| holds(image, &protection(Level::Lsm, &["lsm/file_open"], &[]));
+        assert_eq!(held(&nameless).first().map(|hold| hold.held), Some(Held::Whole));
+        let named = Image { unresolved: nameless.unresolved, ..image.clone() };
+        assert_eq!(held(&named).first().map(|hold| hold.held), Some(Held::Part));
+
         let cgroup = ["cgroup/connect4", "cgroup/connect6", "cgroup/sendmsg4", "cgroup/sendmsg6", RESOLVER];
         for level in [Level::Lsm, Level::Tracepoint] {
             let found = holds(&image, &protection(level, &cgroup, &[]));

@@ -183,8 +183,13 @@ impl Walk<'_> {
     }
 
     fn skip(&mut self, path: &Path, reason: &str) {
-        // Text for people; what stands in a name is escaped by who prints it.
-        self.skipped.push(format!("{}: {reason}", path.display()));
+        // Text for people; what stands in a name is escaped by who prints it. Of a path that nobody reads to its end, its
+        // end is left out.
+        const SHOWN: usize = 120;
+        let path = path.to_string_lossy();
+        let end = path.char_indices().nth(SHOWN).map_or(path.len(), |(at, _)| at);
+        let more = if end < path.len() { "…" } else { "" };
+        self.skipped.push(format!("{}{more}: {reason}", path.get(..end).unwrap_or_default()));
     }
 }
 

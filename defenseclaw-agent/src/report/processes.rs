@@ -211,7 +211,8 @@ impl Builder {
             parent: process.parent(),
             depth,
             started_ns: key.start_ns.saturating_sub(start.0),
-            duration_ns: ended.map(|ended| ended.time.0.saturating_sub(key.start_ns)),
+            // The root was made some time before it was let go.
+            duration_ns: ended.map(|ended| ended.time.0.saturating_sub(key.start_ns.max(start.0))),
             exit: ended.and_then(|ended| ended.status),
             main,
             fork_lost: !main && !process.fork_seen(),
