@@ -54,7 +54,11 @@ pub(crate) fn trial(
 
 pub(crate) fn main(all: &[OsString]) -> ExitCode {
     match prepare(all) {
-        Ok((arguments, trials)) => libtest_mimic::run(&arguments, trials).exit_code(),
+        Ok((arguments, trials)) => {
+            let conclusion = libtest_mimic::run(&arguments, trials);
+            policy::finish();
+            conclusion.exit_code()
+        }
         Err(err) => {
             eprintln!("error: {err:#}");
             ExitCode::from(2)

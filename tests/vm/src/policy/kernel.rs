@@ -103,7 +103,7 @@ pub(super) fn with<T>(level: Level, act: impl FnOnce(&mut Kernel) -> Result<T>) 
     act(loaded.as_mut().context("just loaded")?)
 }
 
-/// Detaches everything: what follows must not find it.
+/// Detaches everything, and removes the cgroup.
 pub(super) fn unload() {
     *LOADED.lock().unwrap_or_else(PoisonError::into_inner) = None;
 }

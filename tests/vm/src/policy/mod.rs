@@ -20,12 +20,12 @@ pub(crate) fn trials(setting: &Setting) -> Vec<Trial> {
     let mut trials = effects::trials(setting);
     trials.push(of(setting, "policy/random policies mean the same in the kernel", agreement::agreement));
     trials.extend(swaps::trials(setting));
-    // Whatever runs after this group must not find its programs.
-    trials.push(of(setting, "policy/programs are detached", |_| {
-        kernel::unload();
-        Ok(())
-    }));
     trials
+}
+
+/// Takes away what trials share.
+pub(crate) fn finish() {
+    kernel::unload();
 }
 
 /// `policy PROGRAM …`: the programs that act under a policy.
