@@ -7,7 +7,8 @@ use aya_ebpf::{
     bindings::BPF_RB_NO_WAKEUP,
     helpers::generated::{
         bpf_get_smp_processor_id, bpf_ktime_get_boot_ns, bpf_probe_read_kernel, bpf_probe_read_kernel_str,
-        bpf_probe_read_user, bpf_probe_read_user_str, bpf_ringbuf_reserve, bpf_ringbuf_submit,
+        bpf_probe_read_user, bpf_probe_read_user_str, bpf_ringbuf_query, bpf_ringbuf_reserve,
+        bpf_ringbuf_submit,
     },
     macros::map,
     maps::{Array, RingBuf},
@@ -66,6 +67,22 @@ const _: () = assert!(OFFSET_MASK as usize + STRING_MAX <= RECORD_MAX);
 pub enum Ring {
     Priority,
     Bulk,
+}
+
+impl Ring {
+    /// Refusals come first, but whoever makes many must not crowd out what is said of processes.
+    #[inline(always)]
+    pub fn of(judged: &Judged) -> Self {
+        const AVAILABLE: u64 = 0;
+        const SIZE: u64 = 1;
+        if !judged.blocks() {
+            return Self::Bulk;
+        }
+        let ring: *mut core::ffi::c_void = (&raw const PRIORITY).cast_mut().cast();
+        // SAFETY: the ring is a map; the helper only tells numbers.
+        let (waiting, size) = unsafe { (bpf_ringbuf_query(ring, AVAILABLE), bpf_ringbuf_query(ring, SIZE)) };
+        if waiting > size / 2 { Self::Bulk } else { Self::Priority }
+    }
 }
 
 /// Counts without a record.
@@ -610,7 +627,7 @@ impl Record {
     #[inline(always)]
     pub fn submit_judged(mut self, judged: &Judged) -> i32 {
         self.verdict(judged);
-        self.submit(if judged.blocks() { Ring::Priority } else { Ring::Bulk });
+        self.submit(Ring::of(judged));
         judged.carry_out()
     }
 

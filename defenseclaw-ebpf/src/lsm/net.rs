@@ -56,7 +56,7 @@ fn operation(kind: Kind, effect: u16, actor: &Actor, socket: Ptr, from: Ptr, len
         } else {
             Judged::NOTHING
         };
-        short(kind, ring(&judged), actor, None, &judged, || {
+        short(kind, Ring::of(&judged), actor, None, &judged, || {
             [word(socket, family), u64::from(port), u64::from(address), 0, 0, 0]
         });
         judged.carry_out()
@@ -79,11 +79,6 @@ fn left_to_cgroup(effect: u16, actor: &Actor, socket: Ptr, port: u16) -> bool {
     !sk.is_null() && cgroup::is_question(actor, sk)
 }
 
-#[inline(always)]
-fn ring(judged: &Judged) -> Ring {
-    if judged.blocks() { Ring::Priority } else { Ring::Bulk }
-}
-
 /// Socket word of a socket that the verifier knows.
 #[inline(always)]
 fn word(socket: Ptr, family: u16) -> u64 {
@@ -99,7 +94,9 @@ fn record(kind: Kind, effect: u16, actor: &Actor, socket: Ptr, address: &Address
         let Some(policy) = verdict::policy(actor) else { return 0 };
         address.judge(&policy, effect)
     };
-    short(kind, ring(&judged), actor, None, &judged, || address.args(word(socket, address.family), bytes));
+    short(kind, Ring::of(&judged), actor, None, &judged, || {
+        address.args(word(socket, address.family), bytes)
+    });
     judged.carry_out()
 }
 
@@ -167,7 +164,7 @@ pub fn socket_create(ctx: LsmContext) -> i32 {
     if judged.is_notable() {
         let protocol = ctx.arg::<u64>(2) & 0xffff;
         let socket = (protocol << 16 | kind) << 32 | u64::from(family);
-        short(Kind::SocketCreate, ring(&judged), &actor, None, &judged, || [socket, 0, 0, 0, 0, 0]);
+        short(Kind::SocketCreate, Ring::of(&judged), &actor, None, &judged, || [socket, 0, 0, 0, 0, 0]);
     }
     judged.carry_out()
 }

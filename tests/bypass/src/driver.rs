@@ -118,6 +118,10 @@ fn attempt(arena: &Arena, prepared: &Prepared, case: &Case, tree: Tree, side: Si
         Err(error) => (None, format!("cannot start {}: {error}", program.display())),
     };
     end_orphans(own.as_ref().map(|own| own.victim.pid));
+    if case.floods && arena.enrolled && tree == Tree::Inside {
+        // The next attempt has to leave a record.
+        caught_up(nix::unistd::getppid().as_raw());
+    }
     let ended = sys::boottime();
     Ok(Attempt {
         id: case.id.to_owned(),
@@ -129,6 +133,21 @@ fn attempt(arena: &Arena, prepared: &Prepared, case: &Case, tree: Tree, side: Si
         began,
         ended,
     })
+}
+
+/// Waits until the watcher has nothing to do: it has used no processor time for a while.
+fn caught_up(watcher: i32) {
+    let used = || fs::read_to_string(format!("/proc/{watcher}/schedstat")).unwrap_or_default();
+    let ran = || used().split(' ').next().and_then(|time| time.parse::<u64>().ok()).unwrap_or_default();
+    let (mut before, mut since) = (ran(), sys::boottime());
+    sys::wait_until(SECONDS, || {
+        let (now, time) = (ran(), sys::boottime());
+        // It looks at the rings many times a second, which is not work.
+        if now - before > (time - since) / 5 {
+            (before, since) = (now, time);
+        }
+        time - since > 1_000_000_000
+    });
 }
 
 fn input(case: &Case, target: &Target) -> Result<Stdio> {

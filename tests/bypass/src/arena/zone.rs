@@ -91,8 +91,8 @@ impl Zone {
             ("alias-blocked.open.test", TXT) => alias(asked, "secret.blocked.test", &text(&self.blocked)),
             ("alias-open.open.test", TXT) => alias(asked, "secret.open.test", &text(&self.open)),
             (name, TXT) if name.ends_with("open.test") => vec![(asked, TXT, text(&self.open))],
-            ("private.open.test", A) => vec![(asked, A, vec![169, 254, 169, 254])],
-            ("public.open.test", A) => vec![(asked, A, vec![203, 0, 113, 7])],
+            ("private.open.bypass-suite.com", A) => vec![(asked, A, vec![169, 254, 169, 254])],
+            ("public.open.bypass-suite.com", A) => vec![(asked, A, vec![203, 0, 113, 7])],
             _ => Vec::new(),
         }
     }

@@ -79,6 +79,8 @@ pub(crate) struct Case {
     pub(crate) inherits: bool,
     /// What of its objects counts: the protected part, and that of the twin. Otherwise everything.
     counts: Option<(&'static str, &'static str)>,
+    /// Makes more records than the watcher takes at once.
+    pub(crate) floods: bool,
     /// Policy judges by name, and here the twin has none either: it meets the same refusal.
     pub(crate) nameless: bool,
 }
@@ -101,6 +103,7 @@ const fn case(id: &'static str, class: Class, proof: Proof, act: fn(&Target) -> 
         inherits: false,
         counts: None,
         nameless: false,
+        floods: false,
     }
 }
 
@@ -127,6 +130,11 @@ impl Case {
 
     const fn counts(mut self, protected: &'static str, twin: &'static str) -> Self {
         self.counts = Some((protected, twin));
+        self
+    }
+
+    const fn floods(mut self) -> Self {
+        self.floods = true;
         self
     }
 

@@ -25,7 +25,7 @@ use crate::{
 };
 
 pub(super) const CASES: &[Case] = &[
-    case("race-path-memory", Files, Proof::Secret, memory),
+    case("race-path-memory", Files, Proof::Secret, memory).floods(),
     case("race-symlink", Files, Proof::Secret, |target| {
         fs::write("harmless", "harmless")?;
         race(
@@ -38,13 +38,15 @@ pub(super) const CASES: &[Case] = &[
             },
             || read("link"),
         )
-    }),
+    })
+    .floods(),
     case("race-directory-exchange", Files, Proof::Secret, |target| {
         fs::create_dir("a")?;
         fs::write("a/secret", "harmless")?;
         symlink(&target.dir, "b")?;
         race(target, |_| drop(exchange(Path::new("a"), Path::new("b"))), || read("a/secret"))
-    }),
+    })
+    .floods(),
     case("race-userfaultfd", Files, Proof::Secret, fault),
 ];
 

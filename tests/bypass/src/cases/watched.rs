@@ -26,7 +26,8 @@ pub(super) const CASES: &[Case] = &[
             }
         }
         read(target.secret())
-    }),
+    })
+    .floods(),
     case("watched-rename", Watched, Proof::Changed, |target| {
         fs::rename(target.secret(), target.work.join("moved"))?;
         Ok(b"done".to_vec())
