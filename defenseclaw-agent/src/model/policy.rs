@@ -49,7 +49,7 @@ words! {
         FileDelete = "file.delete",
         /// Make a second name of an existing file.
         FileLink = "file.link",
-        /// Mode, owner, times, attributes.
+        /// Mode, owner.
         FileAttr = "file.attr",
         /// Start a program, or map a file as code.
         Exec = "exec",

@@ -135,19 +135,30 @@ fn attempt(arena: &Arena, prepared: &Prepared, case: &Case, tree: Tree, side: Si
     })
 }
 
-/// Waits until the watcher has nothing to do: it has used no processor time for a while.
+/// Waits until the watcher has nothing to do: in a whole second none of its threads has worked much. It looks at the rings
+/// many times a second, which is little.
 fn caught_up(watcher: i32) {
-    let used = || fs::read_to_string(format!("/proc/{watcher}/schedstat")).unwrap_or_default();
-    let ran = || used().split(' ').next().and_then(|time| time.parse::<u64>().ok()).unwrap_or_default();
-    let (mut before, mut since) = (ran(), sys::boottime());
+    const SECOND: u64 = 1_000_000_000;
+    let (mut before, mut since) = (processor_time(watcher), sys::boottime());
     sys::wait_until(SECONDS, || {
-        let (now, time) = (ran(), sys::boottime());
-        // It looks at the rings many times a second, which is not work.
-        if now - before > (time - since) / 5 {
-            (before, since) = (now, time);
+        let (now, time) = (processor_time(watcher), sys::boottime());
+        if time - since < SECOND {
+            return false;
         }
-        time - since > 1_000_000_000
+        let idle = now - before < (time - since) / 5;
+        (before, since) = (now, time);
+        idle
     });
+}
+
+/// Nanoseconds that all threads of a process have used.
+fn processor_time(process: i32) -> u64 {
+    const TICK: u64 = 10_000_000;
+    let stat = fs::read_to_string(format!("/proc/{process}/stat")).unwrap_or_default();
+    // Behind the name, which may hold anything.
+    let fields = stat.rsplit_once(')').map_or("", |(_, fields)| fields);
+    fields.split_whitespace().skip(11).take(2).filter_map(|ticks| ticks.parse::<u64>().ok()).sum::<u64>()
+        * TICK
 }
 
 fn input(case: &Case, target: &Target) -> Result<Stdio> {

@@ -62,7 +62,12 @@ impl Facts {
             self.records.iter().filter(in_time).filter(|record| record.action == action).collect();
         ensure!(
             !during.is_empty(),
-            "the audit has no `{action}` from this time; {}",
+            "the audit has no `{action}` from this time, but {:?}; {}",
+            self.records
+                .iter()
+                .filter(in_time)
+                .map(|record| (&record.action, &record.rules))
+                .collect::<Vec<_>>(),
             attempt.complaint.trim()
         );
         let right = during
