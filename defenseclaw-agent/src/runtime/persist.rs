@@ -195,7 +195,8 @@ impl Place {
             remove_files(&pins.join(part)).map_err(failed("remove", &pins))?;
         }
         absent(fs::remove_dir(&pins)).map_err(failed("remove", &pins))?;
-        for extension in [MANIFEST, "json.next", LOCK] {
+        // What says that there is something goes last: whoever is cut off here is found by it.
+        for extension in [LOCK, "json.next", MANIFEST] {
             let file = beside(self.session, extension);
             absent(fs::remove_file(&file)).map_err(failed("remove", &file))?;
         }

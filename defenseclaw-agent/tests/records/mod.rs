@@ -254,6 +254,7 @@ pub(crate) fn every_action() -> Vec<Action> {
         Action::Bpf { command: 5 },
         Action::ModuleLoad { operation: ModuleOp::File, module: "/lib/modules/evil.ko".into() },
         Action::IoUringSetup { submission_entries: 8, completion_entries: 16, flags: 0 },
+        Action::PerfOpen { event_type: 1, config: 9 },
         Action::CredChange(CredChange { group: false, old: [1000, 1000, 1000], new: [1000, 0, 0] }),
     ]
 }

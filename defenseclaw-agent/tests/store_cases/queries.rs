@@ -50,7 +50,7 @@ fn filters_let_through_what_they_say() {
     let kinds = |kinds: &[EventKind]| Filter { kinds: kinds.to_vec(), ..Filter::default() };
     let path = |pattern: &str| Filter::default().with_path(pattern).unwrap();
     let cases: [(Filter, usize); 13] = [
-        (Filter::default(), 39),
+        (Filter::default(), 40),
         (Filter { session: Some(OTHER), ..Filter::default() }, 3),
         (Filter { session: Some(SessionId(u64::MAX)), ..Filter::default() }, 0),
         (kinds(&[EventKind::FileRename]), 1),
