@@ -3,6 +3,7 @@
 
 pub mod adopt;
 pub mod audit;
+pub mod config;
 pub mod connector;
 pub mod describe;
 pub mod doctor;
@@ -62,6 +63,9 @@ enum Command {
     /// Check, explain, test and compare policies
     #[command(subcommand)]
     Policy(policy::Command),
+    /// Check and show the daemon's configuration
+    #[command(subcommand)]
+    Config(config::Command),
     /// Install our hook into agents, and look after it
     #[command(subcommand)]
     Connector(connector::Command),
@@ -81,6 +85,7 @@ impl Command {
             Self::Sessions(args) => sessions::run(&args, settings, out),
             Self::Events(args) => events::run(&args, settings, out),
             Self::Policy(command) => policy::run(&command, None, out),
+            Self::Config(command) => config::run(&command, out),
             Self::Connector(command) => connector::run(&command, out),
             Self::Audit(command) => audit::run(&command, settings, out),
         }

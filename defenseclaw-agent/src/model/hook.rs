@@ -65,7 +65,7 @@ words! {
 }
 
 /// One call of a hook. Everything in it was written by the agent or by what it read: untrusted.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HookEvent {
     /// Whose words it came in.
     pub connector: Connector,

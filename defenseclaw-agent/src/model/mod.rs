@@ -5,6 +5,7 @@ mod asker;
 mod capability;
 mod event;
 mod hook;
+mod hook_call;
 mod ids;
 mod loss;
 mod policy;
@@ -23,6 +24,7 @@ pub use capability::{
 };
 pub use event::{Event, KernelVerdict, Vantage};
 pub use hook::{Ask, Attendance, Connector, Control, FailMode, Hold, HookEvent, HookOutput, Phase, Reply};
+pub use hook_call::{Answer, Caller, HookCall, JudgedBy};
 pub use ids::{BootTime, ParseSessionIdError, ProcessKey, SessionId, ToolCallId, WallTime};
 pub use loss::{Loss, LossReason};
 pub use policy::{

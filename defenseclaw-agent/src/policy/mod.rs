@@ -35,3 +35,12 @@ pub use problem::{Position, Problem, Source};
 pub use rule::{At, Defaults, Matches, Policy, Profile, Rule, Settings, Spared, Subject, Thresholds};
 pub use session::{Bindings, Session};
 pub use yaml::SIZE_MAX;
+
+/// How YAML with positions is read, for other files of ours that are YAML.
+pub(crate) mod document {
+    pub(crate) use super::{
+        load::fields::{Fields, Reader},
+        problem::Problems,
+        yaml::{Node, parse},
+    };
+}

@@ -23,7 +23,7 @@ pub(super) const ROOMS: [Room; 16] = [
     Room { name: "installer", imports: &["model", "connectors"], pure: false },
     Room { name: "store", imports: &["model"], pure: false },
     Room { name: "telemetry", imports: &["model"], pure: false },
-    Room { name: "config", imports: &["model"], pure: false },
+    Room { name: "config", imports: &["model", "policy"], pure: false },
     Room {
         name: "cli",
         imports: &[
