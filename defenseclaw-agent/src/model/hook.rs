@@ -165,6 +165,13 @@ pub enum Reply {
     },
 }
 
+/// Longest payload of a hook.
+pub const PAYLOAD_MAX: usize = 4 << 20;
+/// Header of the daemon's reply to a hook: the code to exit with.
+pub const EXIT_HEADER: &str = "defenseclaw-exit";
+/// Header of the daemon's reply to a hook: how many bytes of the body are for stdout; the rest is for stderr.
+pub const STDOUT_HEADER: &str = "defenseclaw-stdout";
+
 /// What a hook process prints, and how it exits.
 #[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HookOutput {

@@ -4,6 +4,7 @@
 //! Text becomes a [`Policy`] ([`load()`]), a policy with a session's directories, profile and mode a [`Session`]. A session
 //! answers ([`evaluate()`], [`Session::judge`]) and is compiled to the [`Image`](image::Image) that the layers below hold.
 
+mod announced;
 mod cases;
 mod compile;
 mod diff;
@@ -21,6 +22,7 @@ mod rule;
 mod session;
 mod yaml;
 
+pub use announced::{Whereabouts, announced};
 pub use cases::{Outcome, Suite, suite};
 pub use compile::compile;
 pub use diff::{Difference, OperationChange, RuleChange, diff};
