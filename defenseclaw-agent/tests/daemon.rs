@@ -26,7 +26,10 @@ use nix::{
 use tempfile::TempDir;
 
 /// Long enough for a busy machine; nothing that works waits for it.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
+
+/// A user who owns nothing here.
+const NOBODY: u32 = 65534;
 
 struct Place {
     dir: TempDir,
@@ -123,10 +126,8 @@ impl Place {
         Reader::open(&database)
             .unwrap()
             .records(&Filter::default(), 0, None, |stored| {
-                match stored.record {
-                    AuditRecord::Hook(call) => calls.push(*call),
-                    other => panic!("{other:?}"),
-                }
+                let AuditRecord::Hook(call) = stored.record else { panic!("{stored:?}") };
+                calls.push(*call);
                 Ok::<_, defenseclaw::store::StoreError>(std::ops::ControlFlow::Continue(()))
             })
             .unwrap();
@@ -366,7 +367,6 @@ fn others_may_ask_and_not_control() {
         eprintln!("skipped: only root can be somebody else");
         return;
     }
-    const NOBODY: u32 = 65534;
     let place = Place::started();
     // Where both can be run by anybody.
     let [test, hook] =

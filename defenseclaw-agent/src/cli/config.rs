@@ -69,6 +69,7 @@ fn show(config: &Config, json: bool, out: &mut Out) -> anyhow::Result<()> {
     }
     let serde_json::Value::Object(fields) = serde_json::to_value(config)? else { return Ok(()) };
     out.line("version: 1")?;
+    #[expect(clippy::wildcard_enum_match_arm, reason = "JSON's form is YAML's for everything else")]
     let line = |indent: &str, key: &str, value: &serde_json::Value| match value {
         serde_json::Value::Null => format!("{indent}# {key}: not set"),
         serde_json::Value::String(text)

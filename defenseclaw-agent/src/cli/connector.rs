@@ -226,14 +226,12 @@ fn show(
         let word = if finding.active { "switched off" } else { "can be passed by" };
         out.line(&format!("  {word}: {}", escape(finding.way.as_bytes())))?;
     }
-    match &seen.daemon {
-        Some(Ok(())) => out.line("  the daemon answers")?,
-        Some(Err(why)) => {
-            out.line(&format!("  {}: {}", output::bad("not answered"), escape(why.as_bytes())))?
-        }
-        None => {}
-    }
-    Ok(())
+    let answered = match &seen.daemon {
+        Some(Ok(())) => "the daemon answers".to_owned(),
+        Some(Err(why)) => format!("{}: {}", output::bad("not answered"), escape(why.as_bytes())),
+        None => return Ok(()),
+    };
+    Ok(out.line(&format!("  {answered}"))?)
 }
 
 /// Sends one event as the hook would, and sees whether the daemon itself answers it.

@@ -127,7 +127,7 @@ mod tests {
             let find = |name: &str| {
                 variables.iter().find(|(key, _)| *key == name).map(|(_, value)| OsString::from(value))
             };
-            let got = Settings::from_parts(flag.map(PathBuf::from), root, find).map_err(|_| ());
+            let got = Settings::from_parts(flag.map(PathBuf::from), root, find).map_err(drop);
             let want = want.map(|(path, default_place)| Settings { database: path.into(), default_place });
             assert_eq!(got, want, "{flag:?} {root} {variables:?}");
         }

@@ -153,7 +153,7 @@ impl Signals {
     async fn until_stop(&mut self, daemon: &Daemon) {
         // Half of what systemd allows, as it asks for. Without a watchdog the tick does nothing.
         let watchdog = sd_notify::watchdog_enabled();
-        let pace = watchdog.map_or(Duration::from_secs(3600), |limit| limit / 2);
+        let pace = watchdog.map_or(Duration::from_hours(1), |limit| limit / 2);
         let mut tick = tokio::time::interval(pace.max(Duration::from_millis(100)));
         loop {
             tokio::select! {
