@@ -221,6 +221,5 @@ mod tests {
             event.tools.iter().all(|call| call.input.as_str().is_some_and(|input| input.len() <= INPUT_MAX))
         );
         assert!(event.text.as_ref().is_some_and(|text| text.len() <= TEXT_MAX));
-        assert!(!event.cut(), "what was cut is short");
     }
 }
