@@ -1,7 +1,12 @@
 //! `defenseclaw connector`: installs our hook into the configuration of agents, and says whether it is still there.
 //! Exit codes: 0 it is as it should be, 1 it is not, 2 the command could not do its work.
 
-use std::{path::PathBuf, process::ExitCode};
+use std::{
+    ffi::OsString,
+    path::{Path, PathBuf},
+    process::ExitCode,
+    time::Instant,
+};
 
 use anyhow::Context as _;
 use serde::Serialize;
@@ -11,6 +16,8 @@ use super::{
     output::{self, Out, escape},
 };
 use crate::{
+    config::{self, Config},
+    hook::{self, Arguments},
     installer::{self, FileState, Finding, InstallError, Request, Roots, Scope, State},
     model::{Connector, FailMode},
 };
@@ -47,9 +54,16 @@ pub struct PlaceArgs {
     /// The program that the hook runs [default: this one]
     #[arg(long, value_name = "PATH")]
     program: Option<PathBuf>,
-    /// The agent refuses when the hook fails, where it can be told to
+    /// What cannot be judged is held, also by the agent itself where it can be told to [default: as configured]
     #[arg(long)]
     fail_closed: bool,
+    /// Where the hook finds the daemon [default: as configured]
+    #[arg(long, value_name = "PATH")]
+    socket: Option<PathBuf>,
+    /// Configuration of the daemon [default: /etc/defenseclaw/config.yaml for root, otherwise
+    /// ~/.defenseclaw/config.yaml]
+    #[arg(long, value_name = "PATH")]
+    config: Option<PathBuf>,
     /// Print one JSON object
     #[arg(long)]
     json: bool,
@@ -84,9 +98,22 @@ impl PlaceArgs {
             (_, true) => Scope::Project,
             _ => Scope::User,
         };
-        let fail = if self.fail_closed { FailMode::Closed } else { FailMode::Open };
-        request(self.connector, scope, self.program.clone(), fail)
+        let mut request = request(self.connector, scope, self.program.clone(), FailMode::Open)?;
+        let config = config::load(self.config.as_deref())?;
+        tell(&mut request, &config, self.fail_closed, self.socket.as_deref());
+        Ok(request)
     }
+}
+
+/// What the hook is told: as configured, unless somebody says otherwise.
+fn tell(request: &mut Request, config: &Config, fail_closed: bool, socket: Option<&Path>) {
+    let own = config.connector(request.connector);
+    request.fail = if fail_closed { FailMode::Closed } else { own.fail_mode };
+    let millis = own.timeout.as_millis().to_string();
+    let socket = socket.unwrap_or(&config.socket).to_string_lossy();
+    request.arguments = ["--socket", &socket, "--fail", request.fail.as_str(), "--timeout-ms", &millis]
+        .map(str::to_owned)
+        .to_vec();
 }
 
 fn request(
@@ -103,7 +130,7 @@ fn request(
             std::env::current_exe().context("cannot tell where this program is; name it with --program")?
         }
     };
-    Ok(Request { connector, scope, program, fail, roots })
+    Ok(Request { connector, scope, program, arguments: Vec::new(), fail, roots })
 }
 
 /// One installation, for people and machines.
@@ -114,6 +141,9 @@ struct Seen {
     files: Vec<FileState>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     findings: Vec<Finding>,
+    /// Of a round trip; none if none was made.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    daemon: Option<Result<(), String>>,
 }
 
 /// Runs it.
@@ -122,13 +152,13 @@ pub fn run(command: &Command, out: &mut Out) -> anyhow::Result<ExitCode> {
         Command::Install(args) => {
             let request = args.place.request()?;
             let files = installer::install(&request)?;
-            show(&request, files, installer::findings(&request)?, args.place.json, out)?;
+            show(&request, files, installer::findings(&request)?, None, args.place.json, out)?;
             Ok(ExitCode::SUCCESS)
         }
         Command::Remove(args) => {
             let request = args.request()?;
             let files = installer::remove(&request)?;
-            show(&request, files, Vec::new(), args.json, out)?;
+            show(&request, files, Vec::new(), None, args.json, out)?;
             Ok(ExitCode::SUCCESS)
         }
         Command::Verify(args) => {
@@ -137,7 +167,9 @@ pub fn run(command: &Command, out: &mut Out) -> anyhow::Result<ExitCode> {
             let findings = installer::findings(&request)?;
             let whole = files.iter().all(|file| file.state == State::Installed)
                 && !findings.iter().any(|finding| finding.active);
-            show(&request, files, findings, args.json, out)?;
+            let daemon = round_trip(&request);
+            let whole = whole && daemon.is_ok();
+            show(&request, files, findings, Some(daemon), args.json, out)?;
             Ok(if whole { ExitCode::SUCCESS } else { ExitCode::from(NEGATIVE) })
         }
         Command::List(args) => list(args.json, out),
@@ -146,9 +178,11 @@ pub fn run(command: &Command, out: &mut Out) -> anyhow::Result<ExitCode> {
 
 fn list(json: bool, out: &mut Out) -> anyhow::Result<ExitCode> {
     let mut found = false;
+    let config = config::load(None)?;
     for connector in Connector::ALL {
         for scope in [Scope::User, Scope::Project, Scope::Managed] {
-            let request = request(*connector, scope, None, FailMode::Open)?;
+            let mut request = request(*connector, scope, None, FailMode::Open)?;
+            tell(&mut request, &config, false, None);
             let files = match installer::inspect(&request) {
                 Ok(files) => files,
                 Err(InstallError::NoPlace { .. } | InstallError::NoDirectory { .. }) => continue,
@@ -156,7 +190,7 @@ fn list(json: bool, out: &mut Out) -> anyhow::Result<ExitCode> {
             };
             if files.iter().any(|file| file.state != State::Absent) {
                 found = true;
-                show(&request, files, Vec::new(), json, out)?;
+                show(&request, files, Vec::new(), None, json, out)?;
             }
         }
     }
@@ -170,10 +204,12 @@ fn show(
     request: &Request,
     files: Vec<FileState>,
     findings: Vec<Finding>,
+    daemon: Option<Result<(), String>>,
     json: bool,
     out: &mut Out,
 ) -> anyhow::Result<()> {
-    let seen = Seen { connector: request.connector, scope: request.scope.to_string(), files, findings };
+    let seen =
+        Seen { connector: request.connector, scope: request.scope.to_string(), files, findings, daemon };
     if json {
         return Ok(out.json(&seen)?);
     }
@@ -190,5 +226,23 @@ fn show(
         let word = if finding.active { "switched off" } else { "can be passed by" };
         out.line(&format!("  {word}: {}", escape(finding.way.as_bytes())))?;
     }
-    Ok(())
+    let answered = match &seen.daemon {
+        Some(Ok(())) => "the daemon answers".to_owned(),
+        Some(Err(why)) => format!("{}: {}", output::bad("not answered"), escape(why.as_bytes())),
+        None => return Ok(()),
+    };
+    Ok(out.line(&format!("  {answered}"))?)
+}
+
+/// Sends one event as the hook would, and sees whether the daemon itself answers it.
+fn round_trip(request: &Request) -> Result<(), String> {
+    let words = [request.connector.as_str().to_owned()].into_iter().chain(request.arguments.clone());
+    let words: Vec<OsString> = words.map(OsString::from).collect();
+    let told = Arguments::read(&words, |_| None, nix::unistd::geteuid().is_root())?;
+    // Each agent says in another field which event it is. No agent has this one, so nothing is judged.
+    let name = "defenseclaw.verify";
+    let payload = serde_json::json!({"hook_event_name": name, "hook": name, "agent_action_name": name});
+    let deadline = Instant::now() + told.timeout;
+    let asked = hook::ask(&told.socket, told.connector, payload.to_string().as_bytes(), deadline);
+    asked.map(drop).map_err(|failure| failure.to_string())
 }

@@ -7,9 +7,9 @@ use nix::{errno::Errno, sys::signal::Signal};
 use super::output::{escape, size};
 use crate::model::{
     Access, Action, AuditRecord, CredChange, Decision, Enforced, Event, Exec, ExitStatus, Handover,
-    HandoverStep, KernelPath, Loss, LossReason, MainExit, ModuleOp, MountOp, NamespaceOp, Namespaces,
-    NetEndpoint, PolicyAction, PolicyLoaded, PolicyRefused, Posture, ProcessKey, PtraceOp, SessionEnd,
-    SessionStart, Text, Transport, UnixName,
+    HandoverStep, HookCall, KernelPath, Loss, LossReason, MainExit, ModuleOp, MountOp, NamespaceOp,
+    Namespaces, NetEndpoint, PolicyAction, PolicyLoaded, PolicyRefused, Posture, ProcessKey, PtraceOp,
+    SessionEnd, SessionStart, Text, Transport, UnixName,
 };
 
 /// Any row of the audit.
@@ -21,6 +21,7 @@ pub fn record(record: &AuditRecord) -> String {
         AuditRecord::PolicyRefused(policy) => policy_refused(policy),
         AuditRecord::Posture(change) => posture(&change.posture),
         AuditRecord::Handover(change) => handover(&change.step, unwatched(change)),
+        AuditRecord::Hook(call) => hook(call),
         AuditRecord::Loss(loss) => self::loss(loss),
         AuditRecord::SessionEnd(end) => session_end(end),
     }
@@ -64,6 +65,31 @@ fn decision(decision: &Decision) -> String {
     } else {
         format!(" [{action} by {rules}]")
     }
+}
+
+/// Which agent said what, and what it heard.
+fn hook(call: &HookCall) -> String {
+    let mut text = call.connector.to_string();
+    // Writing to a String cannot fail.
+    match &call.event {
+        Some(event) => write!(text, " {}", escape(event.name.as_bytes())).ok(),
+        None => write!(text, " unreadable").ok(),
+    };
+    for call in call.event.iter().flat_map(|event| &event.tools) {
+        write!(text, " {}", escape(call.tool.as_bytes())).ok();
+        let shown =
+            ["command", "file_path", "path", "url"].iter().find_map(|key| call.input.get(key)?.as_str());
+        if let Some(shown) = shown {
+            write!(text, " {}", escape(shown.as_bytes())).ok();
+        }
+    }
+    if let Some(decision) = &call.decision {
+        text.push_str(&self::decision(decision));
+    }
+    if let (Some(mode), why) = (call.answer.failed, call.problem.as_deref().unwrap_or_default()) {
+        write!(text, " [not judged, fails {mode}: {}]", escape(why.as_bytes())).ok();
+    }
+    text
 }
 
 fn policy_loaded(policy: &PolicyLoaded) -> String {

@@ -113,6 +113,7 @@ impl Lines {
             AuditRecord::PolicyRefused(policy) => (Some(policy.session), policy.boot, 0, "policy_refused"),
             AuditRecord::Posture(change) => (Some(change.session), change.boot, 0, "posture"),
             AuditRecord::Handover(change) => (Some(change.session), change.boot, 0, "handover"),
+            AuditRecord::Hook(call) => (call.session, call.boot, call.caller.pid, "hook"),
             AuditRecord::Loss(loss) => (loss.session, loss.last, 0, "loss"),
             AuditRecord::SessionEnd(end) => (Some(end.session), end.boot, 0, "session_end"),
         };
@@ -142,6 +143,11 @@ impl Lines {
             | AuditRecord::SessionEnd(_) => line = output::strong(&line),
             AuditRecord::Event(event) => {
                 if event.policy_action() == Some(PolicyAction::Block) {
+                    line = output::bad(&line);
+                }
+            }
+            AuditRecord::Hook(call) => {
+                if call.answer.action == PolicyAction::Block {
                     line = output::bad(&line);
                 }
             }

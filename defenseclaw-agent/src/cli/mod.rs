@@ -3,11 +3,14 @@
 
 pub mod adopt;
 pub mod audit;
+pub mod config;
 pub mod connector;
+pub mod daemon;
 pub mod describe;
 pub mod doctor;
 mod error;
 pub mod events;
+pub mod hook;
 pub mod output;
 pub mod policy;
 pub mod render;
@@ -62,9 +65,16 @@ enum Command {
     /// Check, explain, test and compare policies
     #[command(subcommand)]
     Policy(policy::Command),
+    /// Check and show the daemon's configuration
+    #[command(subcommand)]
+    Config(config::Command),
     /// Install our hook into agents, and look after it
     #[command(subcommand)]
     Connector(connector::Command),
+    /// Answer the hooks of agents, until told to stop
+    Daemon(daemon::Args),
+    /// Ask the daemon about one event of an agent: what agents run
+    Hook(hook::Args),
     /// Say what this machine lets us see, and what to do about the rest
     Doctor(doctor::Args),
 }
@@ -81,6 +91,9 @@ impl Command {
             Self::Sessions(args) => sessions::run(&args, settings, out),
             Self::Events(args) => events::run(&args, settings, out),
             Self::Policy(command) => policy::run(&command, None, out),
+            Self::Daemon(args) => daemon::run(&args),
+            Self::Hook(args) => Ok(hook::run(&args)),
+            Self::Config(command) => config::run(&command, out),
             Self::Connector(command) => connector::run(&command, out),
             Self::Audit(command) => audit::run(&command, settings, out),
         }
@@ -89,6 +102,10 @@ impl Command {
 
 /// Runs the command that `args` (with the program's name first) asks for.
 pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let args: Vec<OsString> = args.into_iter().collect();
+    if let Some(code) = hook::at_once(&args) {
+        return code;
+    }
     let cli = match Cli::try_parse_from(args) {
         Ok(cli) => cli,
         Err(err) => return output::usage(&err),

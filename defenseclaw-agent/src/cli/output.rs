@@ -16,6 +16,7 @@ use serde::Serialize;
 use unicode_width::UnicodeWidthChar;
 
 use super::render::{Line, Role};
+use crate::model::HookOutput;
 
 /// Where a command's output goes, buffered.
 pub struct Out {
@@ -109,6 +110,13 @@ pub fn error(err: &anyhow::Error, hint: Option<&str>) {
         write!(text, "\n{}: {hint}", "hint".bold()).ok();
     }
     to_stderr(&text);
+}
+
+/// What an agent reads, as it is, and the code that goes with it. If nobody reads it there is nobody to tell.
+pub(super) fn verbatim(output: &HookOutput) -> ExitCode {
+    drop(io::stdout().write_all(&output.stdout).and_then(|()| io::stdout().flush()));
+    drop(io::stderr().write_all(&output.stderr));
+    ExitCode::from(output.exit_code)
 }
 
 /// Help, version, or what is wrong with the arguments.

@@ -2,7 +2,7 @@
 //! Exit codes: 0 fine, 1 findings (mistakes, failed cases, differences), 2 the command could not do its work.
 
 mod explain;
-mod problems;
+pub(super) mod problems;
 
 use std::{
     collections::BTreeMap,

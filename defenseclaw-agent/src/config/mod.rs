@@ -1,9 +1,18 @@
-//! Where things are: flags and environment become plain settings. Reads no file and checks nothing on disk.
+//! Where things are, and what the daemon does: flags, environment and one file become plain settings. Does nothing with
+//! them.
+
+mod file;
+mod place;
 
 use std::{
     ffi::OsString,
     path::{Path, PathBuf},
 };
+
+pub use file::{Config, ConnectorConfig, SCHEMA};
+pub use place::{config_path, default_socket, load};
+
+use crate::policy::Problem;
 
 /// Settings every command needs.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -15,11 +24,33 @@ pub struct Settings {
 }
 
 /// The settings cannot be worked out.
-#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
     /// No place for state.
     #[error("no place for the audit database: neither XDG_STATE_HOME nor HOME is an absolute path")]
     NoHome,
+    /// The configuration cannot be read.
+    #[error("cannot read the configuration {}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// Somebody else could have written what root is about to do.
+    #[error("the configuration {} can be changed by others than its owner or is not root's", path.display())]
+    Foreign {
+        /// The file.
+        path: PathBuf,
+    },
+    /// Mistakes in the configuration.
+    #[error("the configuration has {} mistakes: {}", .0.len(), said(.0))]
+    Wrong(Vec<Problem>),
+}
+
+fn said(problems: &[Problem]) -> String {
+    problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
 }
 
 impl ConfigError {
@@ -27,6 +58,9 @@ impl ConfigError {
     pub fn hint(&self) -> Option<&'static str> {
         match self {
             Self::NoHome => Some("name the database with --db PATH or DEFENSECLAW_DB"),
+            Self::Read { .. } => Some("name another file with --config PATH"),
+            Self::Foreign { .. } => Some("`chown root PATH` and `chmod go-w PATH`"),
+            Self::Wrong(_) => Some("`defenseclaw config check` shows where"),
         }
     }
 }
@@ -72,8 +106,7 @@ mod tests {
     #[test]
     fn the_flag_wins_then_the_environment_then_the_user() {
         const ROOT: &str = "/var/lib/defenseclaw/audit.db";
-        type Case<'a> =
-            (Option<&'a str>, bool, &'a [(&'a str, &'a str)], Result<(&'a str, bool), ConfigError>);
+        type Case<'a> = (Option<&'a str>, bool, &'a [(&'a str, &'a str)], Result<(&'a str, bool), ()>);
         let cases: [Case<'_>; 9] = [
             (Some("x.db"), true, &[("DEFENSECLAW_DB", "/e.db")], Ok(("x.db", false))),
             (None, true, &[("DEFENSECLAW_DB", "/e.db")], Ok(("/e.db", false))),
@@ -87,14 +120,14 @@ mod tests {
                 Ok(("/h/.local/state/defenseclaw/audit.db", true)),
             ),
             (None, false, &[("HOME", "/h")], Ok(("/h/.local/state/defenseclaw/audit.db", true))),
-            (None, false, &[("HOME", "")], Err(ConfigError::NoHome)),
-            (None, false, &[], Err(ConfigError::NoHome)),
+            (None, false, &[("HOME", "")], Err(())),
+            (None, false, &[], Err(())),
         ];
         for (flag, root, variables, want) in cases {
             let find = |name: &str| {
                 variables.iter().find(|(key, _)| *key == name).map(|(_, value)| OsString::from(value))
             };
-            let got = Settings::from_parts(flag.map(PathBuf::from), root, find);
+            let got = Settings::from_parts(flag.map(PathBuf::from), root, find).map_err(drop);
             let want = want.map(|(path, default_place)| Settings { database: path.into(), default_place });
             assert_eq!(got, want, "{flag:?} {root} {variables:?}");
         }

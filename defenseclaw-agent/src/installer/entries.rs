@@ -37,14 +37,21 @@ impl Shape {
 
 /// The shell command that runs our hook.
 pub(super) fn command(request: &Request) -> String {
-    let program = request.program.to_string_lossy();
+    let mut command = format!("{} hook {}", word(&request.program.to_string_lossy()), request.connector);
+    for argument in &request.arguments {
+        command.push(' ');
+        command.push_str(&word(argument));
+    }
+    command
+}
+
+/// One word of a shell command.
+fn word(text: &str) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || "/._-+".contains(c);
-    let quoted = if program.chars().all(plain) {
-        program.into_owned()
-    } else {
-        format!("'{}'", program.replace('\'', r"'\''"))
-    };
-    format!("{quoted} hook {}", request.connector)
+    if !text.is_empty() && text.chars().all(plain) {
+        return text.to_owned();
+    }
+    format!("'{}'", text.replace('\'', r"'\''"))
 }
 
 /// The hook of one event.
@@ -70,10 +77,11 @@ pub(super) fn hook(request: &Request, shape: Shape, event: &str) -> Value {
 /// Whether a hook is one of ours, of whatever version and place: it runs a `defenseclaw` for this connector.
 pub(super) fn is_ours(hook: &Value, connector: Connector) -> bool {
     let commands = ["command", "bash"].iter().filter_map(|key| hook.get(key)?.as_str());
-    let ending = format!(" hook {connector}");
+    let middle = format!(" hook {connector}");
     commands.into_iter().any(|command| {
-        command
-            .strip_suffix(&ending)
-            .is_some_and(|program| program.trim_matches('\'').rsplit('/').next() == Some("defenseclaw"))
+        command.split_once(&middle).is_some_and(|(program, arguments)| {
+            let ours = program.trim_matches('\'').rsplit('/').next() == Some("defenseclaw");
+            ours && (arguments.is_empty() || arguments.starts_with(' '))
+        })
     })
 }

@@ -28,6 +28,8 @@ pub struct Request {
     pub scope: Scope,
     /// The `defenseclaw` program, absolute.
     pub program: PathBuf,
+    /// What the hook is told behind the connector's name.
+    pub arguments: Vec<String>,
     /// What the agent itself should do when the hook fails, where it can be told.
     pub fail: FailMode,
     /// Where the directories are.

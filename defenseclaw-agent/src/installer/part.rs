@@ -94,9 +94,12 @@ impl Part {
 
     fn whole(&self) -> String {
         let program = json!(self.request.program).to_string();
+        let arguments = json!(self.request.arguments).to_string();
         let closed = json!(self.request.fail == crate::model::FailMode::Closed).to_string();
-        let with_settings =
-            |plugin: &str| plugin.replace("\"@PROGRAM@\"", &program).replace("\"@CLOSED@\"", &closed);
+        let with_settings = |plugin: &str| {
+            let plugin = plugin.replace("\"@PROGRAM@\"", &program).replace("\"@CLOSED@\"", &closed);
+            plugin.replace("\"@ARGUMENTS@\"", &arguments)
+        };
         match self.kind {
             Kind::OpenClawPlugin => with_settings(OPENCLAW),
             Kind::OpenClawPackage => pretty(&json!({

@@ -36,6 +36,7 @@ impl Home {
             connector,
             scope,
             program: self.program.clone(),
+            arguments: Vec::new(),
             fail: FailMode::Open,
             roots: Roots {
                 home: Some(self.path("home")),
@@ -265,6 +266,22 @@ fn the_command_is_one_word_whatever_the_programs_path() {
         assert_eq!(command, expected);
         assert!(entries::is_ours(&serde_json::json!({"command": command}), Connector::Codex));
         assert!(!entries::is_ours(&serde_json::json!({"command": command}), Connector::ClaudeCode));
+    }
+    request.program = "/usr/bin/defenseclaw".into();
+    request.arguments = ["--socket", "/run/a b/s", "--fail", "closed"].map(str::to_owned).to_vec();
+    let command = entries::command(&request);
+    assert_eq!(command, "/usr/bin/defenseclaw hook codex --socket '/run/a b/s' --fail closed");
+    for (command, ours) in [
+        (command.as_str(), true),
+        ("/opt/old/defenseclaw hook codex --fail open", true),
+        ("/usr/bin/defenseclaw hook codex-next", false),
+        ("/usr/bin/other hook codex --fail open", false),
+    ] {
+        assert_eq!(
+            entries::is_ours(&serde_json::json!({"command": command}), Connector::Codex),
+            ours,
+            "{command}"
+        );
     }
     request.program = "defenseclaw".into();
     assert!(matches!(install(&request), Err(InstallError::Program { .. })));

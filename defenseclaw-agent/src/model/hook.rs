@@ -65,7 +65,7 @@ words! {
 }
 
 /// One call of a hook. Everything in it was written by the agent or by what it read: untrusted.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HookEvent {
     /// Whose words it came in.
     pub connector: Connector,
@@ -164,6 +164,13 @@ pub enum Reply {
         reason: String,
     },
 }
+
+/// Longest payload of a hook.
+pub const PAYLOAD_MAX: usize = 4 << 20;
+/// Header of the daemon's reply to a hook: the code to exit with.
+pub const EXIT_HEADER: &str = "defenseclaw-exit";
+/// Header of the daemon's reply to a hook: how many bytes of the body are for stdout; the rest is for stderr.
+pub const STDOUT_HEADER: &str = "defenseclaw-stdout";
 
 /// What a hook process prints, and how it exits.
 #[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -5,6 +5,7 @@ mod asker;
 mod capability;
 mod event;
 mod hook;
+mod hook_call;
 mod ids;
 mod loss;
 mod policy;
@@ -22,7 +23,11 @@ pub use capability::{
     Unproven, best_holds,
 };
 pub use event::{Event, KernelVerdict, Vantage};
-pub use hook::{Ask, Attendance, Connector, Control, FailMode, Hold, HookEvent, HookOutput, Phase, Reply};
+pub use hook::{
+    Ask, Attendance, Connector, Control, EXIT_HEADER, FailMode, Hold, HookEvent, HookOutput, PAYLOAD_MAX,
+    Phase, Reply, STDOUT_HEADER,
+};
+pub use hook_call::{Answer, Caller, HookCall, JudgedBy};
 pub use ids::{BootTime, ParseSessionIdError, ProcessKey, SessionId, ToolCallId, WallTime};
 pub use loss::{Loss, LossReason};
 pub use policy::{

@@ -3,8 +3,8 @@
 use serde::{Deserialize, Serialize};
 
 use super::{
-    BootTime, Event, ExitStatus, Loss, Mode, Posture, ProcessKey, Protection, SessionId, Severity, Text,
-    WallTime,
+    BootTime, Event, ExitStatus, HookCall, Loss, Mode, Posture, ProcessKey, Protection, SessionId, Severity,
+    Text, WallTime,
 };
 
 /// One row of the audit.
@@ -23,6 +23,8 @@ pub enum AuditRecord {
     Posture(PostureChange),
     /// Who watches a session has changed.
     Handover(Handover),
+    /// A hook of an agent was answered.
+    Hook(Box<HookCall>),
     /// Something is missing.
     Loss(Loss),
     /// A session ended.

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 /// One announced action.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ToolCall {
     /// The agent's id of the call, where it has one.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -1,7 +1,7 @@
 //! From YAML text to a [`Policy`], with every mistake at once. Files are the caller's business: it hands over texts.
 
 mod check;
-pub(super) mod fields;
+pub(crate) mod fields;
 mod rules;
 mod settings;
 

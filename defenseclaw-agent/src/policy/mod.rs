@@ -4,6 +4,7 @@
 //! Text becomes a [`Policy`] ([`load()`]), a policy with a session's directories, profile and mode a [`Session`]. A session
 //! answers ([`evaluate()`], [`Session::judge`]) and is compiled to the [`Image`](image::Image) that the layers below hold.
 
+mod announced;
 mod cases;
 mod compile;
 mod diff;
@@ -21,6 +22,7 @@ mod rule;
 mod session;
 mod yaml;
 
+pub use announced::{Whereabouts, announced};
 pub use cases::{Outcome, Suite, suite};
 pub use compile::compile;
 pub use diff::{Difference, OperationChange, RuleChange, diff};
@@ -35,3 +37,12 @@ pub use problem::{Position, Problem, Source};
 pub use rule::{At, Defaults, Matches, Policy, Profile, Rule, Settings, Spared, Subject, Thresholds};
 pub use session::{Bindings, Session};
 pub use yaml::SIZE_MAX;
+
+/// How YAML with positions is read, for other files of ours that are YAML.
+pub(crate) mod document {
+    pub(crate) use super::{
+        load::fields::{Fields, Reader},
+        problem::Problems,
+        yaml::{Node, parse},
+    };
+}

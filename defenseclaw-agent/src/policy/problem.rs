@@ -102,19 +102,19 @@ impl Error for Problem {}
 
 /// Where mistakes are gathered, so that all are said at once.
 #[derive(Debug, Default)]
-pub(super) struct Problems {
+pub(crate) struct Problems {
     found: Vec<Problem>,
     more: usize,
 }
 
 impl Problems {
-    pub(super) fn add(&mut self, problem: Problem) {
+    pub(crate) fn add(&mut self, problem: Problem) {
         if self.has_room() {
             self.found.push(problem);
         }
     }
 
-    pub(super) fn at(&mut self, at: &Position, message: impl Into<String>, hint: impl Into<String>) {
+    pub(crate) fn at(&mut self, at: &Position, message: impl Into<String>, hint: impl Into<String>) {
         // Finding the snippet reads the text up to there: not for what nobody will see.
         if self.has_room() {
             self.found.push(Problem::at(at, message, hint));
@@ -132,7 +132,7 @@ impl Problems {
     }
 
     /// `good` if nothing was found.
-    pub(super) fn or<T>(mut self, good: T) -> Result<T, Vec<Problem>> {
+    pub(crate) fn or<T>(mut self, good: T) -> Result<T, Vec<Problem>> {
         if self.is_empty() {
             return Ok(good);
         }

@@ -18,21 +18,21 @@ const NODES_MAX: usize = 1 << 20;
 
 /// A value and its place.
 #[derive(Clone, Debug)]
-pub(super) struct Node {
+pub(crate) struct Node {
     pub(super) line: usize,
     pub(super) column: usize,
     pub(super) value: Value,
 }
 
 #[derive(Clone, Debug)]
-pub(super) enum Value {
+pub(crate) enum Value {
     Text(String),
     List(Vec<Node>),
     Map(Vec<(Node, Node)>),
 }
 
 impl Node {
-    pub(super) fn position(&self, source: &Arc<Source>) -> Position {
+    pub(crate) fn position(&self, source: &Arc<Source>) -> Position {
         Position { source: Arc::clone(source), line: self.line, column: self.column }
     }
 
@@ -63,7 +63,7 @@ impl Node {
 }
 
 /// The document in the text; none if it is empty.
-pub(super) fn parse(source: &Arc<Source>) -> Result<Option<Node>, Problem> {
+pub(crate) fn parse(source: &Arc<Source>) -> Result<Option<Node>, Problem> {
     let start = Position { source: Arc::clone(source), line: 1, column: 1 };
     if source.text.len() > SIZE_MAX {
         let size = source.text.len();

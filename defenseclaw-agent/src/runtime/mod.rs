@@ -4,6 +4,7 @@ mod adopt;
 mod changes;
 pub mod clock;
 mod confine;
+mod daemon;
 mod diagnose;
 mod guard;
 mod handed;
@@ -19,6 +20,7 @@ mod watch;
 
 pub use adopt::{Adopted, adopt, release};
 pub use confine::ConfineError;
+pub use daemon::{DaemonError, daemon};
 pub use diagnose::{Check, Diagnosis, diagnose};
 pub use guard::RuleVerdicts;
 pub use persist::{PersistError, PersistentSession, persistent_sessions};

@@ -64,7 +64,7 @@ impl PolicySource {
         }
     }
 
-    fn text(&self) -> Result<String, String> {
+    pub(super) fn text(&self) -> Result<String, String> {
         match self {
             Self::Preset(name) => policy::preset(name).map(str::to_owned).ok_or_else(|| self.unknown()),
             Self::File(path) => read(path).map_err(|error| {
@@ -166,7 +166,7 @@ pub(super) fn digest(source: &PolicySource) -> Option<String> {
     source.text().ok().map(|text| hash(&text))
 }
 
-fn hash(text: &str) -> String {
+pub(super) fn hash(text: &str) -> String {
     use std::fmt::Write;
     Sha256::digest(text).iter().fold(String::new(), |mut hash, byte| {
         // Writing to a String cannot fail.

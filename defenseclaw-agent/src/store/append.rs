@@ -112,6 +112,7 @@ fn own(connection: &Connection, writer: i64, record: &AuditRecord) -> rusqlite::
             close(connection, *session)?;
         }
         AuditRecord::Event(_)
+        | AuditRecord::Hook(_)
         | AuditRecord::PolicyLoaded(_)
         | AuditRecord::PolicyRefused(_)
         | AuditRecord::Posture(_)

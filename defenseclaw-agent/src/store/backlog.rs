@@ -2,9 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use crate::model::{AuditRecord, Event, Loss, LossReason, SessionId};
+use crate::model::{AuditRecord, BootTime, Loss, LossReason, SessionId};
 
-/// Counts of lost events, and the few rows that are kept whole: starts and ends of sessions, and other losses.
+/// Counts of lost events and hooks, and the few rows that are kept whole: starts and ends of sessions, and other losses.
 #[derive(Default)]
 pub(super) struct Backlog {
     starts: Vec<AuditRecord>,
@@ -18,7 +18,7 @@ impl Backlog {
         self.starts.is_empty() && self.losses.is_empty() && self.ends.is_empty()
     }
 
-    /// Events counted here instead of stored.
+    /// Events and hooks counted here instead of stored.
     pub(super) fn events(&self) -> u64 {
         self.events
     }
@@ -35,7 +35,11 @@ impl Backlog {
             match record {
                 AuditRecord::Event(event) => {
                     self.events += 1;
-                    self.count(lost(&event));
+                    self.count(lost(event.kind().as_str(), event.time, Some(event.session)));
+                }
+                AuditRecord::Hook(call) => {
+                    self.events += 1;
+                    self.count(lost("hook", call.boot, call.session));
                 }
                 AuditRecord::Loss(loss) => self.count(loss),
                 AuditRecord::SessionStart(_)
@@ -67,13 +71,6 @@ impl Backlog {
     }
 }
 
-fn lost(event: &Event) -> Loss {
-    Loss {
-        kind: event.kind().as_str().to_owned(),
-        reason: LossReason::StoreError,
-        count: 1,
-        first: event.time,
-        last: event.time,
-        session: Some(event.session),
-    }
+fn lost(kind: &str, time: BootTime, session: Option<SessionId>) -> Loss {
+    Loss { kind: kind.to_owned(), reason: LossReason::StoreError, count: 1, first: time, last: time, session }
 }

@@ -53,7 +53,8 @@ impl Reader {
                 | AuditRecord::Event(_)
                 | AuditRecord::PolicyRefused(_)
                 | AuditRecord::Posture(_)
-                | AuditRecord::Handover(_) => {}
+                | AuditRecord::Handover(_)
+                | AuditRecord::Hook(_) => {}
             }
         }
         Ok(Some(past))

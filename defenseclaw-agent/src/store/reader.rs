@@ -22,9 +22,9 @@ pub struct Filter {
     /// Of one of these kinds; a loss has the kind of what was lost.
     pub kinds: Vec<EventKind>,
     /// Of one of these types, wire names: `session_start`, `event`, `policy_loaded`, `policy_refused`, `posture`,
-    /// `handover`, `loss`, `session_end`.
+    /// `handover`, `hook`, `loss`, `session_end`.
     pub records: Vec<&'static str>,
-    /// Only events that policy blocked.
+    /// Only events and hooks that policy blocked.
     pub blocked: bool,
     /// Only events that went through although policy has something to say of them; with `blocked`, both.
     pub alerts: bool,
@@ -44,7 +44,12 @@ impl Filter {
     }
 
     fn has_action(&self, record: &AuditRecord) -> bool {
-        let action = if let AuditRecord::Event(event) = record { event.policy_action() } else { None };
+        #[expect(clippy::wildcard_enum_match_arm, reason = "the only rows with a decision")]
+        let action = match record {
+            AuditRecord::Event(event) => event.policy_action(),
+            AuditRecord::Hook(call) => call.decision.as_ref().map(|decision| decision.action),
+            _ => None,
+        };
         match action {
             _ if !self.blocked && !self.alerts => true,
             Some(PolicyAction::Block) => self.blocked,
@@ -80,7 +85,7 @@ impl Filter {
             wanted.extend([has("alert"), has("confirm")]);
         }
         if !wanted.is_empty() {
-            write!(sql, " AND record = 'event' AND ({})", wanted.join(" OR ")).ok();
+            write!(sql, " AND record IN ('event', 'hook') AND ({})", wanted.join(" OR ")).ok();
         }
         sql.push_str(" ORDER BY seq");
         (sql, values)

@@ -21,6 +21,7 @@ pub(super) fn session_of(record: &AuditRecord) -> Option<SessionId> {
         AuditRecord::PolicyRefused(policy) => Some(policy.session),
         AuditRecord::Posture(change) => Some(change.session),
         AuditRecord::Handover(change) => Some(change.session),
+        AuditRecord::Hook(call) => call.session,
         AuditRecord::Loss(loss) => loss.session,
         AuditRecord::SessionEnd(end) => Some(end.session),
     }
@@ -40,14 +41,19 @@ pub(super) fn columns<'a>(record: &'a AuditRecord, body: &'a [u8]) -> [ValueRef<
         AuditRecord::PolicyRefused(policy) => (policy.boot, "policy_refused"),
         AuditRecord::Posture(change) => (change.boot, "posture"),
         AuditRecord::Handover(change) => (change.boot, "handover"),
+        AuditRecord::Hook(call) => (call.boot, "hook"),
         AuditRecord::Loss(loss) => (loss.first, "loss"),
         AuditRecord::SessionEnd(end) => (end.boot, "session_end"),
     };
-    let (kind, process, path, other) = match record {
-        AuditRecord::SessionStart(start) => (None, Some(start.root), None, None),
+    let (kind, pid, path, other) = match record {
+        AuditRecord::SessionStart(start) => (None, Some(start.root.tgid), None, None),
         AuditRecord::Event(event) => {
             let action = &event.action;
-            (Some(event.kind().as_str()), Some(event.process), action.path(), action.other_path())
+            (Some(event.kind().as_str()), Some(event.process.tgid), action.path(), action.other_path())
+        }
+        AuditRecord::Hook(call) => {
+            let phase = call.event.as_ref().map(|event| event.phase.as_str());
+            (phase, Some(call.caller.pid), None, None)
         }
         AuditRecord::Loss(loss) => (Some(loss.kind.as_str()), None, None, None),
         AuditRecord::PolicyLoaded(_)
@@ -61,7 +67,7 @@ pub(super) fn columns<'a>(record: &'a AuditRecord, body: &'a [u8]) -> [ValueRef<
         ValueRef::Integer(time_column(time)),
         ValueRef::Text(name.as_bytes()),
         kind.map_or(ValueRef::Null, |kind| ValueRef::Text(kind.as_bytes())),
-        process.map_or(ValueRef::Null, |process| ValueRef::Integer(process.tgid.into())),
+        pid.map_or(ValueRef::Null, |pid| ValueRef::Integer(pid.into())),
         path.map_or(ValueRef::Null, path_column),
         other.map_or(ValueRef::Null, path_column),
         ValueRef::Text(body),

@@ -55,6 +55,9 @@ pub(super) const STEPS: &[&str] = &["
 ", "
     -- Rows may be of the type handover, and a main process may have ended unseen: likewise.
     UPDATE meta SET value = value WHERE false;
+", "
+    -- Rows may be of the type hook, with the phase as their kind and the pid of who asked.
+    UPDATE meta SET value = value WHERE false;
 "];
 
 /// What a file is, before anything is done to it.
@@ -152,6 +155,20 @@ mod tests {
         // The older program meets the newer file.
         let err = migrate(&mut connection, path, STEPS).unwrap_err();
         assert!(matches!(err, StoreError::Newer { found, known, .. } if found == known + 1), "{err}");
+    }
+
+    #[test]
+    fn files_of_every_version_come_up_to_the_last() {
+        for version in 1..STEPS.len() {
+            let mut connection = Connection::open_in_memory().unwrap();
+            migrate(&mut connection, Path::new(PATH), &STEPS[..version]).unwrap();
+            connection
+                .execute("INSERT INTO log VALUES (1, 7, 1, 'event', NULL, 1, NULL, NULL, '{}', x'00')", [])
+                .unwrap();
+            migrate(&mut connection, Path::new(PATH), STEPS).unwrap();
+            let rows: i64 = connection.query_row("SELECT count(*) FROM log", [], |row| row.get(0)).unwrap();
+            assert_eq!((self::version(&connection), rows), (number(STEPS), 1));
+        }
     }
 
     #[test]

@@ -9,7 +9,7 @@ pub(super) struct Room {
 }
 
 /// Every room.
-pub(super) const ROOMS: [Room; 16] = [
+pub(super) const ROOMS: [Room; 18] = [
     Room { name: "model", imports: &[], pure: true },
     Room { name: "tree", imports: &["model"], pure: true },
     Room { name: "policy", imports: &["model"], pure: true },
@@ -21,9 +21,11 @@ pub(super) const ROOMS: [Room; 16] = [
     Room { name: "launcher", imports: &["model", "policy"], pure: false },
     Room { name: "resolver", imports: &["model", "policy"], pure: false },
     Room { name: "installer", imports: &["model", "connectors"], pure: false },
+    Room { name: "api", imports: &["model"], pure: false },
+    Room { name: "hook", imports: &["model", "connectors"], pure: false },
     Room { name: "store", imports: &["model"], pure: false },
     Room { name: "telemetry", imports: &["model"], pure: false },
-    Room { name: "config", imports: &["model"], pure: false },
+    Room { name: "config", imports: &["model", "policy"], pure: false },
     Room {
         name: "cli",
         imports: &[
@@ -37,6 +39,7 @@ pub(super) const ROOMS: [Room; 16] = [
             "store",
             "telemetry",
             "config",
+            "hook",
             "runtime",
         ],
         pure: false,
@@ -58,6 +61,8 @@ pub(super) const ROOMS: [Room; 16] = [
             "store",
             "telemetry",
             "config",
+            "api",
+            "hook",
         ],
         pure: false,
     },

@@ -17,7 +17,7 @@ impl fmt::Display for Broken {
 
 impl Error for Broken {}
 
-pub(super) fn print(problems: &[Problem], out: &mut Out) -> io::Result<()> {
+pub(in crate::cli) fn print(problems: &[Problem], out: &mut Out) -> io::Result<()> {
     for problem in problems {
         out.line(&format!("{}: {}", output::bad("error"), escape(problem.message.as_bytes())))?;
         if problem.line > 0 {

@@ -3,6 +3,7 @@
 import { spawn } from "node:child_process";
 
 const PROGRAM = "@PROGRAM@";
+const ARGUMENTS = "@ARGUMENTS@";
 const CLOSED = "@CLOSED@";
 const DEADLINE = 14000;
 const HELD = ["before_tool_call", "before_agent_run"];
@@ -10,7 +11,7 @@ const SEEN = ["after_tool_call", "agent_end", "session_start", "session_end"];
 
 function ask(payload) {
   return new Promise((resolve, reject) => {
-    const child = spawn(PROGRAM, ["hook", "openclaw"], { stdio: ["pipe", "pipe", "ignore"] });
+    const child = spawn(PROGRAM, ["hook", "openclaw", ...ARGUMENTS], { stdio: ["pipe", "pipe", "ignore"] });
     const timer = setTimeout(() => {
       child.kill();
       reject(new Error("no answer in time"));

@@ -3,12 +3,13 @@
 import { spawn } from "node:child_process";
 
 const PROGRAM = "@PROGRAM@";
+const ARGUMENTS = "@ARGUMENTS@";
 const CLOSED = "@CLOSED@";
 const DEADLINE = 30000;
 
 function ask(payload) {
   return new Promise((resolve, reject) => {
-    const child = spawn(PROGRAM, ["hook", "opencode"], { stdio: ["pipe", "pipe", "ignore"] });
+    const child = spawn(PROGRAM, ["hook", "opencode", ...ARGUMENTS], { stdio: ["pipe", "pipe", "ignore"] });
     const timer = setTimeout(() => {
       child.kill();
       reject(new Error("no answer in time"));

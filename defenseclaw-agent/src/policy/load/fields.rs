@@ -16,18 +16,18 @@ const ID_MAX: usize = 128;
 const TEXT_MAX: usize = 4096;
 
 /// Values of a mapping by key.
-pub(in crate::policy) struct Fields<'n>(HashMap<&'n str, &'n Node>);
+pub(crate) struct Fields<'n>(HashMap<&'n str, &'n Node>);
 
 impl<'n> Fields<'n> {
-    pub(in crate::policy) fn get(&self, key: &str) -> Option<&'n Node> {
+    pub(crate) fn get(&self, key: &str) -> Option<&'n Node> {
         self.0.get(key).copied()
     }
 }
 
 /// Reads nodes of one file.
-pub(in crate::policy) struct Reader<'a> {
-    pub(in crate::policy) source: &'a Arc<Source>,
-    pub(in crate::policy) problems: &'a mut Problems,
+pub(crate) struct Reader<'a> {
+    pub(crate) source: &'a Arc<Source>,
+    pub(crate) problems: &'a mut Problems,
 }
 
 impl Reader<'_> {
@@ -35,17 +35,12 @@ impl Reader<'_> {
         node.position(self.source)
     }
 
-    pub(in crate::policy) fn wrong(
-        &mut self,
-        node: &Node,
-        message: impl Into<String>,
-        hint: impl Into<String>,
-    ) {
+    pub(crate) fn wrong(&mut self, node: &Node, message: impl Into<String>, hint: impl Into<String>) {
         self.problems.at(&node.position(self.source), message, hint);
     }
 
     /// Pairs of a mapping with text keys, each key once.
-    pub(in crate::policy) fn pairs<'n>(
+    pub(crate) fn pairs<'n>(
         &mut self,
         node: &'n Node,
         what: &str,
@@ -71,12 +66,7 @@ impl Reader<'_> {
     }
 
     /// A mapping with known keys.
-    pub(in crate::policy) fn map<'n>(
-        &mut self,
-        node: &'n Node,
-        what: &str,
-        keys: &[&str],
-    ) -> Option<Fields<'n>> {
+    pub(crate) fn map<'n>(&mut self, node: &'n Node, what: &str, keys: &[&str]) -> Option<Fields<'n>> {
         let pairs = self.pairs(node, what)?;
         let mut fields = HashMap::new();
         for (key, name, value) in pairs {
@@ -107,7 +97,7 @@ impl Reader<'_> {
     }
 
     /// Text that is not empty.
-    pub(in crate::policy) fn text<'n>(&mut self, node: &'n Node, what: &str) -> Option<&'n str> {
+    pub(crate) fn text<'n>(&mut self, node: &'n Node, what: &str) -> Option<&'n str> {
         let Value::Text(text) = &node.value else {
             self.wrong(node, format!("{what} must be a single value, not {}", node.kind()), "");
             return None;
@@ -124,7 +114,7 @@ impl Reader<'_> {
     }
 
     /// A name that is safe in a table, a file name and a metric.
-    pub(in crate::policy) fn id(&mut self, node: &Node, what: &str) -> Option<String> {
+    pub(crate) fn id(&mut self, node: &Node, what: &str) -> Option<String> {
         let text = self.text(node, what)?;
         let fits = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
         if text.len() > ID_MAX || !text.chars().all(fits) {
@@ -139,7 +129,7 @@ impl Reader<'_> {
     }
 
     /// One of the words of a type.
-    pub(in crate::policy) fn word<T: Copy>(
+    pub(crate) fn word<T: Copy>(
         &mut self,
         node: &Node,
         what: &str,
@@ -159,7 +149,7 @@ impl Reader<'_> {
         found
     }
 
-    pub(in crate::policy) fn flag(&mut self, node: &Node, what: &str) -> bool {
+    pub(crate) fn flag(&mut self, node: &Node, what: &str) -> bool {
         self.word(node, what, &[true, false], |flag| if flag { "true" } else { "false" }).unwrap_or(false)
     }
 

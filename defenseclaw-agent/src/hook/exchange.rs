@@ -1,0 +1,228 @@
+//! One request and its reply over the daemon's socket, within a deadline.
+
+use std::{
+    io::{self, Read, Write},
+    os::{
+        fd::{AsFd, AsRawFd},
+        unix::net::UnixStream,
+    },
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
+};
+
+use nix::{
+    errno::Errno,
+    poll::{PollFd, PollFlags, PollTimeout, poll},
+    sys::{
+        socket::{
+            AddressFamily, SockFlag, SockType, UnixAddr, connect, getsockopt, setsockopt, socket,
+            sockopt::{PeerCredentials, SendTimeout},
+        },
+        time::{TimeVal, TimeValLike},
+    },
+    unistd::geteuid,
+};
+
+use crate::model::{Connector, EXIT_HEADER, HookOutput, PAYLOAD_MAX, STDOUT_HEADER};
+
+/// Longest reply that is read: as much as any agent takes, and more than we say.
+const REPLY_MAX: u64 = 1 << 20;
+
+/// Why there is no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum Failure {
+    /// The hook was installed by another version, or edited.
+    #[error("the hook command has an argument that is not understood: {wrong}")]
+    Arguments {
+        /// Which.
+        wrong: String,
+    },
+    /// The agent did not say everything.
+    #[error("the agent's input did not end in time or could not be read")]
+    Input(#[source] io::Error),
+    /// There is no daemon.
+    #[error("no daemon answers at {}", path.display())]
+    Unreachable {
+        /// Its socket.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// Somebody else listens there.
+    #[error("what answers at {} is no daemon of root or of this user", path.display())]
+    Impostor {
+        /// The socket.
+        path: PathBuf,
+    },
+    /// It broke off or took too long.
+    #[error("the daemon did not answer in time")]
+    Late(#[source] io::Error),
+    /// Not what a daemon of this version says.
+    #[error("the daemon's answer cannot be used: {0}")]
+    Reply(String),
+    /// A defect of ours.
+    #[error("the hook failed")]
+    Panicked,
+}
+
+fn left(deadline: Instant) -> io::Result<Duration> {
+    let left = deadline.saturating_duration_since(Instant::now());
+    if left.is_zero() { Err(io::ErrorKind::TimedOut.into()) } else { Ok(left) }
+}
+
+/// Reads standard input to its end, or one byte more than a payload may have: what is cut ends in the middle, and
+/// whoever parses it says so.
+pub fn read_input(input: &mut Vec<u8>, deadline: Instant) -> Result<(), Failure> {
+    let stdin = io::stdin();
+    let mut chunk = vec![0; 64 << 10];
+    while input.len() < PAYLOAD_MAX {
+        let mut fds = [PollFd::new(stdin.as_fd(), PollFlags::POLLIN)];
+        // Not through `Stdin`, whose buffer poll knows nothing of.
+        let read = left(deadline).and_then(|left| {
+            let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
+            match poll(&mut fds, timeout) {
+                Ok(0) => Err(io::ErrorKind::TimedOut.into()),
+                Ok(_) => nix::unistd::read(stdin.as_fd(), &mut chunk).map_err(io::Error::from),
+                Err(err) => Err(err.into()),
+            }
+        });
+        match read {
+            Ok(0) => break,
+            Ok(length) => input.extend_from_slice(chunk.get(..length).unwrap_or_default()),
+            Err(err) if err.kind() == io::ErrorKind::Interrupted => {}
+            Err(err) => return Err(Failure::Input(err)),
+        }
+    }
+    input.truncate(PAYLOAD_MAX);
+    Ok(())
+}
+
+/// Asks the daemon.
+pub fn ask(
+    path: &Path,
+    connector: Connector,
+    payload: &[u8],
+    deadline: Instant,
+) -> Result<HookOutput, Failure> {
+    let mut stream =
+        reach(path, deadline).map_err(|source| Failure::Unreachable { path: path.to_owned(), source })?;
+    let peer = getsockopt(&stream, PeerCredentials).map_err(|err| Failure::Late(err.into()))?;
+    if ![0, geteuid().as_raw()].contains(&peer.uid()) {
+        return Err(Failure::Impostor { path: path.to_owned() });
+    }
+    let head = format!(
+        "POST /v1/hooks/{connector} HTTP/1.1\r\nhost: defenseclaw\r\ncontent-length: {}\r\n\r\n",
+        payload.len()
+    );
+    send(&mut stream, head.as_bytes(), deadline)
+        .and_then(|()| send(&mut stream, payload, deadline))
+        .and_then(|()| receive(&mut stream, deadline))
+        .map_err(Failure::Late)
+        .and_then(|reply| output(&reply))
+}
+
+/// `UnixStream::connect` would wait for ever if nobody accepts.
+fn reach(path: &Path, deadline: Instant) -> io::Result<UnixStream> {
+    let address = UnixAddr::new(path)?;
+    let descriptor = socket(AddressFamily::Unix, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
+    let wait = TimeVal::microseconds(i64::try_from(left(deadline)?.as_micros()).unwrap_or(i64::MAX));
+    setsockopt(&descriptor, SendTimeout, &wait)?;
+    connect(descriptor.as_raw_fd(), &address)?;
+    Ok(descriptor.into())
+}
+
+fn send(stream: &mut UnixStream, mut bytes: &[u8], deadline: Instant) -> io::Result<()> {
+    while !bytes.is_empty() {
+        stream.set_write_timeout(Some(left(deadline)?))?;
+        match stream.write(bytes) {
+            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+            Ok(length) => bytes = bytes.get(length..).unwrap_or_default(),
+            Err(err) if err.kind() == io::ErrorKind::Interrupted => {}
+            // The daemon may refuse before it has read everything: what it says is worth reading.
+            Err(err) if err.raw_os_error() == Some(Errno::EPIPE as i32) => return Ok(()),
+            Err(err) => return Err(err),
+        }
+    }
+    Ok(())
+}
+
+fn receive(stream: &mut UnixStream, deadline: Instant) -> io::Result<Vec<u8>> {
+    let mut reply = Vec::new();
+    let mut chunk = [0; 8 << 10];
+    loop {
+        stream.set_read_timeout(Some(left(deadline)?))?;
+        match stream.read(&mut chunk) {
+            Ok(0) => return Ok(reply),
+            Ok(length) => reply.extend_from_slice(chunk.get(..length).unwrap_or_default()),
+            Err(err) if err.kind() == io::ErrorKind::Interrupted => {}
+            Err(err) => return Err(err),
+        }
+        if reply.len() as u64 > REPLY_MAX {
+            return Err(io::Error::other("the reply is too long"));
+        }
+    }
+}
+
+/// What a whole reply says. The daemon closes the connection behind it, so a shorter one was cut.
+fn output(reply: &[u8]) -> Result<HookOutput, Failure> {
+    let broken = |why: &str| Failure::Reply(why.to_owned());
+    let mut headers = [httparse::EMPTY_HEADER; 32];
+    let mut head = httparse::Response::new(&mut headers);
+    let length = match head.parse(reply) {
+        Ok(httparse::Status::Complete(length)) => length,
+        Ok(httparse::Status::Partial) => return Err(broken("it broke off")),
+        Err(err) => return Err(Failure::Reply(err.to_string())),
+    };
+    let body = reply.get(length..).unwrap_or_default();
+    if head.code != Some(200) {
+        let said = String::from_utf8_lossy(body.get(..200).unwrap_or(body));
+        return Err(Failure::Reply(said.trim().to_owned()));
+    }
+    let number = |name: &str| {
+        let header = head.headers.iter().find(|header| header.name.eq_ignore_ascii_case(name))?;
+        std::str::from_utf8(header.value).ok()?.parse::<usize>().ok()
+    };
+    if number("content-length") != Some(body.len()) {
+        return Err(broken("it broke off"));
+    }
+    let exit_code = number(EXIT_HEADER).and_then(|code| u8::try_from(code).ok());
+    let parts = number(STDOUT_HEADER).and_then(|length| body.split_at_checked(length));
+    let (Some(exit_code), Some((stdout, stderr))) = (exit_code, parts) else {
+        return Err(broken("it is not that of a hook"));
+    };
+    Ok(HookOutput { stdout: stdout.to_vec(), stderr: stderr.to_vec(), exit_code })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn only_a_whole_reply_to_a_hook_is_one() {
+        let reply = |head: &str, body: &str| format!("HTTP/1.1 200 OK\r\n{head}\r\n{body}");
+        let good = "defenseclaw-exit: 2\r\ndefenseclaw-stdout: 3\r\ncontent-length: 5\r\n";
+        let read = output(reply(good, "outer").as_bytes()).unwrap();
+        assert_eq!(read, HookOutput { stdout: b"out".to_vec(), stderr: b"er".to_vec(), exit_code: 2 });
+        for text in [
+            reply(good, "oute"),
+            reply(good, "outerr"),
+            reply("content-length: 5\r\n", "outer"),
+            reply("defenseclaw-exit: 256\r\ndefenseclaw-stdout: 0\r\ncontent-length: 0\r\n", ""),
+            reply("defenseclaw-exit: 0\r\ndefenseclaw-stdout: 9\r\ncontent-length: 0\r\n", ""),
+            good.to_owned(),
+            String::new(),
+            "HTTP/1.1 413 Payload Too Large\r\ncontent-length: 0\r\n\r\n".to_owned(),
+        ] {
+            output(text.as_bytes()).unwrap_err();
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_reply_is_too_much(bytes: Vec<u8>) {
+            drop(output(&bytes));
+        }
+    }
+}

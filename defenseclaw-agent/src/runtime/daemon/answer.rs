@@ -1,0 +1,285 @@
+//! One hook: read, judged, decided, said in the agent's words, and kept. Whatever goes wrong on the way is answered by
+//! the connector's fail mode, and kept, too.
+
+use std::{
+    collections::VecDeque,
+    fs,
+    os::unix::ffi::OsStringExt,
+    panic::{AssertUnwindSafe, catch_unwind},
+    path::PathBuf,
+    process,
+    sync::{Arc, PoisonError, atomic::Ordering},
+};
+
+use nix::unistd::{Uid, User, geteuid};
+
+use super::{Daemon, InForce};
+use crate::{
+    api::{Answers, Peer},
+    config::ConnectorConfig,
+    connectors,
+    model::{
+        Answer, Attendance, Caller, Connector, Decision, Enforced, FailMode, Hold, HookCall, HookEvent,
+        HookOutput, JudgedBy, Mechanism, Phase, PolicyAction, Reply, Verdict,
+    },
+    policy::{self, Bindings, Whereabouts, image::Entry},
+    runtime::clock,
+};
+
+/// Runs of agents whose bound policies are kept.
+const SESSIONS_MAX: usize = 256;
+/// Bytes of an agent's session id that tell one from another.
+const ID_MAX: usize = 256;
+/// Stands for a directory that nobody knows.
+const NOWHERE: &str = "/nonexistent";
+
+/// A run of an agent, as it calls itself.
+type Key = (u32, Connector, String);
+
+/// Runs of agents, the one used last at the end.
+#[derive(Default)]
+pub(super) struct Sessions(VecDeque<Known>);
+
+struct Known {
+    key: Key,
+    /// Where the agent was when it was first heard of.
+    project: String,
+    home: String,
+    bound: Option<(u64, Arc<policy::Session>)>,
+}
+
+/// What came of one hook, before it is kept.
+struct Outcome {
+    event: Option<HookEvent>,
+    problem: Option<String>,
+    judged: Option<(JudgedBy, Decision)>,
+    reply: PolicyAction,
+    output: HookOutput,
+}
+
+impl Answers for Daemon {
+    async fn hook(&self, caller: Caller, connector: Connector, payload: Vec<u8>) -> HookOutput {
+        let (boot, wall) = (clock::boot_now(), clock::wall_now());
+        let in_force = self.in_force();
+        let config = in_force.config.connector(connector);
+        let fail_mode = if config.enabled { config.fail_mode } else { FailMode::Open };
+        let outcome =
+            connectors::parse(connector, &payload).map_err(|err| err.to_string()).and_then(|event| {
+                // A defect of ours must not become a tool that runs, or an agent that hangs.
+                let judged = || self.outcome(caller, &in_force, &config, event.clone());
+                let panicked = |_| Err("the daemon failed while it judged; its log says where".to_owned());
+                catch_unwind(AssertUnwindSafe(judged)).unwrap_or_else(panicked)
+            });
+        let failed = outcome.is_err();
+        let mut outcome = outcome.unwrap_or_else(|problem| {
+            let why = format!("DefenseClaw could not judge this: {problem}");
+            let output = connectors::fail(connector, fail_mode, &payload, &why);
+            let reply = if fail_mode == FailMode::Closed { PolicyAction::Block } else { PolicyAction::Allow };
+            let event = connectors::parse(connector, &payload).ok();
+            Outcome { event, problem: Some(problem), judged: None, reply, output }
+        });
+        self.count(failed);
+        let cut = outcome.event.as_mut().is_some_and(HookEvent::cut);
+        let (policy, decision) = outcome.judged.unzip();
+        let call = HookCall {
+            session: None,
+            wall,
+            boot,
+            caller,
+            connector,
+            event: outcome.event,
+            cut,
+            problem: outcome.problem,
+            policy,
+            decision,
+            answer: Answer::new(outcome.reply, failed.then_some(fail_mode), &outcome.output),
+            latency_ns: clock::boot_now().0.saturating_sub(boot.0),
+        };
+        self.audit.add(call).await;
+        outcome.output
+    }
+
+    fn status(&self) -> serde_json::Value {
+        let in_force = self.in_force();
+        serde_json::json!({
+            "version": env!("CARGO_PKG_VERSION"),
+            "pid": process::id(),
+            "policy": in_force.policy.name,
+            "digest": in_force.digest,
+            "generation": in_force.generation,
+            "mode": in_force.config.mode,
+            "connectors": in_force.config.connectors,
+            "answered": self.answered.load(Ordering::Relaxed),
+            "failed": self.failed.load(Ordering::Relaxed),
+        })
+    }
+
+    async fn reload(&self) -> Result<(), String> {
+        self.read_again().map_err(|err| err.to_string())
+    }
+
+    fn controls(&self, peer: &Peer) -> bool {
+        let uid = peer.caller.uid;
+        uid == 0 || uid == geteuid().as_raw() || self.in_force().control.is_some_and(|gid| peer.is_in(gid))
+    }
+}
+
+impl Daemon {
+    fn outcome(
+        &self,
+        caller: Caller,
+        in_force: &InForce,
+        config: &ConnectorConfig,
+        event: HookEvent,
+    ) -> Result<Outcome, String> {
+        let (reply, judged) = if config.enabled && event.phase == Phase::ToolPre {
+            let (session, home) = self.session(caller, in_force, config, &event)?;
+            let (reply, decision) = decide(&session, &home, in_force.generation, config, &event);
+            let name = in_force.policy.name.clone();
+            let by = JudgedBy { name, mode: session.mode(), digest: in_force.digest.clone() };
+            (reply, Some((by, decision)))
+        } else {
+            (Reply::Allow, None)
+        };
+        let output = connectors::encode(&reply, &event, Attendance::Unattended);
+        let action = match reply {
+            Reply::Allow => PolicyAction::Allow,
+            Reply::Alert { .. } => PolicyAction::Alert,
+            Reply::Confirm { .. } => PolicyAction::Confirm,
+            Reply::Block { .. } => PolicyAction::Block,
+        };
+        Ok(Outcome { event: Some(event), problem: None, judged, reply: action, output })
+    }
+
+    /// The policy, bound to the run of the agent that asks, and the home of its user.
+    fn session(
+        &self,
+        caller: Caller,
+        in_force: &InForce,
+        config: &ConnectorConfig,
+        event: &HookEvent,
+    ) -> Result<(Arc<policy::Session>, String), String> {
+        let id = event.session.as_deref().unwrap_or_default();
+        let id = id.get(..id.floor_char_boundary(ID_MAX)).unwrap_or_default().to_owned();
+        let key = (caller.uid, event.connector, id);
+        let mut sessions = self.sessions.lock().unwrap_or_else(PoisonError::into_inner);
+        let at = sessions.0.iter().position(|known| known.key == key);
+        let mut known = at.and_then(|at| sessions.0.remove(at)).unwrap_or_else(|| Known {
+            key,
+            project: project(caller, event),
+            home: home(caller.uid),
+            bound: None,
+        });
+        let bound = match known.bound.take().filter(|(generation, _)| *generation == in_force.generation) {
+            Some(bound) => bound,
+            None => (in_force.generation, Arc::new(bind(&known, in_force, config, event.connector)?)),
+        };
+        let found = (Arc::clone(&bound.1), known.home.clone());
+        known.bound = Some(bound);
+        if sessions.0.len() >= SESSIONS_MAX {
+            sessions.0.pop_front();
+        }
+        sessions.0.push_back(known);
+        Ok(found)
+    }
+}
+
+fn bind(
+    known: &Known,
+    in_force: &InForce,
+    config: &ConnectorConfig,
+    connector: Connector,
+) -> Result<policy::Session, String> {
+    let mode = config.mode.or(in_force.config.mode);
+    let bindings = Bindings {
+        home: known.home.clone().into(),
+        project: known.project.clone().into(),
+        profile: in_force.profile(connector),
+        mode,
+    };
+    let said = |problems: Vec<policy::Problem>| problems.iter().map(ToString::to_string).collect::<Vec<_>>();
+    policy::Session::new(&in_force.policy, &bindings).map_err(|problems| said(problems).join("; "))
+}
+
+/// Where the agent says it is, else where who asks is.
+fn project(caller: Caller, event: &HookEvent) -> String {
+    let usable = |path: &String| policy::components(path.as_bytes()).is_some();
+    let of_caller = || fs::read_link(format!("/proc/{}/cwd", caller.pid)).ok().and_then(text);
+    event
+        .cwd
+        .clone()
+        .filter(usable)
+        .or_else(|| of_caller().filter(usable))
+        .unwrap_or_else(|| NOWHERE.to_owned())
+}
+
+/// The user's home as the kernel names it, unless looking would mean to wait for somebody.
+fn home(uid: u32) -> String {
+    let home = User::from_uid(Uid::from_raw(uid)).ok().flatten().map(|user| user.dir);
+    let real = home.map(|home| fs::canonicalize(&home).unwrap_or(home));
+    real.and_then(text).filter(|home| home.starts_with('/')).unwrap_or_else(|| NOWHERE.to_owned())
+}
+
+fn text(path: PathBuf) -> Option<String> {
+    String::from_utf8(path.into_os_string().into_vec()).ok()
+}
+
+/// What policy says of everything that was announced, and what the agent hears of it.
+fn decide(
+    session: &policy::Session,
+    home: &str,
+    generation: u64,
+    config: &ConnectorConfig,
+    event: &HookEvent,
+) -> (Reply, Decision) {
+    let at = Whereabouts { cwd: event.cwd.as_deref(), home };
+    let mut said: Vec<Entry> =
+        event.tools.iter().flat_map(|call| policy::announced(session, at, call)).collect();
+    said.sort_by_key(|entry| std::cmp::Reverse((entry.action, entry.raw_action)));
+    let Some(first) = said.first() else {
+        let verdict = Verdict {
+            raw_action: PolicyAction::Allow,
+            severity: None,
+            rule_ids: Vec::new(),
+            reason: String::new(),
+        };
+        return (Reply::Allow, decision(verdict, PolicyAction::Allow, generation));
+    };
+    let mut verdict = session.verdict(first);
+    for entry in &said {
+        for id in session.verdict(entry).rule_ids {
+            if !verdict.rule_ids.contains(&id) {
+                verdict.rule_ids.push(id);
+            }
+        }
+    }
+    let rule = verdict.rule_ids.first().cloned().unwrap_or_default();
+    let own = if verdict.reason.is_empty() { "this is not allowed here" } else { &verdict.reason };
+    let reason = match &config.block_message {
+        Some(message) => message.replace("{rule}", &rule).replace("{reason}", own),
+        None => format!("{own} (DefenseClaw rule {rule})"),
+    };
+    let would_block = first.would_block;
+    let mut decided = decision(verdict, first.action, generation);
+    decided.would_block = would_block;
+    let reply = match first.action {
+        PolicyAction::Allow => Reply::Allow,
+        PolicyAction::Alert => Reply::Alert { note: format!("DefenseClaw: {reason}") },
+        // Applied already: policy says what becomes of a question that nobody is asked.
+        PolicyAction::Confirm | PolicyAction::Block => {
+            if connectors::control(event).hold == Hold::Prevents {
+                decided.mechanism = Mechanism::HookReply;
+                decided.enforced = Some(Enforced::Applied);
+            } else {
+                decided.action = PolicyAction::Alert;
+                decided.enforced = Some(Enforced::Unsupported);
+            }
+            Reply::Block { reason }
+        }
+    };
+    (reply, decided)
+}
+
+fn decision(verdict: Verdict, action: PolicyAction, generation: u64) -> Decision {
+    Decision { verdict, action, would_block: false, mechanism: Mechanism::None, enforced: None, generation }
+}

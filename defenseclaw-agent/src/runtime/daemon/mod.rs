@@ -1,0 +1,175 @@
+//! The daemon: answers hooks at its socket, keeps each answer in the audit, and reads its configuration again when told
+//! to. It does not watch processes yet: which watched session a hook belongs to is left open in the row.
+
+mod answer;
+mod audit;
+mod force;
+
+use std::{
+    io,
+    path::{Path, PathBuf},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use sd_notify::NotifyState;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+use super::{PolicyRejected, clock};
+use crate::{
+    api::{self, ApiError, Limits, Listener},
+    config::{self, ConfigError},
+    store::{StoreError, Writer, WriterOptions},
+};
+use answer::Sessions;
+use audit::Audit;
+use force::InForce;
+
+/// The daemon could not start, or not end as it should.
+#[derive(Debug, thiserror::Error)]
+pub enum DaemonError {
+    /// No usable configuration.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// No usable policy.
+    #[error(transparent)]
+    Policy(#[from] PolicyRejected),
+    /// Who may control it cannot be told.
+    #[error("there is no group {name}; make it, or name another control_group")]
+    Group {
+        /// Its name.
+        name: String,
+    },
+    /// No audit.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// No socket.
+    #[error(transparent)]
+    Api(#[from] ApiError),
+    /// The system said no.
+    #[error("cannot {what}")]
+    Io {
+        /// What was tried.
+        what: &'static str,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// Everything that requests share.
+pub(super) struct Daemon {
+    /// Where the configuration is read from.
+    path: Option<PathBuf>,
+    in_force: Mutex<Arc<InForce>>,
+    sessions: Mutex<Sessions>,
+    audit: Audit,
+    answered: AtomicU64,
+    failed: AtomicU64,
+}
+
+impl Daemon {
+    fn in_force(&self) -> Arc<InForce> {
+        Arc::clone(&self.in_force.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Puts what the files say now in force, or leaves everything as it is.
+    fn read_again(&self) -> Result<(), DaemonError> {
+        let config = config::load(self.path.as_deref())?;
+        let mut in_force = self.in_force.lock().unwrap_or_else(PoisonError::into_inner);
+        *in_force = Arc::new(InForce::new(config, in_force.generation + 1)?);
+        Ok(())
+    }
+
+    fn count(&self, failed: bool) {
+        self.answered.fetch_add(1, Ordering::Relaxed);
+        self.failed.fetch_add(u64::from(failed), Ordering::Relaxed);
+    }
+}
+
+/// Runs until SIGTERM or SIGINT. SIGHUP reads the configuration again.
+pub fn daemon(path: Option<&Path>) -> Result<(), DaemonError> {
+    let config = config::load(path)?;
+    let own_place = config::default_database().is_ok_and(|place| place == config.audit);
+    let (socket, database) = (config.socket.clone(), config.audit.clone());
+    let in_force = InForce::new(config, 1)?;
+    let failed = |what| move |source| DaemonError::Io { what, source };
+    let boot_id = clock::boot_id().map_err(failed("tell which boot this is"))?;
+    let options = WriterOptions {
+        create_parent: own_place,
+        ..WriterOptions::new(clock::boot_now(), clock::wall_now(), boot_id)
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(failed("start the runtime"))?;
+    runtime.block_on(async {
+        // The socket first: a second daemon must fail before it opens the audit as its writer.
+        let listener = Listener::bind(&socket)?;
+        let (audit, thread) = Audit::start(Writer::open(&database, &options)?)
+            .map_err(failed("start the thread of the audit"))?;
+        let daemon = Arc::new(Daemon {
+            path: path.map(Path::to_owned),
+            in_force: Mutex::new(Arc::new(in_force)),
+            sessions: Mutex::default(),
+            audit,
+            answered: AtomicU64::new(0),
+            failed: AtomicU64::new(0),
+        });
+        let mut signals = Signals::new().map_err(failed("wait for signals"))?;
+        tell(&[NotifyState::Ready]);
+        api::serve(listener, Arc::clone(&daemon), Limits::default(), signals.until_stop(&daemon)).await;
+        tell(&[NotifyState::Stopping]);
+        daemon.audit.end();
+        Ok(thread.wait().await?)
+    })
+}
+
+/// To systemd, if it started us. Without it there is nobody to tell.
+fn tell(state: &[NotifyState<'_>]) {
+    if let Err(err) = sd_notify::notify(state) {
+        tracing::warn!("cannot tell systemd: {err}");
+    }
+}
+
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    hangup: Signal,
+}
+
+impl Signals {
+    fn new() -> io::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            hangup: signal(SignalKind::hangup())?,
+        })
+    }
+
+    async fn until_stop(&mut self, daemon: &Daemon) {
+        // Half of what systemd allows, as it asks for. Without a watchdog the tick does nothing.
+        let watchdog = sd_notify::watchdog_enabled();
+        let pace = watchdog.map_or(Duration::from_hours(1), |limit| limit / 2);
+        let mut tick = tokio::time::interval(pace.max(Duration::from_millis(100)));
+        loop {
+            tokio::select! {
+                _ = self.terminate.recv() => return,
+                _ = self.interrupt.recv() => return,
+                _ = self.hangup.recv() => {
+                    if let Err(err) = daemon.read_again() {
+                        tracing::error!("what was in force stays in force: {err}");
+                    }
+                }
+                _ = tick.tick() => {
+                    if watchdog.is_some() {
+                        tell(&[NotifyState::Watchdog]);
+                    }
+                }
+            }
+        }
+    }
+}
