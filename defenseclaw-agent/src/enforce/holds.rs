@@ -89,7 +89,7 @@ pub fn holds(image: &Image, protection: &Protection) -> Vec<RuleHold> {
     // Nobody asks about the name of a question where no rule is about names.
     let names =
         !image.hosts.is_empty() || image.defaults.iter().any(|entry| entry.effects.contains(Effects::DNS));
-    for entry in &image.unresolved {
+    if let Some(entry) = &image.unresolved {
         let effects = Effect::ALL.iter().filter(|effect| entry.effects.contains((**effect).into()));
         for effect in effects.filter(|effect| names || **effect != Effect::Dns) {
             note(entry, hooks_of(*effect));

@@ -181,7 +181,8 @@ pub(crate) fn observe(setting: &Setting) -> Result<Observed> {
             AuditRecord::PolicyLoaded(_)
             | AuditRecord::PolicyRefused(_)
             | AuditRecord::Posture(_)
-            | AuditRecord::Handover(_) => {}
+            | AuditRecord::Handover(_)
+            | AuditRecord::Hook(_) => {}
         }
         Ok(())
     })

@@ -102,7 +102,10 @@ fn audit(setting: &Setting, db: &Path) -> Result<Audit> {
             AuditRecord::PolicyLoaded(_) => policies += 1,
             AuditRecord::Loss(loss) => losses.push(loss),
             AuditRecord::PolicyRefused(refused) => anyhow::bail!("refused: {refused:?}"),
-            AuditRecord::Posture(_) | AuditRecord::Handover(_) | AuditRecord::SessionEnd(_) => {}
+            AuditRecord::Posture(_)
+            | AuditRecord::Handover(_)
+            | AuditRecord::Hook(_)
+            | AuditRecord::SessionEnd(_) => {}
         }
         Ok(())
     })?;

@@ -94,6 +94,7 @@ fn compare(setting: &Setting) -> Result<()> {
                 | AuditRecord::PolicyRefused(_)
                 | AuditRecord::Posture(_)
                 | AuditRecord::Handover(_)
+                | AuditRecord::Hook(_)
                 | AuditRecord::SessionEnd(_) => {}
             }
             Ok(())

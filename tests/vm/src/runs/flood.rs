@@ -96,6 +96,7 @@ fn flood(setting: &Setting, dir: &Path, times: u64) -> Result<(Stats, Audit, End
             | AuditRecord::PolicyRefused(_)
             | AuditRecord::Posture(_)
             | AuditRecord::Handover(_)
+            | AuditRecord::Hook(_)
             | AuditRecord::SessionEnd(_) => {}
         }
         Ok(())

@@ -244,6 +244,7 @@ fn session_without_end(setting: &Setting, db: &Path) -> bool {
             | AuditRecord::PolicyRefused(_)
             | AuditRecord::Posture(_)
             | AuditRecord::Handover(_)
+            | AuditRecord::Hook(_)
             | AuditRecord::Loss(_) => {}
         }
         Ok(())

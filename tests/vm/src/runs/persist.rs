@@ -322,6 +322,7 @@ impl Audit {
                 *self.losses.entry((loss.kind, loss.reason)).or_default() += loss.count;
                 "loss"
             }
+            AuditRecord::Hook(_) => return,
             AuditRecord::Handover(change) => {
                 self.handovers.push(change.step);
                 "handover"
