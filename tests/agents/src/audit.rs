@@ -46,7 +46,8 @@ impl Audit {
                 AuditRecord::PolicyLoaded(_)
                 | AuditRecord::PolicyRefused(_)
                 | AuditRecord::Posture(_)
-                | AuditRecord::Handover(_) => {}
+                | AuditRecord::Handover(_)
+                | AuditRecord::Hook(_) => {}
                 AuditRecord::Event(event) => {
                     if let Action::ProcessFork { child, .. } = &event.action {
                         parents.insert(*child, event.process);
