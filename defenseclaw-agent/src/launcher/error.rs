@@ -76,6 +76,11 @@ pub enum LaunchError {
 }
 
 impl LaunchError {
+    /// What the system said when the command was to start; 0 where it was not asked.
+    pub fn errno(&self) -> i32 {
+        if let Self::Exec { errno, .. } | Self::BecomeUser { errno, .. } = self { *errno as i32 } else { 0 }
+    }
+
     /// For `map_err`: names what we were about to do.
     pub(super) fn system(step: &'static str) -> impl Fn(Errno) -> Self {
         move |errno| Self::System { step, errno }

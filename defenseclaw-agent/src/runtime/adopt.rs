@@ -11,7 +11,7 @@ use super::{
     manifest::{self, Manifest},
     persist::{self, Kept, PersistError, Place},
     policy::PolicySource,
-    run::{RunError, RunOutcome, RunStats, causes, left_in_force},
+    run::{RunError, RunOutcome, RunStats, causes, left_in_force, not_stored},
     watch::{Begin, Policy, Watch},
 };
 use crate::{
@@ -57,7 +57,7 @@ pub fn adopt(session: SessionId) -> Result<Adopted, RunError> {
     let status = runtime.block_on(taken.watch.until_the_end(&mut taken.running, &taken.signals, false))?;
     let left = taken.watch.leaves();
     let (stats, last_error) = taken.watch.finish()?;
-    let mut outcome = outcome(session, stats, taken.warnings, last_error);
+    let mut outcome = outcome(session, stats, taken.warnings, last_error.as_ref());
     outcome.status = status;
     if left {
         outcome.warnings.push(left_in_force(session));
@@ -93,18 +93,16 @@ pub fn release(session: SessionId) -> Result<Adopted, RunError> {
     };
     let (stats, last_error) = taken.watch.release()?;
     taken.running.finish();
-    Ok(Adopted::Watched(Box::new(outcome(session, stats, taken.warnings, last_error)), database))
+    Ok(Adopted::Watched(Box::new(outcome(session, stats, taken.warnings, last_error.as_ref())), database))
 }
 
 fn outcome(
     session: SessionId,
     stats: RunStats,
     mut warnings: Vec<String>,
-    last_error: Option<StoreError>,
+    last_error: Option<&StoreError>,
 ) -> RunOutcome {
-    if let (1.., Some(error)) = (stats.store_error, last_error) {
-        warnings.push(format!("{} events could not be stored: {error}", stats.store_error));
-    }
+    warnings.extend(not_stored(stats.store_error, last_error));
     RunOutcome { session, status: None, stats, warnings }
 }
 

@@ -11,9 +11,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::policy::Compiled;
+use super::{policy::Compiled, run::RunError};
 use crate::{
     enforce,
+    launcher::Prepared,
     model::{
         Access, Action, BootTime, Effect, Event, FileRef, KernelPath, KernelVerdict, PolicyAction,
         ProcessKey, SessionId, Text, Vantage,
@@ -54,8 +55,16 @@ fn stream(descriptor: i32) -> &'static str {
     }
 }
 
-/// All that this process, which waits before its exec, would keep over it.
-pub(super) fn find(pid: i32, compiled: &Compiled) -> Vec<Handed> {
+/// All that the command, which waits before its exec, would keep over it; what policy blocks is taken away.
+pub(super) fn withhold(prepared: &Prepared, compiled: &Compiled) -> Result<Vec<Handed>, RunError> {
+    let handed = find(prepared.pid(), compiled);
+    for descriptor in Handed::withheld(&handed, compiled)? {
+        prepared.withhold(descriptor)?;
+    }
+    Ok(handed)
+}
+
+fn find(pid: i32, compiled: &Compiled) -> Vec<Handed> {
     let directory = PathBuf::from(format!("/proc/{pid}"));
     let lookup = Lookup::new(&compiled.image);
     let status = fs::read_to_string(directory.join("status")).unwrap_or_default();
@@ -119,6 +128,10 @@ fn look(
         .flatten()
         .max_by_key(|entry| entry.action)
         .filter(|entry| entry.action > PolicyAction::Allow)?;
+    // Where output goes was chosen by whoever started us; a default is not a rule about that file.
+    if descriptor <= 2 && compiled.rule_id(entry.rule).starts_with("default:") {
+        return None;
+    }
     let path = KernelPath { text: text.into(), deleted, ..KernelPath::default() };
     Some(Handed { descriptor, file: FileRef { path, dev, ino }, access, entry, uid })
 }
@@ -129,7 +142,7 @@ impl Handed {
     }
 
     /// What the command is not to have: their numbers. Standard streams cannot be taken away without a word.
-    pub(super) fn withheld(all: &[Self], compiled: &Compiled) -> Result<Vec<i32>, Withheld> {
+    fn withheld(all: &[Self], compiled: &Compiled) -> Result<Vec<i32>, Withheld> {
         let blocked = || all.iter().filter(|handed| handed.is_blocked());
         match blocked().find(|handed| handed.descriptor <= 2) {
             Some(handed) => Err(Withheld {

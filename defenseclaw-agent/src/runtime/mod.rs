@@ -1,6 +1,7 @@
 //! Start-up order, the loop, shutdown: the only room that knows every other one.
 
 mod adopt;
+mod begin;
 mod changes;
 pub mod clock;
 mod confine;

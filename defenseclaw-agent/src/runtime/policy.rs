@@ -19,7 +19,7 @@ use crate::{
     launcher::landlock::{LandlockChoice, Siblings},
     model::{Held, LoadedRule, Mode, PolicyAction, PolicyLoaded, RuleHold, SessionId, best_holds},
     policy::{
-        self, Bindings,
+        self, Bindings, Policy,
         image::{Image, RuleInfo},
     },
 };
@@ -64,7 +64,17 @@ impl PolicySource {
         }
     }
 
-    pub(super) fn text(&self) -> Result<String, String> {
+    /// The policy with its presets, not bound to anything yet, and the digest of its text.
+    pub(super) fn load(&self) -> Result<(Policy, String), PolicyRejected> {
+        let text = self.text().map_err(|problem| PolicyRejected::new(self, vec![problem]))?;
+        let preset = |name: &str| policy::preset(name).map(str::to_owned);
+        match policy::load(&self.to_string(), &text, &preset) {
+            Ok(policy) => Ok((policy, hash(&text))),
+            Err(problems) => Err(PolicyRejected::new(self, problems)),
+        }
+    }
+
+    fn text(&self) -> Result<String, String> {
         match self {
             Self::Preset(name) => policy::preset(name).map(str::to_owned).ok_or_else(|| self.unknown()),
             Self::File(path) => read(path).map_err(|error| {
@@ -153,6 +163,13 @@ pub struct PolicyRejected {
     pub problems: Vec<String>,
 }
 
+impl PolicyRejected {
+    pub(super) fn new<P: fmt::Display>(source: &PolicySource, problems: impl IntoIterator<Item = P>) -> Self {
+        let problems = problems.into_iter().map(|problem| problem.to_string()).collect();
+        Self { name: source.to_string(), problems }
+    }
+}
+
 impl fmt::Display for PolicyRejected {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "policy {} cannot be used: {}", self.name, self.problems.join("; "))
@@ -166,7 +183,7 @@ pub(super) fn digest(source: &PolicySource) -> Option<String> {
     source.text().ok().map(|text| hash(&text))
 }
 
-pub(super) fn hash(text: &str) -> String {
+fn hash(text: &str) -> String {
     use std::fmt::Write;
     Sha256::digest(text).iter().fold(String::new(), |mut hash, byte| {
         // Writing to a String cannot fail.
@@ -180,11 +197,8 @@ pub(super) fn compile(
     options: &PolicyOptions,
     directories: &Directories,
 ) -> Result<Compiled, PolicyRejected> {
-    let rejected = |problems| PolicyRejected { name: options.source.to_string(), problems };
-    let text = options.source.text().map_err(|problem| rejected(vec![problem]))?;
-    let said = |problems: Vec<policy::Problem>| rejected(problems.iter().map(ToString::to_string).collect());
-    let preset = |name: &str| policy::preset(name).map(str::to_owned);
-    let mut loaded = policy::load(&options.source.to_string(), &text, &preset).map_err(said)?;
+    let (mut loaded, digest) = options.source.load()?;
+    let said = |problems: Vec<policy::Problem>| PolicyRejected::new(&options.source, problems);
     if let Some(action) = options.unresolved {
         loaded.settings.unresolved = action;
     }
@@ -198,7 +212,7 @@ pub(super) fn compile(
     let image = session.image().map_err(said)?;
     let identities = identities(&image);
     let (mode, judge) = (session.mode(), Some(Arc::new(session)));
-    Ok(Compiled { name: loaded.name, mode, digest: hash(&text), image, judge, identities })
+    Ok(Compiled { name: loaded.name, mode, digest, image, judge, identities })
 }
 
 /// Files to protect by inode, as they are now.

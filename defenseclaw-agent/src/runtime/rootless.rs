@@ -9,18 +9,18 @@ use nix::{
 };
 
 use super::{
+    begin::{self, Beginning},
     clock,
     confine::Confinement,
-    handed::{self, Handed},
-    host,
+    handed,
     policy::Compiled,
-    run::{RunError, RunOptions, RunOutcome, RunStats, home, random},
+    run::{RunError, RunOptions, RunOutcome, RunStats, not_stored},
 };
 use crate::{
-    launcher::{self, LaunchError, LaunchOptions, Running, Signals, Step},
-    model::{ExitStatus, Level, ProcessKey, Protection, SessionId, SessionStart},
+    launcher::{self, LaunchOptions, Running, Signals, Step},
+    model::{ExitStatus, Level, Protection},
     pipeline::{self, Effect, Input, State},
-    store::{Writer, WriterOptions},
+    store::Writer,
 };
 
 /// Runs and confines. Ends with the command: what its children do after it is not known.
@@ -29,17 +29,9 @@ pub(super) fn run(
     confinement: &Confinement,
     compiled: &Compiled,
 ) -> Result<RunOutcome, RunError> {
-    let signals = Signals::block()?;
-    let boot_id = clock::boot_id().map_err(RunError::system("read the boot id"))?;
-    let (wall, boot) = (clock::wall_now(), clock::boot_now());
-    let session = SessionId::new(wall, random());
-    let writer = Writer::open(
-        &options.database,
-        &WriterOptions {
-            create_parent: options.default_database,
-            ..WriterOptions::new(boot, wall, boot_id.clone())
-        },
-    )?;
+    let beginning = Beginning::new()?;
+    let session = beginning.session;
+    let writer = beginning.writer(options)?;
     let launch = LaunchOptions { command: options.command.clone(), session, user: None };
     let prepared = launcher::prepare_in(&launch, confinement.domain())?;
     let mut protection = Protection {
@@ -51,36 +43,16 @@ pub(super) fn run(
     };
     confinement.describe(&prepared, &mut protection);
     confinement.check(&protection.rules)?;
-    let handed = handed::find(prepared.pid(), compiled);
-    for descriptor in Handed::withheld(&handed, compiled)? {
-        prepared.withhold(descriptor)?;
-    }
-    let host = host::host();
-    let root = ProcessKey {
-        tgid: u32::try_from(prepared.pid()).unwrap_or(0),
-        start_ns: prepared.start_ticks() * 10_000_000,
-    };
-    let start = SessionStart {
-        session,
-        wall: clock::wall_now(),
-        boot: clock::boot_now(),
-        boot_id,
-        root,
-        command: options.command.iter().cloned().map(host::text).collect(),
-        project: host::project(),
-        home: home(options),
-        host: host.name,
-        kernel: host.kernel,
-        version: env!("CARGO_PKG_VERSION").to_owned(),
-        protection,
-    };
+    let handed = handed::withhold(&prepared, compiled)?;
+    let root = begin::root(&prepared);
+    let start = beginning.start(options, &prepared, protection);
     let mut record = Record { writer, state: State::new() };
     record.step(Input::Started(Box::new(start)))?;
     // If we are killed, the audit at least says what was being run.
     record.writer.flush()?;
 
     let ended = prepared.release().map_err(RunError::from).and_then(|mut running| {
-        let status = until_the_end(&mut running, &signals, &record.writer)?;
+        let status = until_the_end(&mut running, &beginning.signals, &record.writer)?;
         running.finish();
         Ok(status)
     });
@@ -96,19 +68,13 @@ pub(super) fn run(
     let status = ended?;
     let mut warnings = confinement.warnings();
     warnings.extend(handed.iter().filter_map(|handed| handed.warning(compiled)));
-    if let (1.., Some(error)) = (written.lost, &written.last_error) {
-        warnings.push(format!("{} rows could not be stored: {error}", written.lost));
-    }
+    warnings.extend(not_stored(written.lost, written.last_error.as_ref()));
     let stats = RunStats { stored: written.rows, store_error: written.lost, ..RunStats::default() };
     Ok(RunOutcome { session, status: Some(status), stats, warnings })
 }
 
 fn errno(error: &RunError) -> i32 {
-    if let RunError::Launch(LaunchError::Exec { errno, .. } | LaunchError::BecomeUser { errno, .. }) = error {
-        *errno as i32
-    } else {
-        0
-    }
+    if let RunError::Launch(error) = error { error.errno() } else { 0 }
 }
 
 struct Record {

@@ -2,16 +2,16 @@
 //! daemon. Start-up order matters: programs are attached before the command exists, the command is enrolled before it
 //! executes, and the audit is open before anything can happen that belongs in it.
 
-use std::{collections::BTreeMap, ffi::OsString, io, os::unix::ffi::OsStrExt, path::PathBuf};
+use std::{collections::BTreeMap, ffi::OsString, io, path::PathBuf};
 
 use serde::Serialize;
 use tracing::warn;
 
 use super::{
-    clock,
+    begin::{self, Beginning},
     confine::{ConfineError, Confinement},
     guard::{Guard, RuleVerdicts},
-    handed::{self, Handed, Withheld},
+    handed::{self, Withheld},
     host,
     manifest::{self, Manifest, ManifestPolicy},
     names::{self, Names},
@@ -22,11 +22,11 @@ use super::{
 };
 use crate::{
     enforce::{self, EnforceError},
-    launcher::{self, LaunchError, LaunchOptions, RunAs, Signals},
-    model::{ExitStatus, SessionId, SessionStart, Text, Unproven},
+    launcher::{self, LaunchError, LaunchOptions, RunAs},
+    model::{ExitStatus, SessionId, Unproven},
     resolver::ResolverStats,
     sensor::{self, Sensor, SensorError, SensorOptions, SensorStats},
-    store::{StoreError, Writer, WriterOptions},
+    store::StoreError,
 };
 
 /// What to run, and how.
@@ -187,7 +187,7 @@ fn unproven(which: &[Unproven]) -> String {
 
 /// Runs and watches. To be called before other threads are started: it blocks signals for all of them.
 pub fn run(options: &RunOptions) -> Result<RunOutcome, RunError> {
-    let directories = Directories::new(&home(options).0, &host::project().0);
+    let directories = Directories::new(&begin::home(options).0, &host::project().0);
     // First of all: what is wrong with it needs no kernel to be said.
     let policy = match &options.policy {
         Some(chosen) => {
@@ -207,24 +207,15 @@ pub fn run(options: &RunOptions) -> Result<RunOutcome, RunError> {
     if !host::in_initial_pid_namespace() {
         return Err(RunError::PidNamespace);
     }
-    let signals = Signals::block()?;
-    let boot_id = clock::boot_id().map_err(RunError::system("read the boot id"))?;
-    let (wall, boot) = (clock::wall_now(), clock::boot_now());
-    let session = SessionId::new(wall, random());
+    let beginning = Beginning::new()?;
+    let session = beginning.session;
     let place = options.persist.then(|| Place::make(session)).transpose()?;
     let mut sensor = Sensor::load(&options.sensor)?;
-    let writer = Writer::open(
-        &options.database,
-        &WriterOptions {
-            create_parent: options.default_database,
-            ..WriterOptions::new(boot, wall, boot_id.clone())
-        },
-    )?;
+    let writer = beginning.writer(options)?;
 
     let launch = LaunchOptions { command: options.command.clone(), session, user: options.user.clone() };
     let domain = policy.as_ref().and_then(|(_, _, confinement)| confinement.domain());
     let prepared = launcher::prepare_in(&launch, domain)?;
-    let root = u32::try_from(prepared.pid()).unwrap_or(0);
     let mut warnings = Vec::new();
     match prepared.placement() {
         launcher::Placement::Cgroup(cgroup) => {
@@ -253,10 +244,7 @@ pub fn run(options: &RunOptions) -> Result<RunOutcome, RunError> {
         warnings.extend(confinement.warnings());
         let skipped = &compiled.identities.skipped;
         warnings.extend(skipped.iter().map(|skipped| format!("not protected by inode: {skipped}")));
-        let handed = handed::find(prepared.pid(), &compiled);
-        for descriptor in Handed::withheld(&handed, &compiled)? {
-            prepared.withhold(descriptor)?;
-        }
+        let handed = handed::withhold(&prepared, &compiled)?;
         warnings.extend(handed.iter().filter_map(|handed| handed.warning(&compiled)));
         n_handed = handed.len() as u64;
         let cgroup = prepared.placement().cgroup();
@@ -270,25 +258,8 @@ pub fn run(options: &RunOptions) -> Result<RunOutcome, RunError> {
         };
         judged = Some(Policy { guard, file, begin: Some(Begin { loaded, posture, handed }) });
     }
-    sensor.enrol(root, session)?;
-
-    // The session starts here: loading programs is our time, not the command's.
-    let (wall, boot) = (clock::wall_now(), clock::boot_now());
-    let host = host::host();
-    let start = SessionStart {
-        session,
-        wall,
-        boot,
-        boot_id,
-        root: crate::model::ProcessKey { tgid: root, start_ns: prepared.start_ticks() * 10_000_000 },
-        command: options.command.iter().cloned().map(host::text).collect(),
-        project: host::project(),
-        home: home(options),
-        host: host.name,
-        kernel: host.kernel,
-        version: env!("CARGO_PKG_VERSION").to_owned(),
-        protection,
-    };
+    sensor.enrol(begin::root(&prepared).tgid, session)?;
+    let start = beginning.start(options, &prepared, protection);
     let kept = match place {
         Some((place, mounted)) => {
             warnings.extend(mounted);
@@ -320,13 +291,7 @@ pub fn run(options: &RunOptions) -> Result<RunOutcome, RunError> {
     let mut running = match prepared.release() {
         Ok(running) => running,
         Err(error) => {
-            let errno =
-                if let LaunchError::Exec { errno, .. } | LaunchError::BecomeUser { errno, .. } = &error {
-                    *errno as i32
-                } else {
-                    0
-                };
-            watch.not_started(errno)?;
+            watch.not_started(error.errno())?;
             watch.finish()?;
             return Err(error.into());
         }
@@ -339,7 +304,8 @@ pub fn run(options: &RunOptions) -> Result<RunOutcome, RunError> {
         }
         error
     };
-    let watched = runtime.block_on(watch.until_the_end(&mut running, &signals, options.detach_after_main));
+    let watched =
+        runtime.block_on(watch.until_the_end(&mut running, &beginning.signals, options.detach_after_main));
     let status = watched.map_err(unless_ended)?;
     let left = watch.leaves();
     let (stats, last_error) = watch.finish().map_err(unless_ended)?;
@@ -349,9 +315,7 @@ pub fn run(options: &RunOptions) -> Result<RunOutcome, RunError> {
     if let launcher::CgroupEnd::Left(path) = running.finish() {
         warnings.push(format!("processes are still in {}", path.display()));
     }
-    if let (1.., Some(error)) = (stats.store_error, last_error) {
-        warnings.push(format!("{} events could not be stored: {error}", stats.store_error));
-    }
+    warnings.extend(not_stored(stats.store_error, last_error.as_ref()));
     Ok(RunOutcome { session, status, stats, warnings })
 }
 
@@ -362,15 +326,7 @@ pub(super) fn left_in_force(session: SessionId) -> String {
     )
 }
 
-pub(super) fn home(options: &RunOptions) -> Text {
-    match &options.user {
-        Some(user) => user.home.as_os_str().as_bytes().into(),
-        None => std::env::var_os("HOME").map(host::text).unwrap_or_default(),
-    }
-}
-
-/// Bits that keep two sessions of the same millisecond apart. Not a secret.
-pub(super) fn random() -> u32 {
-    use std::hash::{BuildHasher, RandomState};
-    u32::try_from(RandomState::new().hash_one(std::process::id()) & 0xffff_ffff).unwrap_or(0)
+/// What the audit does not have.
+pub(super) fn not_stored(count: u64, error: Option<&StoreError>) -> Option<String> {
+    error.filter(|_| count > 0).map(|error| format!("{count} rows could not be stored: {error}"))
 }

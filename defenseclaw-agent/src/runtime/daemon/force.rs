@@ -6,8 +6,8 @@ use super::DaemonError;
 use crate::{
     config::Config,
     model::Connector,
-    policy::{self, Policy},
-    runtime::policy::{PolicyRejected, PolicySource, hash},
+    policy::Policy,
+    runtime::policy::{PolicyRejected, PolicySource},
 };
 
 /// Configuration and policy.
@@ -24,16 +24,13 @@ pub(super) struct InForce {
 impl InForce {
     pub(super) fn new(config: Config, generation: u64) -> Result<Self, DaemonError> {
         let source = PolicySource::named(&config.policy);
-        let rejected = |problems| PolicyRejected { name: source.to_string(), problems };
-        let text = source.text().map_err(|problem| rejected(vec![problem]))?;
-        let preset = |name: &str| policy::preset(name).map(str::to_owned);
-        let policy = policy::load(&source.to_string(), &text, &preset)
-            .map_err(|problems| rejected(problems.iter().map(ToString::to_string).collect()))?;
+        let (policy, digest) = source.load()?;
         if let Some(profile) = &config.profile
             && profile != "default"
             && policy.profile(profile).is_none()
         {
-            return Err(rejected(vec![format!("it has no profile {profile:?}")]).into());
+            let problem = format!("it has no profile {profile:?}");
+            return Err(PolicyRejected::new(&source, [problem]).into());
         }
         let control = match &config.control_group {
             Some(name) => match Group::from_name(name) {
@@ -42,7 +39,7 @@ impl InForce {
             },
             None => None,
         };
-        Ok(Self { config, policy, digest: hash(&text), generation, control })
+        Ok(Self { config, policy, digest, generation, control })
     }
 
     /// The profile that judges an agent.
