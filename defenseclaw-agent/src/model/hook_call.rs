@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     BootTime, Connector, Decision, FailMode, HookEvent, HookOutput, Intent, Mode, PolicyAction, SessionId,
-    Target, Text, ToolCall, WallTime,
+    Target, Text, ToolCall, ToolCallId, WallTime,
 };
 
 /// Bytes kept of a prompt, a message, a result and of each stream of a reply.
@@ -92,6 +92,9 @@ pub struct HookCall {
     /// What it said; none if that could not be read.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub event: Option<HookEvent>,
+    /// The labels of the event's tool calls, in their order; empty where no session is known.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub calls: Vec<ToolCallId>,
     /// The event is kept in part.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub cut: bool,

@@ -16,8 +16,8 @@ use session::Session;
 
 use crate::{
     model::{
-        Action, AuditRecord, BootTime, Event, ExitStatus, Handover, HandoverStep, KernelPath, Loss,
-        PolicyLoaded, PolicyRefused, PostureChange, ProcessKey, SessionId, SessionStart,
+        Action, AuditRecord, BootTime, Event, ExitStatus, Handover, HandoverStep, HookCall, KernelPath, Loss,
+        PolicyLoaded, PolicyRefused, PostureChange, ProcessKey, SessionId, SessionStart, ToolCallId,
     },
     policy,
     tree::{ProcessFacts, ProcessTree},
@@ -53,6 +53,8 @@ pub enum Input {
     PolicyRefused(PolicyRefused),
     /// What the canary has found has changed.
     Posture(PostureChange),
+    /// A hook was judged, and its answer waits: what this leads to is to be carried out before.
+    Hook(Box<HookCall>),
     /// Observations are missing.
     Loss(Loss),
     /// The main process of a session ended.
@@ -80,6 +82,8 @@ pub enum Effect {
     TreeEnded { session: SessionId },
     /// End this process, because a rule says so and the program that refused may not, or nothing could refuse.
     Kill(ProcessKey),
+    /// From now on children of this process are born with the label of that call, or with none.
+    Label { process: ProcessKey, call: Option<ToolCallId> },
 }
 
 /// Everything the pipeline remembers.
@@ -182,6 +186,7 @@ pub fn step(state: &mut State, input: Input, now: BootTime, effects: &mut Vec<Ef
         }
         Input::PolicyRefused(policy) => effects.push(Effect::Store(AuditRecord::PolicyRefused(policy))),
         Input::Posture(change) => effects.push(Effect::Store(AuditRecord::Posture(change))),
+        Input::Hook(call) => effects.push(Effect::Store(AuditRecord::Hook(call))),
         Input::Loss(loss) => effects.push(Effect::Store(AuditRecord::Loss(loss))),
         Input::MainExited { session, status } => {
             // The tree is not told: its own record comes after those of the children it made, so that none of them

@@ -589,6 +589,8 @@ impl Watch {
                 Effect::Store(record) => rows.push(record),
                 Effect::TreeEnded { session } => self.tree_ended |= session == self.session,
                 Effect::Kill(process) => ends.push(process),
+                // An embedded run hears of no tool calls.
+                Effect::Label { .. } => {}
             }
         }
         if !rows.is_empty() {

@@ -88,6 +88,7 @@ impl Answers for Daemon {
             caller,
             connector,
             event: outcome.event,
+            calls: Vec::new(),
             cut,
             problem: outcome.problem,
             policy,
