@@ -7,6 +7,8 @@ use crate::model::{Ask, Control, FailMode, Hold, HookEvent, HookOutput, Phase};
 
 /// Everything about one agent.
 pub(super) struct Agent {
+    /// What its program, its script or its package is called.
+    pub(super) programs: &'static [&'static str],
     pub(super) events: &'static [Row],
     /// What the agent does when its hook fails.
     pub(super) fails: FailMode,

@@ -11,6 +11,7 @@ use super::{
 use crate::model::{Ask, Connector, FailMode, Hold, HookEvent, HookOutput, McpTool, Phase, ToolCall};
 
 pub(super) const AGENT: Agent = Agent {
+    programs: &["claude", "claude-code"],
     events: &[
         Row::held("PreToolUse", Phase::ToolPre, Hold::Prevents).asks(Ask::Safe).notes(),
         Row::held("PermissionRequest", Phase::Permission, Hold::Prevents).asks(Ask::Safe),

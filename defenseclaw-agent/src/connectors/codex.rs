@@ -12,6 +12,7 @@ use super::{
 use crate::model::{Ask, Connector, FailMode, Hold, HookEvent, HookOutput, Phase};
 
 pub(super) const AGENT: Agent = Agent {
+    programs: &["codex"],
     events: &[
         // Its own `ask` is an invalid reply.
         Row::held("PreToolUse", Phase::ToolPre, Hold::Prevents).notes(),

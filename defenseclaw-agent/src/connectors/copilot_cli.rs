@@ -12,6 +12,7 @@ use super::{
 use crate::model::{Connector, FailMode, Hold, HookEvent, HookOutput, Phase, ToolCall};
 
 pub(super) const AGENT: Agent = Agent {
+    programs: &["copilot"],
     events: &[
         // Whether `ask` is honoured depends on the version: it was ignored first.
         Row::held("preToolUse", Phase::ToolPre, Hold::Prevents),

@@ -12,6 +12,7 @@ use super::{
 use crate::model::{Connector, FailMode, Hold, HookEvent, HookOutput, McpTool, Phase, ToolCall};
 
 pub(super) const AGENT: Agent = Agent {
+    programs: &["cursor-agent", "cursor"],
     events: &[
         // `ask` is accepted by the first and not enforced, and by the next two not in every mode.
         Row::held("preToolUse", Phase::ToolPre, Hold::Prevents),

@@ -12,6 +12,7 @@ use super::{
 use crate::model::{Ask, Connector, FailMode, Hold, HookEvent, McpTool, Phase};
 
 pub(super) const AGENT: Agent = Agent {
+    programs: &["gemini", "gemini-cli"],
     events: &[
         Row::held("BeforeTool", Phase::ToolPre, Hold::Prevents).asks(Ask::Attended).notes(),
         Row::held("AfterTool", Phase::ToolPost, Hold::Withholds),

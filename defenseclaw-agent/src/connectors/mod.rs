@@ -43,6 +43,11 @@ fn agent(connector: Connector) -> &'static Agent {
     }
 }
 
+/// What an agent's program, its script or its package is called, to tell it from what merely started it.
+pub fn programs(connector: Connector) -> &'static [&'static str] {
+    agent(connector).programs
+}
+
 /// Reads what an agent wrote to its hook. The caller caps the length; a cut payload is [`PayloadError::Cut`].
 pub fn parse(connector: Connector, payload: &[u8]) -> Result<HookEvent, PayloadError> {
     (agent(connector).event)(&Payload::read(payload)?)

@@ -12,6 +12,7 @@ use super::{
 use crate::model::{Ask, Connector, FailMode, Hold, HookEvent, HookOutput, Phase, ToolCall};
 
 pub(super) const AGENT: Agent = Agent {
+    programs: &["openclaw"],
     events: &[
         Row::held("before_tool_call", Phase::ToolPre, Hold::Prevents).asks(Ask::Attended),
         Row::seen("after_tool_call", Phase::ToolPost),

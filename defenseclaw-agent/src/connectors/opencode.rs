@@ -12,6 +12,7 @@ use super::{
 use crate::model::{Connector, FailMode, Hold, HookEvent, HookOutput, Phase, ToolCall};
 
 pub(super) const AGENT: Agent = Agent {
+    programs: &["opencode"],
     events: &[
         // It has no question of its own: `permission.ask` is never called.
         Row::held("tool.execute.before", Phase::ToolPre, Hold::Prevents),

@@ -12,6 +12,7 @@ use super::{
 use crate::model::{Connector, FailMode, Hold, HookEvent, McpTool, Phase, ToolCall};
 
 pub(super) const AGENT: Agent = Agent {
+    programs: &["windsurf"],
     events: &[
         Row::held("pre_run_command", Phase::ToolPre, Hold::Prevents),
         Row::held("pre_read_code", Phase::ToolPre, Hold::Prevents),

@@ -34,7 +34,7 @@ pub use policy::{
     Decision, Effect, Effects, Enforced, Mechanism, Mode, PolicyAction, Privilege, Severity, Verdict,
 };
 pub use record::{
-    AuditRecord, Handover, HandoverStep, LoadedRule, MainExit, PolicyLoaded, PolicyRefused, PostureChange,
+    AuditRecord, Handover, HandoverStep, LoadedRule, MainExit, Origin, PolicyLoaded, PolicyRefused, PostureChange,
     SessionEnd, SessionStart,
 };
 pub use text::{KernelPath, Text};

@@ -3,8 +3,8 @@
 use serde::{Deserialize, Serialize};
 
 use super::{
-    BootTime, Event, ExitStatus, HookCall, Loss, Mode, Posture, ProcessKey, Protection, SessionId, Severity,
-    Text, WallTime,
+    BootTime, Connector, Event, ExitStatus, HookCall, Loss, Mode, Posture, ProcessKey, Protection, SessionId,
+    Severity, Text, WallTime,
 };
 
 /// One row of the audit.
@@ -58,6 +58,36 @@ pub struct SessionStart {
     pub version: String,
     /// Level and hooks.
     pub protection: Protection,
+    /// How it came to be watched.
+    #[serde(default, skip_serializing_if = "Origin::is_launched")]
+    pub origin: Origin,
+}
+
+/// How a session came to be watched.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "how", rename_all = "snake_case")]
+pub enum Origin {
+    /// We started its command, and have watched it from before its first instruction.
+    #[default]
+    Launched,
+    /// It ran already when the first hook of its agent came: what it did before was not seen, and what is known of the
+    /// processes that ran then is reconstructed. Their starts are in whole clock ticks.
+    Adopted {
+        /// Whose hook it was.
+        connector: Connector,
+        /// What the agent called its own session then. It may begin others.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        agent_session: Option<String>,
+        /// The user whose processes these are.
+        uid: u32,
+    },
+}
+
+impl Origin {
+    /// We started it.
+    pub fn is_launched(&self) -> bool {
+        *self == Self::Launched
+    }
 }
 
 /// How the main process ended.

@@ -66,6 +66,8 @@ pub enum Input {
     /// `/proc` does not know this process any more. To be asked when all records have been read, and of
     /// [`State::live_in`], because the record of an end may be lost.
     Gone(ProcessKey),
+    /// Watching of one session ends: its tree has, and its last records have been read.
+    Ended { session: SessionId },
     /// Watching ends, for every session.
     Stop,
     /// Time passed; expected every few seconds.
@@ -78,7 +80,7 @@ pub enum Effect {
     /// Append this to the audit.
     Store(AuditRecord),
     /// The main process and all others of this session have ended. Said once per session; records that are still
-    /// on their way belong to it all the same, so it ends with [`Input::Stop`] only.
+    /// on their way belong to it all the same, so it ends with [`Input::Ended`] or [`Input::Stop`] only.
     TreeEnded { session: SessionId },
     /// End this process, because a rule says so and the program that refused may not, or nothing could refuse.
     Kill(ProcessKey),
@@ -214,11 +216,16 @@ pub fn step(state: &mut State, input: Input, now: BootTime, effects: &mut Vec<Ef
                 check_tree(state, id, effects);
             }
         }
+        Input::Ended { session } => {
+            state.policies.forget(session);
+            if let Some(known) = state.sessions.remove(&session) {
+                end(&state.tree, session, known, now, effects);
+            }
+        }
         Input::Stop => {
-            state.policies.forget();
             for (id, session) in std::mem::take(&mut state.sessions) {
-                let left_running = state.tree.n_live_in(id);
-                effects.push(Effect::Store(AuditRecord::SessionEnd(session.end(id, left_running, now))));
+                state.policies.forget(id);
+                end(&state.tree, id, session, now, effects);
             }
         }
         Input::Tick => {
@@ -251,6 +258,11 @@ fn root_facts(start: &SessionStart) -> ProcessFacts {
         exe: KernelPath::default(),
         argv: start.command.clone(),
     }
+}
+
+fn end(tree: &ProcessTree, id: SessionId, session: Session, now: BootTime, effects: &mut Vec<Effect>) {
+    let left_running = tree.n_live_in(id);
+    effects.push(Effect::Store(AuditRecord::SessionEnd(session.end(id, left_running, now))));
 }
 
 fn check_tree(state: &mut State, id: SessionId, effects: &mut Vec<Effect>) {

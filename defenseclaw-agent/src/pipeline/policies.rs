@@ -56,8 +56,8 @@ impl Policies {
         known.truncate(KEEP);
     }
 
-    pub(super) fn forget(&mut self) {
-        self.0.clear();
+    pub(super) fn forget(&mut self, session: SessionId) {
+        self.0.remove(&session);
     }
 
     /// Says of an event what policy says of it, before the tree knows the event. Who is to be ended for it is the answer.

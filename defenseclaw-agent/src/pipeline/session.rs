@@ -2,8 +2,8 @@
 
 use super::{policies::Held, unjudged::InKernel};
 use crate::model::{
-    BootTime, ExitStatus, MainExit, ProcessKey, Protection, ProtectionState, SessionEnd, SessionId,
-    SessionStart, WallTime,
+    BootTime, ExitStatus, MainExit, Origin, ProcessKey, ProtectionState, SessionEnd, SessionId, SessionStart,
+    WallTime,
 };
 
 #[derive(Debug)]
@@ -26,10 +26,10 @@ impl Session {
         Self {
             root: start.root,
             n_events: 0,
-            held: held(&start.protection),
+            held: held(start),
             main: MainExit::StillRunning,
             recorded: None,
-            adopted: false,
+            adopted: !start.origin.is_launched(),
             tree_ended: false,
             wall: start.wall,
             boot: start.boot,
@@ -93,12 +93,16 @@ impl Session {
     }
 }
 
-fn held(protection: &Protection) -> Held {
+fn held(start: &SessionStart) -> Held {
+    let protection = &start.protection;
     let addresses = ["landlock/connect_tcp", "landlock/bind_tcp"];
     let mut rows = protection.table.iter();
     Held {
         level: protection.level,
-        in_kernel: InKernel::of(protection),
+        in_kernel: match start.origin {
+            Origin::Launched => InKernel::of(protection),
+            Origin::Adopted { .. } => InKernel::UNJUDGED,
+        },
         landlock: rows.any(|row| addresses.contains(&row.name.as_str()) && row.state != ProtectionState::Off),
     }
 }

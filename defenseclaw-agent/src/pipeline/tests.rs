@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::model::{
-    KernelPath, Level, LossReason, MainExit, Namespaces, Protection, SessionEnd, Text, Vantage, WallTime,
+    KernelPath, Level, LossReason, MainExit, Namespaces, Origin, Protection, SessionEnd, Text, Vantage, WallTime,
 };
 
 const SESSION: SessionId = SessionId(7);
@@ -22,6 +22,7 @@ fn start() -> Box<SessionStart> {
         host: String::new(),
         kernel: String::new(),
         version: String::new(),
+        origin: Origin::Launched,
         protection: Protection {
             level: Level::Lsm,
             level_reason: String::new(),

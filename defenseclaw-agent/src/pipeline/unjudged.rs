@@ -37,6 +37,8 @@ bitflags! {
         const EXEC = 1 << 2;
         /// User namespaces, however they are made.
         const USERNS = 1 << 3;
+        /// Nothing at all: its policy was never given to them.
+        const UNJUDGED = 1 << 4;
     }
 }
 
@@ -61,6 +63,9 @@ impl InKernel {
     pub(super) fn said(self, event: &Event) -> bool {
         if event.verdict.is_some() || event.decision.is_some() {
             return true;
+        }
+        if self.contains(Self::UNJUDGED) {
+            return false;
         }
         match event.vantage {
             // Refused by the cgroup's programs, which have written that down.

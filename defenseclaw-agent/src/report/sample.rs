@@ -39,6 +39,7 @@ impl Sample {
             host: "workstation".to_owned(),
             kernel: "6.12.48".to_owned(),
             version: "0.1.0".to_owned(),
+            origin: crate::model::Origin::Launched,
             protection,
         };
         Self { now: START, rows: vec![AuditRecord::SessionStart(Box::new(start))], root, events: 0 }

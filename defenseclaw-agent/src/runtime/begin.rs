@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     launcher::{Prepared, Signals},
-    model::{BootTime, ProcessKey, Protection, SessionId, SessionStart, Text, WallTime},
+    model::{BootTime, Origin, ProcessKey, Protection, SessionId, SessionStart, Text, WallTime},
     store::{Writer, WriterOptions},
 };
 
@@ -66,6 +66,7 @@ impl Beginning {
             host: host.name,
             kernel: host.kernel,
             version: env!("CARGO_PKG_VERSION").to_owned(),
+            origin: Origin::Launched,
             protection,
         }
     }

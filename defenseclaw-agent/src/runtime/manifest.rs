@@ -192,6 +192,7 @@ mod tests {
                 host: String::new(),
                 kernel: String::new(),
                 version: String::new(),
+                origin: crate::model::Origin::Launched,
                 protection,
             },
             pinned: true,

@@ -76,6 +76,7 @@ pub(super) fn load(options: &SensorOptions) -> Result<Sensor, SensorError> {
         rings: ring::Rings::open(&mut take)?,
         counters: counters::Counting::open(take("COUNTERS")?)?,
         scope,
+        running: super::running::Running::default(),
         seed,
         syscalls,
         programs: Programs::Loaded(object),

@@ -12,6 +12,7 @@ mod pin;
 mod proc;
 mod refusal;
 mod ring;
+mod running;
 
 use std::{
     fmt, io,
@@ -29,7 +30,7 @@ pub use decode::{DecodeError, decode_record};
 use defenseclaw_ebpf::Label;
 pub use level::detect as detect_level;
 pub use load::object_digest;
-pub use proc::{ProcFacts, is_alive, process_facts};
+pub use proc::{Parent, ProcFacts, TICK_NS, is_alive, process_facts, processes, user_of};
 
 use crate::model::{BootTime, Event, Loss, ProcessKey, Protection, SessionId};
 
@@ -127,6 +128,8 @@ pub struct Sensor {
     scope: HashMap<MapData, u64, LabelPod>,
     rings: ring::Rings,
     counters: counters::Counting,
+    /// Processes that ran already when they were enrolled.
+    running: running::Running,
     seed: u64,
     protection: Protection,
 }
@@ -249,7 +252,10 @@ impl Sensor {
 
     /// Moves at most `max` records out of the rings. Process events come first.
     pub fn read(&mut self, events: &mut Vec<Event>, max: usize) -> usize {
-        self.rings.read(events, max, &mut self.counters)
+        let first = events.len();
+        let taken = self.rings.read(events, max, &mut self.counters);
+        self.running.rename(events.get_mut(first..).unwrap_or_default());
+        taken
     }
 
     /// Hands the bytes of at most `max` records to `each`, neither decoded nor counted as received. For captures, which

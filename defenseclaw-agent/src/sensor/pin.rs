@@ -176,6 +176,7 @@ impl Sensor {
             rings: Rings::open(map)?,
             counters: Counting::resume(map("COUNTERS")?, accounted)?,
             scope,
+            running: super::running::Running::default(),
             seed: seed.map_err(map_error("read the map of the seed"))?,
             // It has a name, which holds it open.
             syscalls: None,

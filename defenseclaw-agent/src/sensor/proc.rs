@@ -6,7 +6,7 @@ use std::fs;
 use crate::model::{ProcessKey, Text};
 
 /// Nanoseconds of a clock tick of /proc, which is 100 Hz on every Linux architecture.
-const TICK_NS: u64 = 10_000_000;
+pub const TICK_NS: u64 = 10_000_000;
 
 /// What /proc says of a process.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -34,7 +34,7 @@ pub fn process_facts(pid: u32) -> Option<ProcFacts> {
         start_ticks,
         exe: exe.map(|path| Text(std::os::unix::ffi::OsStringExt::into_vec(path.into_os_string()))),
         argv: argv.split(|byte| *byte == 0).filter(|part| !part.is_empty()).map(Text::from).collect(),
-        ended: matches!(state, b'Z' | b'X'),
+        ended: is_over(state),
     })
 }
 
@@ -42,6 +42,39 @@ pub fn process_facts(pid: u32) -> Option<ProcFacts> {
 pub fn is_alive(process: ProcessKey) -> bool {
     process_facts(process.tgid)
         .is_some_and(|facts| !facts.ended && facts.start_ticks == process.start_ns / TICK_NS)
+}
+
+/// The real user of a pid.
+pub fn user_of(pid: u32) -> Option<u32> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let ids = status.lines().find_map(|line| line.strip_prefix("Uid:"))?;
+    ids.split_ascii_whitespace().next()?.parse().ok()
+}
+
+/// A process, and the pid of its parent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Parent {
+    /// Its start is in whole clock ticks.
+    pub process: ProcessKey,
+    /// Of its parent.
+    pub ppid: u32,
+}
+
+/// Every process that has not ended. Whoever runs from the beginning of the call to its end is among them; the lists of
+/// children that `/proc` has can miss those whose siblings end meanwhile.
+pub fn processes() -> Vec<Parent> {
+    let Ok(all) = fs::read_dir("/proc") else { return Vec::new() };
+    let pids = all.flatten().filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
+    let facts = |tgid: u32| {
+        let (state, ppid, ticks) = parse_stat(&fs::read(format!("/proc/{tgid}/stat")).ok()?)?;
+        let process = ProcessKey { tgid, start_ns: ticks * TICK_NS };
+        (!is_over(state)).then_some(Parent { process, ppid })
+    };
+    pids.filter_map(facts).collect()
+}
+
+fn is_over(state: u8) -> bool {
+    matches!(state, b'Z' | b'X')
 }
 
 /// State, parent and start. The name may contain anything, so fields are counted from its last parenthesis.
@@ -66,6 +99,18 @@ mod tests {
         assert_eq!(parse_stat(stat), Some((b'S', 42, 987_654)));
         assert_eq!(parse_stat(b"77 (x S"), None);
         assert_eq!(parse_stat(b""), None);
+    }
+
+    #[test]
+    #[expect(clippy::disallowed_methods, reason = "tests may start processes")]
+    fn a_child_is_among_all_processes() {
+        let mut child = std::process::Command::new("cat").stdin(std::process::Stdio::piped()).spawn().unwrap();
+        let us = std::process::id();
+        let found = processes().into_iter().find(|found| found.process.tgid == child.id()).unwrap();
+        assert!(found.ppid == us && is_alive(found.process));
+        assert_eq!(user_of(child.id()), user_of(us));
+        drop(child.stdin.take());
+        child.wait().unwrap();
     }
 
     #[test]

@@ -35,6 +35,7 @@ pub(crate) fn start(session: SessionId) -> AuditRecord {
         host: "workstation".to_owned(),
         kernel: "6.12.0".to_owned(),
         version: "0.1.0".to_owned(),
+        origin: defenseclaw::model::Origin::Launched,
         protection: Protection {
             level: Level::Tracepoint,
             level_reason: "BPF LSM is not active".to_owned(),

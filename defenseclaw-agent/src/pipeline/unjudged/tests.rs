@@ -87,6 +87,7 @@ impl Stage {
             host: String::new(),
             kernel: String::new(),
             version: String::new(),
+            origin: crate::model::Origin::Launched,
             protection,
         };
         stage.step(Input::Started(Box::new(start)));

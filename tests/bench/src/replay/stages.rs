@@ -174,6 +174,7 @@ fn start(boot: BootTime, wall: WallTime) -> Box<SessionStart> {
         host: String::new(),
         kernel: String::new(),
         version: String::new(),
+        origin: defenseclaw::model::Origin::Launched,
         protection: Protection {
             level: Level::Tracepoint,
             level_reason: String::new(),

@@ -53,6 +53,7 @@ fn session() -> Vec<AuditRecord> {
             host: "host".to_owned(),
             kernel: "6.1.0".to_owned(),
             version: "0.1.0".to_owned(),
+            origin: crate::model::Origin::Launched,
             protection: Protection {
                 level: Level::Tracepoint,
                 level_reason: "why".to_owned(),
