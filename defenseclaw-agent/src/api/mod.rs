@@ -23,8 +23,8 @@ pub trait Answers: Send + Sync + 'static {
         payload: Vec<u8>,
     ) -> impl Future<Output = HookOutput> + Send;
 
-    /// How the daemon is.
-    fn status(&self) -> serde_json::Value;
+    /// How the daemon is, as far as this peer may know.
+    fn status(&self, peer: &Peer) -> serde_json::Value;
 
     /// Reads configuration and policy again. What was in force stays if they cannot be used; the text says why.
     fn reload(&self) -> impl Future<Output = Result<(), String>> + Send;

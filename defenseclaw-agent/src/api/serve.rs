@@ -111,12 +111,12 @@ impl<A: Answers> Server<A> {
     async fn answer(&self, peer: &Peer, request: Request<Incoming>) -> Response<Full<Bytes>> {
         let path = request.uri().path().to_owned();
         match (request.method(), path.as_str()) {
-            (&Method::GET, "/v1/status") => json(&self.answers.status()),
+            (&Method::GET, "/v1/status") => json(&self.answers.status(peer)),
             (&Method::POST, "/v1/reload") if !self.answers.controls(peer) => {
                 text(StatusCode::FORBIDDEN, "only root and the control group may do this")
             }
             (&Method::POST, "/v1/reload") => match self.answers.reload().await {
-                Ok(()) => json(&self.answers.status()),
+                Ok(()) => json(&self.answers.status(peer)),
                 Err(why) => text(StatusCode::UNPROCESSABLE_ENTITY, &why),
             },
             (&Method::POST, path) if path.starts_with("/v1/hooks/") => {

@@ -89,6 +89,6 @@ pub(super) fn home(options: &RunOptions) -> Text {
 }
 
 /// Bits that keep two sessions of the same millisecond apart. Not a secret.
-fn random() -> u32 {
+pub(super) fn random() -> u32 {
     u32::try_from(RandomState::new().hash_one(process::id()) & 0xffff_ffff).unwrap_or(0)
 }

@@ -15,6 +15,7 @@ mod names;
 mod pace;
 mod persist;
 mod policy;
+mod recorder;
 mod rootless;
 mod run;
 mod watch;

@@ -14,7 +14,7 @@ use tokio::{
     task::JoinHandle,
     time::{self, Instant, MissedTickBehavior},
 };
-use tracing::{debug, info, warn};
+use tracing::{debug, warn};
 
 use super::{
     changes::Changes,
@@ -24,20 +24,19 @@ use super::{
     pace::Pace,
     persist::Kept,
     policy::{Compiled, PolicyRejected},
+    recorder::{self, Recorder},
     run::{RunError, RunStats},
 };
 use crate::{
-    enforce::{self, Identities},
+    enforce::Identities,
     launcher::{Running, Signals, Step},
     model::{
-        AuditRecord, Event, ExitStatus, Handover, HandoverStep, KernelPath, Loss, LossReason, PolicyLoaded,
-        PostureChange, ProcessKey, SessionId, SessionStart,
+        Event, ExitStatus, Handover, HandoverStep, Loss, PolicyLoaded, PostureChange, SessionId, SessionStart,
     },
-    pipeline::{self, Effect, Input, State},
+    pipeline::Input,
     resolver::ResolverStats,
-    sensor::{self, Sensor},
+    sensor::Sensor,
     store::{Past, StoreError, Writer},
-    tree::ProcessFacts,
 };
 
 /// How often the rings are read while nothing else wakes us. The kernel does not wake us for each record: at the
@@ -78,8 +77,7 @@ enum Done {
 
 pub(super) struct Watch {
     sensor: Sensor,
-    writer: Writer,
-    state: State,
+    recorder: Recorder,
     session: SessionId,
     /// Until the kernel's first record says when the root process really started.
     start: Option<Box<SessionStart>>,
@@ -100,7 +98,6 @@ pub(super) struct Watch {
     /// Batches read since they were given.
     rounds: usize,
     events: Vec<Event>,
-    effects: Vec<Effect>,
     tree_ended: bool,
     /// The record of an end may be missing: ask /proc.
     ends_in_doubt: bool,
@@ -126,8 +123,7 @@ impl Watch {
     ) -> Self {
         Self {
             sensor,
-            writer,
-            state: State::new(),
+            recorder: Recorder::new(writer),
             session: start.session,
             start: Some(Box::new(start)),
             policy,
@@ -140,7 +136,6 @@ impl Watch {
             answered: Vec::new(),
             rounds: 0,
             events: Vec::new(),
-            effects: Vec::new(),
             tree_ended: false,
             ends_in_doubt: false,
             pace: Pace::new(),
@@ -216,7 +211,7 @@ impl Watch {
                             Step::Idle => break,
                             Step::Stop => {
                                 self.drain()?;
-                                self.writer.flush()?;
+                                self.recorder.flush()?;
                                 running.stop_along();
                             }
                             Step::Ended(end) => {
@@ -342,7 +337,7 @@ impl Watch {
         self.begin(None)?;
         self.learn();
         self.carry_out()?;
-        Ok(self.writer.flush()?)
+        Ok(self.recorder.flush()?)
     }
 
     /// Whether processes go on under what is left in force.
@@ -388,12 +383,12 @@ impl Watch {
             && self.tree_ended
         {
             // Whoever finds names without an end of the session goes on with it; the other way round it would have none.
-            self.writer.flush()?;
+            self.recorder.flush()?;
             kept.place.give_up();
         }
         drop(self.kept);
         drop(self.sensor);
-        let written = self.writer.close()?;
+        let written = self.recorder.into_writer().close()?;
         let stats = RunStats {
             sensor,
             stored: written.rows,
@@ -494,21 +489,14 @@ impl Watch {
                 self.step(Input::Handover(change));
             }
             self.carry_out()?;
-            self.writer.flush()?;
+            self.recorder.flush()?;
         }
         Ok(())
     }
 
     fn losses(&mut self) -> Result<(), RunError> {
-        for loss in self.sensor.losses(clock::boot_now())? {
-            self.ends_in_doubt |= loss.kind == "process_exit";
-            if loss.kind == "process_fork" && loss.reason == LossReason::MapFull {
-                warn!(count = loss.count, "processes are not watched: there is no room for more");
-            }
-            // These programs serve one session only.
-            let loss = Loss { session: Some(self.session), ..loss };
-            self.step(Input::Loss(loss));
-        }
+        // These programs serve one session only.
+        self.ends_in_doubt |= self.recorder.losses(&mut self.sensor, Some(self.session))?;
         let unanswered = self.policy.as_mut().and_then(|policy| policy.guard.unanswered(clock::boot_now()));
         if let Some(loss) = unanswered {
             self.step(Input::Loss(loss));
@@ -533,26 +521,17 @@ impl Watch {
 
     /// Takes in processes that are enrolled and that no record speaks of.
     fn learn(&mut self) {
-        let live: HashSet<u32> = self.state.live_in(self.session).map(|key| key.tgid).collect();
+        let live: HashSet<u32> = self.recorder.state().live_in(self.session).map(|key| key.tgid).collect();
         for key in self.sensor.enrolled_in(self.session) {
             let is_known = if key.start_ns == 0 {
                 live.contains(&key.tgid)
             } else {
-                self.state.tree().get(key).is_some()
+                self.recorder.state().tree().get(key).is_some()
             };
-            if let (false, Some(facts)) = (is_known, self.facts(key)) {
+            if let (false, Some(facts)) = (is_known, recorder::facts(key, self.session)) {
                 self.step(Input::Learned(Box::new(facts)));
             }
         }
-    }
-
-    fn facts(&self, key: ProcessKey) -> Option<ProcessFacts> {
-        let found = sensor::process_facts(key.tgid)?;
-        // One that has done nothing yet has no exact start.
-        let start_ns = if key.start_ns == 0 { found.start_ticks * 10_000_000 } else { key.start_ns };
-        let exe = found.exe.map(|text| KernelPath { text, ..KernelPath::default() }).unwrap_or_default();
-        let key = ProcessKey { start_ns, ..key };
-        Some(ProcessFacts { key, session: self.session, parent: None, exe, argv: found.argv })
     }
 
     /// Writes down losses, and asks /proc about processes whose end may have been lost.
@@ -566,8 +545,7 @@ impl Watch {
             self.learn();
         }
         if self.ends_in_doubt && self.sensor.is_drained().map_err(RunError::system("poll the rings"))? {
-            let gone: Vec<_> =
-                self.state.live_in(self.session).filter(|key| !sensor::is_alive(*key)).collect();
+            let gone = self.recorder.gone(self.session);
             // What ended between the look at the rings and the look at /proc has its record in the rings by now.
             self.drain()?;
             for key in gone {
@@ -578,45 +556,14 @@ impl Watch {
     }
 
     fn step(&mut self, input: Input) {
-        pipeline::step(&mut self.state, input, clock::boot_now(), &mut self.effects);
+        self.recorder.step(input);
     }
 
     fn carry_out(&mut self) -> Result<(), RunError> {
-        let mut rows = Vec::with_capacity(self.effects.len());
-        let mut ends = Vec::new();
-        for effect in self.effects.drain(..) {
-            match effect {
-                Effect::Store(record) => rows.push(record),
-                Effect::TreeEnded { session } => self.tree_ended |= session == self.session,
-                Effect::Kill(process) => ends.push(process),
-                // An embedded run hears of no tool calls.
-                Effect::Label { .. } => {}
-            }
-        }
-        if !rows.is_empty() {
-            self.append(rows)?;
-        }
-        // What it did is on its way into the audit by now.
-        ends.into_iter().for_each(end);
+        // An embedded run hears of no tool calls, so there are no labels.
+        let due = self.recorder.carry_out()?;
+        self.tree_ended |= due.ended.contains(&self.session);
         Ok(())
-    }
-
-    fn append(&self, rows: Vec<AuditRecord>) -> Result<(), RunError> {
-        Ok(self.writer.append(rows)?)
-    }
-}
-
-/// Ends a process, if it is still the one that is meant.
-fn end(process: ProcessKey) {
-    let held = enforce::Held::open(process.tgid);
-    // Asked when the descriptor is there: its pid cannot become another process's any more.
-    match held {
-        Ok(held) if sensor::is_alive(process) => match held.kill() {
-            Ok(()) => info!(tgid = process.tgid, "ended, as the rule says"),
-            Err(error) => warn!(tgid = process.tgid, %error, "a rule ends this process, but it could not be"),
-        },
-        Ok(_) => {}
-        Err(error) => debug!(tgid = process.tgid, %error, "has ended before a rule could end it"),
     }
 }
 

@@ -31,7 +31,7 @@ const SESSIONS_MAX: usize = 256;
 /// Bytes of an agent's session id that tell one from another.
 const ID_MAX: usize = 256;
 /// Stands for a directory that nobody knows.
-const NOWHERE: &str = "/nonexistent";
+pub(super) const NOWHERE: &str = "/nonexistent";
 
 /// A run of an agent, as it calls itself.
 type Key = (u32, Connector, String);
@@ -46,6 +46,14 @@ struct Known {
     project: String,
     home: String,
     bound: Option<(u64, Arc<policy::Session>)>,
+}
+
+/// A policy bound to one run of an agent.
+pub(super) struct Bound {
+    pub(super) session: Arc<policy::Session>,
+    /// Of its user.
+    pub(super) home: String,
+    pub(super) project: String,
 }
 
 /// What came of one hook, before it is kept.
@@ -96,11 +104,13 @@ impl Answers for Daemon {
             answer: Answer::new(outcome.reply, failed.then_some(fail_mode), &outcome.output),
             latency_ns: clock::boot_now().0.saturating_sub(boot.0),
         };
-        self.audit.add(call).await;
+        let whose = self.whose(caller, &in_force, &config, call.event.as_ref());
+        self.queue.add(call, whose).await;
         outcome.output
     }
 
-    fn status(&self) -> serde_json::Value {
+    fn status(&self, peer: &Peer) -> serde_json::Value {
+        let user = Some(peer.caller.uid).filter(|_| !self.controls(peer));
         let in_force = self.in_force();
         serde_json::json!({
             "version": env!("CARGO_PKG_VERSION"),
@@ -112,6 +122,7 @@ impl Answers for Daemon {
             "connectors": in_force.config.connectors,
             "answered": self.answered.load(Ordering::Relaxed),
             "failed": self.failed.load(Ordering::Relaxed),
+            "watch": self.view.status(user),
         })
     }
 
@@ -134,7 +145,7 @@ impl Daemon {
         event: HookEvent,
     ) -> Result<Outcome, String> {
         let (reply, judged) = if config.enabled && event.phase == Phase::ToolPre {
-            let (session, home) = self.session(caller, in_force, config, &event)?;
+            let Bound { session, home, .. } = self.session(caller, in_force, config, &event)?;
             let (reply, decision) = decide(&session, &home, in_force.generation, config, &event);
             let name = in_force.policy.name.clone();
             let by = JudgedBy { name, mode: session.mode(), digest: in_force.digest.clone() };
@@ -152,14 +163,14 @@ impl Daemon {
         Ok(Outcome { event: Some(event), problem: None, judged, reply: action, output })
     }
 
-    /// The policy, bound to the run of the agent that asks, and the home of its user.
-    fn session(
+    /// The policy, bound to the run of the agent that asks.
+    pub(super) fn session(
         &self,
         caller: Caller,
         in_force: &InForce,
         config: &ConnectorConfig,
         event: &HookEvent,
-    ) -> Result<(Arc<policy::Session>, String), String> {
+    ) -> Result<Bound, String> {
         let id = event.session.as_deref().unwrap_or_default();
         let id = id.get(..id.floor_char_boundary(ID_MAX)).unwrap_or_default().to_owned();
         let key = (caller.uid, event.connector, id);
@@ -175,7 +186,8 @@ impl Daemon {
             Some(bound) => bound,
             None => (in_force.generation, Arc::new(bind(&known, in_force, config, event.connector)?)),
         };
-        let found = (Arc::clone(&bound.1), known.home.clone());
+        let (home, project) = (known.home.clone(), known.project.clone());
+        let found = Bound { session: Arc::clone(&bound.1), home, project };
         known.bound = Some(bound);
         if sessions.0.len() >= SESSIONS_MAX {
             sessions.0.pop_front();

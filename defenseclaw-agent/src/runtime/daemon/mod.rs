@@ -1,9 +1,14 @@
-//! The daemon: answers hooks at its socket, keeps each answer in the audit, and reads its configuration again when told
-//! to. It does not watch processes yet: which watched session a hook belongs to is left open in the row.
+//! The daemon: answers hooks at its socket, watches the trees of the agents that ask, keeps both in one audit, and reads its
+//! configuration again when told to.
 
+mod adopt;
 mod answer;
-mod audit;
+mod bind;
 mod force;
+mod queue;
+mod view;
+mod watch;
+mod whose;
 
 use std::{
     io,
@@ -25,8 +30,9 @@ use crate::{
     store::{StoreError, Writer, WriterOptions},
 };
 use answer::Sessions;
-use audit::Audit;
 use force::InForce;
+use queue::Queue;
+use view::View;
 
 /// The daemon could not start, or not end as it should.
 #[derive(Debug, thiserror::Error)]
@@ -66,7 +72,8 @@ pub(super) struct Daemon {
     path: Option<PathBuf>,
     in_force: Mutex<Arc<InForce>>,
     sessions: Mutex<Sessions>,
-    audit: Audit,
+    queue: Queue,
+    view: View,
     answered: AtomicU64,
     failed: AtomicU64,
 }
@@ -94,13 +101,13 @@ impl Daemon {
 pub fn daemon(path: Option<&Path>) -> Result<(), DaemonError> {
     let config = config::load(path)?;
     let own_place = config::default_database().is_ok_and(|place| place == config.audit);
-    let (socket, database) = (config.socket.clone(), config.audit.clone());
+    let (socket, database, watch) = (config.socket.clone(), config.audit.clone(), config.watch);
     let in_force = InForce::new(config, 1)?;
     let failed = |what| move |source| DaemonError::Io { what, source };
     let boot_id = clock::boot_id().map_err(failed("tell which boot this is"))?;
     let options = WriterOptions {
         create_parent: own_place,
-        ..WriterOptions::new(clock::boot_now(), clock::wall_now(), boot_id)
+        ..WriterOptions::new(clock::boot_now(), clock::wall_now(), boot_id.clone())
     };
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -109,21 +116,35 @@ pub fn daemon(path: Option<&Path>) -> Result<(), DaemonError> {
     runtime.block_on(async {
         // The socket first: a second daemon must fail before it opens the audit as its writer.
         let listener = Listener::bind(&socket)?;
-        let (audit, thread) = Audit::start(Writer::open(&database, &options)?)
-            .map_err(failed("start the thread of the audit"))?;
+        let writer = Writer::open(&database, &options)?;
+        let view = View::default();
+        let (queue, mut thread) = Queue::start(writer, boot_id, watch, view.clone())
+            .map_err(failed("start the thread that watches"))?;
         let daemon = Arc::new(Daemon {
             path: path.map(Path::to_owned),
             in_force: Mutex::new(Arc::new(in_force)),
             sessions: Mutex::default(),
-            audit,
+            queue,
+            view,
             answered: AtomicU64::new(0),
             failed: AtomicU64::new(0),
         });
         let mut signals = Signals::new().map_err(failed("wait for signals"))?;
-        tell(&[NotifyState::Ready]);
-        api::serve(listener, Arc::clone(&daemon), Limits::default(), signals.until_stop(&daemon)).await;
+        // Hooks are answered from the first moment on; it is ready when it watches, too.
+        let stop = async {
+            let ready = async {
+                thread.ready().await;
+                tell(&[NotifyState::Ready]);
+                std::future::pending::<()>().await;
+            };
+            tokio::select! {
+                () = signals.until_stop(&daemon) => {}
+                () = ready => {}
+            }
+        };
+        api::serve(listener, Arc::clone(&daemon), Limits::default(), stop).await;
         tell(&[NotifyState::Stopping]);
-        daemon.audit.end();
+        daemon.queue.end();
         Ok(thread.wait().await?)
     })
 }

@@ -1,0 +1,139 @@
+//! What every watcher does with the pipeline, one session or many: inputs go in at the present moment, rows go to the audit
+//! in their order, processes that a rule ends are ended. Which effects are left to the watcher, it is told.
+
+use tracing::{debug, info, warn};
+
+use super::clock;
+use crate::{
+    enforce,
+    model::{AuditRecord, KernelPath, Loss, LossReason, ProcessKey, SessionId, ToolCallId},
+    pipeline::{self, Effect, Input, State},
+    sensor::{self, Sensor, SensorError},
+    store::{StoreError, Writer},
+    tree::ProcessFacts,
+};
+
+/// The pipeline and the audit behind it.
+pub(super) struct Recorder {
+    state: State,
+    writer: Writer,
+    effects: Vec<Effect>,
+}
+
+/// What the watcher has to do itself.
+#[derive(Debug, Default)]
+pub(super) struct Due {
+    /// Sessions whose trees have ended.
+    pub(super) ended: Vec<SessionId>,
+    /// Labels of the children of processes.
+    pub(super) labels: Vec<(ProcessKey, Option<ToolCallId>)>,
+    /// Observations that were handed to the audit.
+    pub(super) events: u64,
+    /// And what is missing.
+    pub(super) losses: Vec<Loss>,
+}
+
+impl Recorder {
+    pub(super) fn new(writer: Writer) -> Self {
+        Self { state: State::new(), writer, effects: Vec::new() }
+    }
+
+    /// Forgets every session and process; what is in the audit stays there.
+    pub(super) fn forget(&mut self) {
+        self.state = State::new();
+        self.effects.clear();
+    }
+
+    pub(super) fn state(&self) -> &State {
+        &self.state
+    }
+
+    pub(super) fn step(&mut self, input: Input) {
+        pipeline::step(&mut self.state, input, clock::boot_now(), &mut self.effects);
+    }
+
+    /// Carries out what the inputs since the last call have led to. Waits while the audit's queue is full.
+    pub(super) fn carry_out(&mut self) -> Result<Due, StoreError> {
+        let mut rows = Vec::with_capacity(self.effects.len());
+        let (mut ends, mut due) = (Vec::new(), Due::default());
+        for effect in self.effects.drain(..) {
+            match effect {
+                Effect::Store(record) => {
+                    #[expect(clippy::wildcard_enum_match_arm, reason = "no other rows are counted")]
+                    match &record {
+                        AuditRecord::Event(_) => due.events += 1,
+                        AuditRecord::Loss(loss) => due.losses.push(loss.clone()),
+                        _ => {}
+                    }
+                    rows.push(record);
+                }
+                Effect::TreeEnded { session } => due.ended.push(session),
+                Effect::Kill(process) => ends.push(process),
+                Effect::Label { process, call } => due.labels.push((process, call)),
+            }
+        }
+        let stored = self.append(rows);
+        // What it did is on its way into the audit by now.
+        ends.into_iter().for_each(end);
+        stored.map(|()| due)
+    }
+
+    /// Adds rows that the pipeline has nothing to say of.
+    pub(super) fn append(&self, rows: Vec<AuditRecord>) -> Result<(), StoreError> {
+        self.writer.append(rows)
+    }
+
+    pub(super) fn flush(&self) -> Result<(), StoreError> {
+        self.writer.flush()
+    }
+
+    pub(super) fn into_writer(self) -> Writer {
+        self.writer
+    }
+
+    /// Losses since the last call, which belong to this session if it is the only one. Whether an end may be among them.
+    pub(super) fn losses(
+        &mut self,
+        sensor: &mut Sensor,
+        session: Option<SessionId>,
+    ) -> Result<bool, SensorError> {
+        let mut ends = false;
+        for loss in sensor.losses(clock::boot_now())? {
+            ends |= loss.kind == "process_exit";
+            if loss.kind == "process_fork" && loss.reason == LossReason::MapFull {
+                warn!(count = loss.count, "processes are not watched: there is no room for more");
+            }
+            self.step(Input::Loss(Loss { session, ..loss }));
+        }
+        Ok(ends)
+    }
+
+    /// Processes of a session that do not run any more although no record says so. To be told to the pipeline when
+    /// everything has been read that was in the rings when this was asked.
+    pub(super) fn gone(&self, session: SessionId) -> Vec<ProcessKey> {
+        self.state.live_in(session).filter(|key| !sensor::is_alive(*key)).collect()
+    }
+}
+
+/// What `/proc` says of a process of a session; its start is exact, or 0 if that is not known.
+pub(super) fn facts(key: ProcessKey, session: SessionId) -> Option<ProcessFacts> {
+    let found = sensor::process_facts(key.tgid)?;
+    let start_ns = if key.start_ns == 0 { found.start_ticks * sensor::TICK_NS } else { key.start_ns };
+    let exe = found.exe.map(|text| KernelPath { text, ..KernelPath::default() }).unwrap_or_default();
+    let key = ProcessKey { start_ns, ..key };
+    Some(ProcessFacts { key, session, parent: None, exe, argv: found.argv })
+}
+
+/// Ends a process, if it is still the one that is meant.
+fn end(process: ProcessKey) {
+    let held = enforce::Held::open(process.tgid);
+    // Asked when the descriptor is there: its pid cannot become another process's any more.
+    match held {
+        Ok(held) if sensor::is_alive(process) => match held.kill() {
+            Ok(()) => info!(tgid = process.tgid, "ended, as the rule says"),
+            Err(error) => warn!(tgid = process.tgid, %error, "a rule ends this process, but it could not be"),
+        },
+        Ok(_) => {}
+        Err(error) => debug!(tgid = process.tgid, %error, "has ended before a rule could end it"),
+    }
+}
