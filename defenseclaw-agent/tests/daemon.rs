@@ -69,7 +69,8 @@ impl Place {
     fn configure(&self, rest: &str) {
         let [socket, audit, policy] = ["d.sock", "audit.db", "policy.yaml"].map(|name| self.path(name));
         let (socket, audit, policy) = (socket.display(), audit.display(), policy.display());
-        let text = format!("version: 1\nsocket: {socket}\naudit: {audit}\npolicy: {policy}\nwatch: false\n{rest}");
+        let text =
+            format!("version: 1\nsocket: {socket}\naudit: {audit}\npolicy: {policy}\nwatch: false\n{rest}");
         fs::write(self.path("config.yaml"), text).unwrap();
     }
 

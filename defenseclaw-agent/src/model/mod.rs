@@ -34,8 +34,8 @@ pub use policy::{
     Decision, Effect, Effects, Enforced, Mechanism, Mode, PolicyAction, Privilege, Severity, Verdict,
 };
 pub use record::{
-    AuditRecord, Handover, HandoverStep, LoadedRule, MainExit, Origin, PolicyLoaded, PolicyRefused, PostureChange,
-    SessionEnd, SessionStart,
+    AuditRecord, Handover, HandoverStep, LoadedRule, MainExit, Origin, PolicyLoaded, PolicyRefused,
+    PostureChange, SessionEnd, SessionStart,
 };
 pub use text::{KernelPath, Text};
 pub use tool::{Intent, McpTool, Target, ToolCall};

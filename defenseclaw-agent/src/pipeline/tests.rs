@@ -2,7 +2,8 @@
 
 use super::*;
 use crate::model::{
-    KernelPath, Level, LossReason, MainExit, Namespaces, Origin, Protection, SessionEnd, Text, Vantage, WallTime,
+    KernelPath, Level, LossReason, MainExit, Namespaces, Origin, Protection, SessionEnd, Text, Vantage,
+    WallTime,
 };
 
 const SESSION: SessionId = SessionId(7);

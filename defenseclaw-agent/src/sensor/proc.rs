@@ -104,7 +104,8 @@ mod tests {
     #[test]
     #[expect(clippy::disallowed_methods, reason = "tests may start processes")]
     fn a_child_is_among_all_processes() {
-        let mut child = std::process::Command::new("cat").stdin(std::process::Stdio::piped()).spawn().unwrap();
+        let mut child =
+            std::process::Command::new("cat").stdin(std::process::Stdio::piped()).spawn().unwrap();
         let us = std::process::id();
         let found = processes().into_iter().find(|found| found.process.tgid == child.id()).unwrap();
         assert!(found.ppid == us && is_alive(found.process));

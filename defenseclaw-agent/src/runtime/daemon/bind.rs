@@ -19,7 +19,8 @@ pub(super) const ANCESTORS_MAX: usize = 64;
 
 const SHELLS: &[&str] = &["sh", "bash", "dash", "zsh", "ksh", "fish", "ash", "busybox"];
 /// Programs that do nothing themselves but start another one and wait.
-const STARTERS: &[&str] = &["env", "timeout", "nice", "ionice", "setsid", "stdbuf", "chrt", "taskset", "nohup"];
+const STARTERS: &[&str] =
+    &["env", "timeout", "nice", "ionice", "setsid", "stdbuf", "chrt", "taskset", "nohup"];
 /// Programs that run a script, which is what they are then called after.
 const INTERPRETERS: &[&str] = &["node", "nodejs", "bun", "deno", "python", "python3", "ruby", "perl"];
 /// What people and machines have their sessions from. Everything of a user would be in its tree.
@@ -223,7 +224,10 @@ mod tests {
                 "it starts itself again",
                 GeminiCli,
                 &[
-                    ("/usr/bin/node", &["node", "--max-old-space-size=1", "/x/node_modules/@google/gemini-cli/dist/i.js"]),
+                    (
+                        "/usr/bin/node",
+                        &["node", "--max-old-space-size=1", "/x/node_modules/@google/gemini-cli/dist/i.js"],
+                    ),
                     ("/usr/bin/node", &["/usr/bin/node", "/usr/bin/gemini", "-p", "x"]),
                     typed,
                 ],
@@ -232,7 +236,11 @@ mod tests {
             (
                 "asked by something that the agent's own tool has started",
                 ClaudeCode,
-                &[("/usr/bin/python3.11", &["python3", "t.py"]), ("/bin/bash", &["bash", "-c", "python3 t.py"]), claude],
+                &[
+                    ("/usr/bin/python3.11", &["python3", "t.py"]),
+                    ("/bin/bash", &["bash", "-c", "python3 t.py"]),
+                    claude,
+                ],
                 Ok(2),
             ),
             (
@@ -250,7 +258,10 @@ mod tests {
             (
                 "a shell that does more than ask",
                 ClaudeCode,
-                &[("/bin/sh", &["sh", "-c", "echo | defenseclaw hook claude-code; ls"]), ("/x/runner", &["runner"])],
+                &[
+                    ("/bin/sh", &["sh", "-c", "echo | defenseclaw hook claude-code; ls"]),
+                    ("/x/runner", &["runner"]),
+                ],
                 Ok(0),
             ),
             (
@@ -260,9 +271,19 @@ mod tests {
                 Ok(0),
             ),
             ("no file to see", OpenCode, &[("", &["opencode"]), typed], Ok(0)),
-            ("typed by hand", ClaudeCode, &[typed, ("root:/usr/sbin/sshd", &["sshd: u"])], Err(Unbound::ByHand)),
+            (
+                "typed by hand",
+                ClaudeCode,
+                &[typed, ("root:/usr/sbin/sshd", &["sshd: u"])],
+                Err(Unbound::ByHand),
+            ),
             ("typed, not a login shell", ClaudeCode, &[("/bin/zsh", &["zsh", "-i"])], Err(Unbound::ByHand)),
-            ("left behind", ClaudeCode, &[hook, ("/usr/lib/systemd/systemd", &["systemd", "--user"])], Err(Unbound::Service)),
+            (
+                "left behind",
+                ClaudeCode,
+                &[hook, ("/usr/lib/systemd/systemd", &["systemd", "--user"])],
+                Err(Unbound::Service),
+            ),
             ("nobody", ClaudeCode, &[], Err(Unbound::Orphan)),
             ("others above", ClaudeCode, &[hook, ("root:/usr/bin/node", &["claude"])], Err(Unbound::Orphan)),
             (

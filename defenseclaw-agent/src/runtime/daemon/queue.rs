@@ -108,7 +108,8 @@ impl Queue {
         let lost = Lost::default();
         let counted = lost.clone();
         thread::Builder::new().name("watch".to_owned()).spawn(move || {
-            let sensor = if watch { watch::load() } else { Err("the configuration says `watch: false`".to_owned()) };
+            let sensor =
+                if watch { watch::load() } else { Err("the configuration says `watch: false`".to_owned()) };
             match &sensor {
                 Ok(sensor) => tracing::info!(level = sensor.protection().level.as_str(), "watching"),
                 Err(why) if watch => tracing::warn!("nothing is watched: {why}"),

@@ -375,7 +375,7 @@ impl Loop {
         if let Err(error) = self.look() {
             self.stop_watching(&error);
         }
-        for loss in self.lost.take() {
+        if let Some(loss) = self.lost.take() {
             self.recorder.step(Input::Loss(loss));
         }
         self.recorder.step(Input::Tick);
