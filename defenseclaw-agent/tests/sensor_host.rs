@@ -6,6 +6,8 @@
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "it talks to whoever started it")]
 #![expect(clippy::unwrap_used, reason = "a role says where it failed by panicking there")]
 
+#[path = "sensor_host/label.rs"]
+mod label;
 #[path = "sensor_host/observe.rs"]
 mod observe;
 #[path = "sensor_host/roles.rs"]
@@ -31,6 +33,8 @@ const TESTS: &[(&str, Test)] = &[
     ("a_path_of_a_detached_mount_is_unresolved", detached),
     ("sockets_of_every_family_are_named", sockets),
     ("signals_inside_the_tree_are_its_own_business", signals),
+    ("children_are_born_with_the_label_of_their_moment", label::labels),
+    ("who_runs_already_is_enrolled_once_and_named_once", label::running),
     ("without_privileges_the_error_says_so", nobody),
 ];
 
