@@ -1,17 +1,44 @@
-//! HTTP over a unix socket: who may ask what, how much and for how long. What is answered is not decided here; see
+//! HTTP over a unix socket, both ends: who may ask what, how much and for how long. What is answered is not decided here; see
 //! [`Answers`]. The wire is described in docs/api.md.
 
+mod client;
 mod credentials;
 mod listen;
 mod serve;
+mod wanted;
 
 use std::future::Future;
 
+pub use client::{Client, ClientError};
 pub use credentials::Peer;
 pub use listen::{ApiError, Listener};
 pub use serve::{Limits, serve};
+pub use wanted::Wanted;
 
 use crate::model::{Caller, Connector, HookOutput};
+
+/// Says where the next request for rows goes on.
+pub const AFTER_HEADER: &str = "defenseclaw-after";
+
+/// Rows of the audit, one JSON object a line, and the number of the last one that was looked at.
+#[derive(Debug, Default)]
+pub struct Page {
+    /// The lines.
+    pub lines: Vec<u8>,
+    /// Where to go on.
+    pub after: u64,
+}
+
+/// Why there is nothing to read.
+#[derive(Debug)]
+pub enum Unread {
+    /// No such session, or not one of this peer.
+    Unknown,
+    /// The request makes no sense.
+    Wrong(String),
+    /// The audit cannot be read.
+    Failed(String),
+}
 
 /// Who answers.
 pub trait Answers: Send + Sync + 'static {
@@ -25,6 +52,12 @@ pub trait Answers: Send + Sync + 'static {
 
     /// How the daemon is, as far as this peer may know.
     fn status(&self, peer: &Peer) -> serde_json::Value;
+
+    /// The sessions this peer may read, as a JSON array.
+    fn sessions(&self, peer: &Peer) -> impl Future<Output = Result<Vec<u8>, Unread>> + Send;
+
+    /// The rows this peer may read.
+    fn events(&self, peer: &Peer, wanted: Wanted) -> impl Future<Output = Result<Page, Unread>> + Send;
 
     /// Reads configuration and policy again. What was in force stays if they cannot be used; the text says why.
     fn reload(&self) -> impl Future<Output = Result<(), String>> + Send;

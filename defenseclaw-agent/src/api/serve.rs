@@ -13,7 +13,7 @@ use hyper::{
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{net::UnixStream, sync::Semaphore, task::JoinSet, time};
 
-use super::{Answers, Listener, Peer};
+use super::{AFTER_HEADER, Answers, Listener, Peer, Unread, Wanted};
 use crate::model::{Connector, EXIT_HEADER, HookOutput, PAYLOAD_MAX, STDOUT_HEADER};
 
 /// Bytes of a request's head.
@@ -112,6 +112,21 @@ impl<A: Answers> Server<A> {
         let path = request.uri().path().to_owned();
         match (request.method(), path.as_str()) {
             (&Method::GET, "/v1/status") => json(&self.answers.status(peer)),
+            (&Method::GET, "/v1/sessions") => match self.answers.sessions(peer).await {
+                Ok(list) => body("application/json", list),
+                Err(why) => unread(why),
+            },
+            (&Method::GET, "/v1/events") => match Wanted::parse(request.uri().query().unwrap_or_default()) {
+                Ok(wanted) => match self.answers.events(peer, wanted).await {
+                    Ok(page) => {
+                        let mut response = body("application/x-ndjson", page.lines);
+                        response.headers_mut().insert(AFTER_HEADER, HeaderValue::from(page.after));
+                        response
+                    }
+                    Err(why) => unread(why),
+                },
+                Err(why) => unread(Unread::Wrong(why)),
+            },
             (&Method::POST, "/v1/reload") if !self.answers.controls(peer) => {
                 text(StatusCode::FORBIDDEN, "only root and the control group may do this")
             }
@@ -126,7 +141,7 @@ impl<A: Answers> Server<A> {
                     None => text(StatusCode::NOT_FOUND, "there is no such connector"),
                 }
             }
-            (_, "/v1/status" | "/v1/reload") => text(StatusCode::METHOD_NOT_ALLOWED, "not with this method"),
+            (_, "/v1/status" | "/v1/reload" | "/v1/sessions" | "/v1/events") => text(StatusCode::METHOD_NOT_ALLOWED, "not with this method"),
             (_, path) if path.starts_with("/v1/hooks/") => {
                 text(StatusCode::METHOD_NOT_ALLOWED, "hooks are posted")
             }
@@ -182,7 +197,19 @@ fn text(status: StatusCode, text: &str) -> Response<Full<Bytes>> {
 }
 
 fn json(value: &serde_json::Value) -> Response<Full<Bytes>> {
-    let mut response = Response::new(Full::from(format!("{value}\n")));
-    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    body("application/json", format!("{value}\n").into_bytes())
+}
+
+fn body(kind: &'static str, bytes: Vec<u8>) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::from(bytes));
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(kind));
     response
+}
+
+fn unread(why: Unread) -> Response<Full<Bytes>> {
+    match why {
+        Unread::Unknown => text(StatusCode::NOT_FOUND, "there is no such session of yours"),
+        Unread::Wrong(why) => text(StatusCode::BAD_REQUEST, &why),
+        Unread::Failed(why) => text(StatusCode::INTERNAL_SERVER_ERROR, &why),
+    }
 }

@@ -30,6 +30,7 @@ pub use policy::{PolicyOptions, PolicyRejected, PolicySource};
 pub use run::{RunError, RunOptions, RunOutcome, RunStats, run};
 
 pub use crate::{
+    api::{Client, ClientError, Page, Wanted},
     launcher::{
         UserChoice, choose_user, finish_like,
         landlock::{LandlockChoice, LandlockLevel, Siblings},

@@ -102,6 +102,13 @@ pub struct Stored {
     pub record: AuditRecord,
 }
 
+impl Stored {
+    /// The session it belongs to, if to one.
+    pub fn session(&self) -> Option<SessionId> {
+        row::session_of(&self.record)
+    }
+}
+
 /// An open audit.
 #[derive(Debug)]
 pub struct Reader {

@@ -1,7 +1,7 @@
 //! Which sessions there are, and what became of them.
 
 use rusqlite::{Connection, OptionalExtension};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::{
     Reader, StoreError,
@@ -11,7 +11,7 @@ use super::{
 use crate::model::{AuditRecord, SessionEnd, SessionId, SessionStart};
 
 /// What became of a session.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum SessionState {
     /// Its writer is alive.
@@ -25,7 +25,7 @@ pub enum SessionState {
 }
 
 /// A session at a glance.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SessionSummary {
     /// Its id.
     pub session: SessionId,

@@ -15,7 +15,7 @@ use nix::unistd::{Uid, User, geteuid};
 
 use super::{Daemon, InForce};
 use crate::{
-    api::{Answers, Peer},
+    api::{Answers, Page, Peer, Unread, Wanted},
     config::ConnectorConfig,
     connectors,
     model::{
@@ -105,12 +105,11 @@ impl Answers for Daemon {
             latency_ns: clock::boot_now().0.saturating_sub(boot.0),
         };
         let whose = self.whose(caller, &in_force, &config, call.event.as_ref());
-        self.queue.add(call, whose).await;
+        self.queue.add(call, Some(whose)).await;
         outcome.output
     }
 
     fn status(&self, peer: &Peer) -> serde_json::Value {
-        let user = Some(peer.caller.uid).filter(|_| !self.controls(peer));
         let in_force = self.in_force();
         serde_json::json!({
             "version": env!("CARGO_PKG_VERSION"),
@@ -122,8 +121,16 @@ impl Answers for Daemon {
             "connectors": in_force.config.connectors,
             "answered": self.answered.load(Ordering::Relaxed),
             "failed": self.failed.load(Ordering::Relaxed),
-            "watch": self.view.status(user),
+            "watch": self.view.status(self.user(peer)),
         })
+    }
+
+    async fn sessions(&self, peer: &Peer) -> Result<Vec<u8>, Unread> {
+        self.read_sessions(peer).await
+    }
+
+    async fn events(&self, peer: &Peer, wanted: Wanted) -> Result<Page, Unread> {
+        self.read_events(peer, wanted).await
     }
 
     async fn reload(&self) -> Result<(), String> {
@@ -145,7 +152,7 @@ impl Daemon {
         event: HookEvent,
     ) -> Result<Outcome, String> {
         let (reply, judged) = if config.enabled && event.phase == Phase::ToolPre {
-            let Bound { session, home, .. } = self.session(caller, in_force, config, &event)?;
+            let (session, home) = self.session(caller, in_force, config, &event)?;
             let (reply, decision) = decide(&session, &home, in_force.generation, config, &event);
             let name = in_force.policy.name.clone();
             let by = JudgedBy { name, mode: session.mode(), digest: in_force.digest.clone() };
@@ -163,8 +170,18 @@ impl Daemon {
         Ok(Outcome { event: Some(event), problem: None, judged, reply: action, output })
     }
 
-    /// The policy, bound to the run of the agent that asks.
-    pub(super) fn session(
+    /// The policy, bound to the run of the agent that asks, and the home of its user.
+    fn session(
+        &self,
+        caller: Caller,
+        in_force: &InForce,
+        config: &ConnectorConfig,
+        event: &HookEvent,
+    ) -> Result<(Arc<policy::Session>, String), String> {
+        self.bound(caller, in_force, config, event).map(|bound| (bound.session, bound.home))
+    }
+
+    pub(super) fn bound(
         &self,
         caller: Caller,
         in_force: &InForce,

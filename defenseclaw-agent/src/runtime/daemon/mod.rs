@@ -6,6 +6,7 @@ mod answer;
 mod bind;
 mod force;
 mod queue;
+mod read;
 mod view;
 mod watch;
 mod whose;
@@ -21,7 +22,10 @@ use std::{
 };
 
 use sd_notify::NotifyState;
-use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::{
+    signal::unix::{Signal, SignalKind, signal},
+    sync::Semaphore,
+};
 
 use super::{PolicyRejected, clock};
 use crate::{
@@ -74,6 +78,9 @@ pub(super) struct Daemon {
     sessions: Mutex<Sessions>,
     queue: Queue,
     view: View,
+    /// The audit, for who reads.
+    database: PathBuf,
+    readers: Semaphore,
     answered: AtomicU64,
     failed: AtomicU64,
 }
@@ -126,6 +133,8 @@ pub fn daemon(path: Option<&Path>) -> Result<(), DaemonError> {
             sessions: Mutex::default(),
             queue,
             view,
+            database,
+            readers: Semaphore::new(read::READERS_MAX),
             answered: AtomicU64::new(0),
             failed: AtomicU64::new(0),
         });

@@ -33,7 +33,8 @@ const PATIENCE: Duration = Duration::from_millis(500);
 /// A judged hook whose answer waits.
 pub(super) struct Ask {
     pub(super) call: Box<HookCall>,
-    pub(super) whose: Whose,
+    /// None of one that is told late: it says nothing of who runs now.
+    pub(super) whose: Option<Whose>,
     /// Told when everything that it leads to is done.
     pub(super) done: oneshot::Sender<()>,
 }
@@ -124,7 +125,7 @@ impl Queue {
     }
 
     /// Waits until the loop is done with a hook, but not for long: then its row is kept later, or counted.
-    pub(super) async fn add(&self, call: HookCall, whose: Whose) {
+    pub(super) async fn add(&self, call: HookCall, whose: Option<Whose>) {
         let sender = self.sender.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let deadline = time::Instant::now() + PATIENCE;
         let room = match &sender {

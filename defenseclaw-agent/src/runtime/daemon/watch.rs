@@ -180,13 +180,11 @@ impl Loop {
         }
         let mut waiting = Vec::with_capacity(asks.len());
         for Ask { mut call, whose, done } in asks {
-            call.session = match self.bind(&call, &whose) {
-                Ok(session) => session,
-                Err(error) => {
-                    self.stop_watching(&error);
-                    None
-                }
-            };
+            let bound = whose.map_or(Ok(None), |whose| self.bind(&call, &whose));
+            call.session = bound.unwrap_or_else(|error| {
+                self.stop_watching(&error);
+                None
+            });
             self.view.hook(call.session);
             self.recorder.step(Input::Hook(call));
             waiting.push(done);

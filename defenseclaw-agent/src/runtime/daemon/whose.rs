@@ -22,7 +22,7 @@ impl Daemon {
         event: Option<&HookEvent>,
     ) -> Whose {
         // A defect there was answered already, and must not take the row with it.
-        let bound = || self.session(caller, in_force, config, event?).ok();
+        let bound = || self.bound(caller, in_force, config, event?).ok();
         match catch_unwind(AssertUnwindSafe(bound)).ok().flatten() {
             Some(bound) => Whose {
                 home: bound.home,
