@@ -28,10 +28,16 @@ const TESTS: &[(&str, Test)] = &[
     ("nobody_has_the_processes_of_others_enrolled", stranger),
     ("a_hook_from_another_pid_namespace_is_bound", namespace),
     ("sessions_end_with_the_daemon_and_say_what_they_leave", stopped),
+    ("who_asks_reads_what_is_its_own", readers),
     ("without_privileges_hooks_are_answered_and_the_daemon_says_so", unprivileged),
 ];
 
 fn main() -> ExitCode {
+    if let [_, role, socket, target] = &std::env::args().collect::<Vec<_>>()[..]
+        && role == "--get"
+    {
+        return place::get_as_somebody(socket, target);
+    }
     let mut arguments = Arguments::from_args();
     // Each daemon loads its own programs: side by side they would only wait for each other.
     arguments.test_threads = Some(1);
@@ -201,16 +207,7 @@ fn stranger() -> Result<(), Failed> {
     place.write("unseen", "");
     assert_eq!((agent.run("cat unseen"), place.n_sessions()), (0, 0));
     // And an agent of somebody else asks for itself.
-    let mut command = Command::new("bash");
-    command.arg(place.path("agent.sh")).uid(NOBODY).gid(NOBODY);
-    let mut theirs = place.agent_in({
-        place.write("out", "");
-        place.write("err", "");
-        for name in ["out", "err"] {
-            nix::unistd::chown(&place.path(name), Some(NOBODY.into()), None).unwrap();
-        }
-        command
-    });
+    let mut theirs = place.agent_of(NOBODY);
     assert_eq!(theirs.run(&hook), 0);
     assert_eq!(place.n_sessions(), 1);
     theirs.end();
@@ -258,6 +255,71 @@ fn stopped() -> Result<(), Failed> {
     Ok(())
 }
 
+fn program_of_nobody(place: &Place, arguments: &[&str]) -> (Option<i32>, String, String) {
+    let mut command = place.defenseclaw();
+    command.args(arguments).env("HOME", place.path("home")).uid(NOBODY).gid(NOBODY);
+    let output = command.output().unwrap();
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+    (output.status.code(), text(output.stdout), text(output.stderr))
+}
+
+fn readers() -> Result<(), Failed> {
+    let mut place = Place::started(None);
+    place.payload("pre", "s", "ls");
+    let mut ours = place.agent();
+    assert_eq!(ours.run(&place.hook("pre")), 0);
+    assert_eq!(ours.run("cat secret/key"), 0);
+    let mut theirs = place.agent_of(NOBODY);
+    assert_eq!(theirs.run(&place.hook("pre")), 0);
+    let id = |value: &serde_json::Value| value["session"].as_str().unwrap().to_owned();
+    let all: Vec<serde_json::Value> = serde_json::from_str(&place.get("/v1/sessions").1).unwrap();
+    let [own, other] = [0, 1].map(|at| id(&all[at]));
+    // The owner of one of them, by the program and by hand.
+    place.home_of(NOBODY);
+    let program = |arguments: &[&str]| program_of_nobody(&place, arguments);
+    let lines = |text: &str| -> Vec<serde_json::Value> {
+        text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    };
+    let (code, said, _) = program(&["sessions", "--json"]);
+    assert_eq!((code, lines(&said).iter().map(id).collect::<Vec<_>>()), (Some(0), vec![other.clone()]));
+    place.wait("their rows do not come", |_| program(&["events", "--json"]).1.contains("process_exit"));
+    let (code, said, _) = program(&["events", "--json"]);
+    assert_eq!(code, Some(0));
+    assert!(lines(&said).iter().all(|row| id(row) == other), "{said}");
+    assert!(program(&["events", "--session", "last", "--limit", "1"]).1.contains("session_start"));
+    let (code, _, said) = program(&["events", "--session", &own]);
+    assert_eq!(code, Some(2), "{said}");
+    let (code, said, _) = program(&["status", "--json"]);
+    let status: serde_json::Value = serde_json::from_str(&said).unwrap();
+    assert_eq!((code, &status["watch"]["watched_sessions"]), (Some(0), &2.into()));
+    assert_eq!(status["watch"]["sessions"].as_array().unwrap().iter().map(id).collect::<Vec<_>>(), [&*other]);
+    assert!(program(&["status"]).1.contains(&other));
+    assert_eq!(place.get_as(NOBODY, &format!("/v1/events?session={own}")), 404);
+    assert_eq!(place.get_as(NOBODY, &format!("/v1/events?session={other}")), 200);
+    assert_eq!(place.get("/v1/events?offset=7").0, 400);
+    assert_eq!(place.get(&format!("/v1/events?session={}", "0".repeat(16))).0, 404);
+    // What policy said of ours, and then what comes.
+    place.wait("the alert does not come", |place| {
+        place.get(&format!("/v1/events?session={own}&alerts=1")).1.contains("secret/key")
+    });
+    let last = place.rows().len();
+    std::thread::scope(|scope| {
+        let waiting = scope.spawn(|| {
+            place.get(&format!("/v1/events?session={own}&after={last}&wait_ms=10000&kind=process_exec"))
+        });
+        assert_eq!(ours.run("/bin/echo hello"), 0);
+        let (code, rows) = waiting.join().unwrap();
+        assert_eq!(code, 200);
+        assert!(lines(&rows)[0]["seq"].as_u64().unwrap() > last as u64, "{rows}");
+    });
+    ours.end();
+    theirs.end();
+    place.stop();
+    let (code, _, said) = program_of_nobody(&place, &["status"]);
+    assert!(code == Some(1) && said.contains("no daemon answers"), "{said}");
+    Ok(())
+}
+
 fn unprivileged() -> Result<(), Failed> {
     let mut place = Place::started(Some(NOBODY));
     let secret = place.path("secret/key");
@@ -265,11 +327,9 @@ fn unprivileged() -> Result<(), Failed> {
     let watch = place.status()["watch"].clone();
     assert_eq!(watch["level"], "none");
     assert!(watch["unwatched"].as_str().unwrap().contains("root"), "{watch}");
-    let mut command = Command::new("bash");
-    command.arg(place.path("agent.sh")).uid(NOBODY).gid(NOBODY);
-    let mut agent = place.agent_in(command);
+    let mut agent = place.agent_of(NOBODY);
     assert_eq!(agent.run(&place.hook("pre")), 0);
-    let said = std::fs::read_to_string(place.path("out")).unwrap();
+    let said = std::fs::read_to_string(place.path("out-65534")).unwrap();
     assert!(said.contains(r#""permissionDecision":"deny""#), "{said}");
     let rows = place.stop();
     let [call] = hooks(&rows)[..] else { return Err(format!("{rows:?}").into()) };

@@ -89,7 +89,8 @@ impl Client {
     /// Rows of its audit that this user may read.
     pub fn events(&self, wanted: &Wanted) -> Result<Page, ClientError> {
         let reply = self.get(&format!("/v1/events?{}", wanted.query()))?;
-        let after = reply.after.ok_or_else(|| ClientError::Unusable("it does not say where it ends".into()))?;
+        let after =
+            reply.after.ok_or_else(|| ClientError::Unusable("it does not say where it ends".into()))?;
         Ok(Page { lines: reply.body, after })
     }
 
@@ -153,11 +154,14 @@ mod tests {
 
     #[test]
     fn only_a_whole_answer_is_one() {
-        let reply = read(b"HTTP/1.1 200 OK\r\nDefenseclaw-After: 12\r\ncontent-length: 3\r\n\r\n{}\n").unwrap();
+        let reply =
+            read(b"HTTP/1.1 200 OK\r\nDefenseclaw-After: 12\r\ncontent-length: 3\r\n\r\n{}\n").unwrap();
         assert_eq!((&*reply.body, reply.after), (&b"{}\n"[..], Some(12)));
         let refused = read(b"HTTP/1.1 404 Not Found\r\ncontent-length: 5\r\n\r\nnone\n");
         assert!(matches!(refused, Err(ClientError::Refused { status: 404, said }) if said == "none"));
-        for bytes in [&b""[..], b"HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\n{}\n", b"HTTP/1.1 200 OK\r\n\r\n", b"x"] {
+        for bytes in
+            [&b""[..], b"HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\n{}\n", b"HTTP/1.1 200 OK\r\n\r\n", b"x"]
+        {
             assert!(matches!(read(bytes), Err(ClientError::Unusable(_))));
         }
     }

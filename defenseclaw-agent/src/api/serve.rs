@@ -141,7 +141,9 @@ impl<A: Answers> Server<A> {
                     None => text(StatusCode::NOT_FOUND, "there is no such connector"),
                 }
             }
-            (_, "/v1/status" | "/v1/reload" | "/v1/sessions" | "/v1/events") => text(StatusCode::METHOD_NOT_ALLOWED, "not with this method"),
+            (_, "/v1/status" | "/v1/reload" | "/v1/sessions" | "/v1/events") => {
+                text(StatusCode::METHOD_NOT_ALLOWED, "not with this method")
+            }
             (_, path) if path.starts_with("/v1/hooks/") => {
                 text(StatusCode::METHOD_NOT_ALLOWED, "hooks are posted")
             }

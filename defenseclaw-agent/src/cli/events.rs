@@ -7,11 +7,12 @@ use clap::builder::{PossibleValuesParser, TypedValueParser};
 use super::{
     describe,
     output::{self, Out},
+    source::Source,
 };
 use crate::{
     config::Settings,
     model::{AuditRecord, BootTime, EventKind, PolicyAction, SessionId},
-    store::{Filter, Reader, Stored},
+    store::{Filter, Stored},
 };
 
 /// Arguments.
@@ -52,8 +53,8 @@ fn kind_parser() -> impl TypedValueParser<Value = EventKind> {
 
 /// Runs it.
 pub fn run(args: &Args, settings: &Settings, out: &mut Out) -> anyhow::Result<ExitCode> {
-    let reader = Reader::open(&settings.database)?;
-    let session = args.session.as_deref().map(|name| reader.resolve_session(name)).transpose()?;
+    let source = Source::open(settings)?;
+    let session = args.session.as_deref().map(|name| source.resolve_session(name)).transpose()?;
     let mut filter = Filter {
         session,
         kinds: args.kinds.clone(),
@@ -69,8 +70,8 @@ pub fn run(args: &Args, settings: &Settings, out: &mut Out) -> anyhow::Result<Ex
     let mut after = 0;
     let mut left = args.limit.unwrap_or(u64::MAX);
     loop {
-        after = reader.records(&filter, after, Some(left), |stored| {
-            lines.print(&reader, &stored, out)?;
+        after = source.records(&filter, after, left, |stored| {
+            lines.print(&source, &stored, out)?;
             left -= 1;
             // Between two rows there is always time to be told to stop.
             let stop = pause.as_ref().map(follow::Pause::is_over).transpose()?;
@@ -97,7 +98,7 @@ struct Lines {
 }
 
 impl Lines {
-    fn print(&mut self, reader: &Reader, stored: &Stored, out: &mut Out) -> anyhow::Result<()> {
+    fn print(&mut self, source: &Source, stored: &Stored, out: &mut Out) -> anyhow::Result<()> {
         if self.json {
             return Ok(out.json(stored)?);
         }
@@ -118,7 +119,7 @@ impl Lines {
             AuditRecord::SessionEnd(end) => (Some(end.session), end.boot, 0, "session_end"),
         };
         let begin = match session {
-            Some(session) => self.begin(reader, session)?,
+            Some(session) => self.begin(source, session)?,
             None => None,
         };
         let offset = begin.map_or_else(|| "-".to_owned(), |begin| offset(begin, time));
@@ -155,11 +156,11 @@ impl Lines {
         Ok(out.line(&line)?)
     }
 
-    fn begin(&mut self, reader: &Reader, session: SessionId) -> anyhow::Result<Option<BootTime>> {
+    fn begin(&mut self, source: &Source, session: SessionId) -> anyhow::Result<Option<BootTime>> {
         if let Some(begin) = self.begins.get(&session) {
             return Ok(*begin);
         }
-        let begin = reader.session_start(session)?.map(|start| start.boot);
+        let begin = source.session_start(session)?.map(|start| start.boot);
         self.begins.insert(session, begin);
         Ok(begin)
     }

@@ -17,6 +17,8 @@ pub mod render;
 pub mod report;
 pub mod run;
 pub mod sessions;
+mod source;
+pub mod status;
 
 use std::{ffi::OsString, path::PathBuf, process::ExitCode};
 
@@ -55,6 +57,8 @@ enum Command {
     Report(report::Args),
     /// Print the process tree of a recorded session
     Tree(report::TreeArgs),
+    /// Say how the daemon is: what it watches, what it answers, what is missing
+    Status(status::Args),
     /// List the recorded sessions, oldest first
     Sessions(sessions::Args),
     /// Print recorded events
@@ -88,6 +92,7 @@ impl Command {
             Self::Report(args) => report::run(&args, settings, out),
             Self::Tree(args) => report::tree(&args, settings, out),
             Self::Doctor(args) => doctor::run(&args, settings, out),
+            Self::Status(args) => status::run(&args, out),
             Self::Sessions(args) => sessions::run(&args, settings, out),
             Self::Events(args) => events::run(&args, settings, out),
             Self::Policy(command) => policy::run(&command, None, out),

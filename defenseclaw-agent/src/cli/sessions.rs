@@ -7,12 +7,13 @@ use jiff::{Timestamp, tz::TimeZone};
 use super::{
     describe,
     output::{self, Out},
+    source::Source,
 };
 use crate::{
     config::Settings,
     model::{MainExit, WallTime},
     runtime::clock,
-    store::{Reader, SessionState, SessionSummary},
+    store::{SessionState, SessionSummary},
 };
 
 /// Arguments.
@@ -25,7 +26,7 @@ pub struct Args {
 
 /// Runs it.
 pub fn run(args: &Args, settings: &Settings, out: &mut Out) -> anyhow::Result<ExitCode> {
-    let sessions = Reader::open(&settings.database)?.sessions()?;
+    let sessions = Source::open(settings)?.sessions()?;
     if args.json {
         for session in &sessions {
             out.json(session)?;

@@ -10,7 +10,7 @@ use std::{
 };
 
 pub use file::{Config, ConnectorConfig, SCHEMA};
-pub use place::{config_path, default_socket, load};
+pub use place::{config_path, default_socket, load, sockets};
 
 use crate::policy::Problem;
 

@@ -38,6 +38,16 @@ pub fn default_socket() -> Result<PathBuf, ConfigError> {
         .ok_or(ConfigError::NoHome)
 }
 
+/// Where a daemon that this user may ask can be: its own, then root's.
+pub fn sockets() -> Vec<PathBuf> {
+    let own = load(None).map(|config| config.socket).or_else(|_| default_socket());
+    let mut found: Vec<_> = own.into_iter().collect();
+    if !found.iter().any(|socket| socket == Path::new(SOCKET_OF_SERVICE)) {
+        found.push(SOCKET_OF_SERVICE.into());
+    }
+    found
+}
+
 /// The configuration in a file, or in the one of this user. That one may be missing: then the defaults hold.
 pub fn load(named: Option<&Path>) -> Result<Config, ConfigError> {
     let defaults = Config::new(default_socket()?, default_database()?);

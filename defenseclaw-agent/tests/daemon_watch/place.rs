@@ -6,7 +6,7 @@ use std::{
     io::{BufRead as _, BufReader, Read as _, Write as _},
     os::unix::{fs::PermissionsExt as _, net::UnixStream, process::CommandExt as _},
     path::{Path, PathBuf},
-    process::{Child, ChildStdin, ChildStdout, Command, Stdio},
+    process::{Child, ChildStdin, ChildStdout, Command, ExitCode, Stdio},
     time::{Duration, Instant},
 };
 
@@ -59,7 +59,7 @@ impl Place {
         place.write("secret/key", "k");
         place.write(
             "agent.sh",
-            "while read -r line; do eval \"$line\" > out 2> err; echo \"done $?\"; done; exit 3\n",
+            "while read -r line; do eval \"$line\" > out-$UID 2> err-$UID; echo \"done $?\"; done; exit 3\n",
         );
         let [socket, audit, policy] = ["d.sock", "audit.db", "policy.yaml"].map(|name| place.path(name));
         let (socket, audit, policy) = (socket.display(), audit.display(), policy.display());
@@ -129,6 +129,43 @@ impl Place {
         self.agent_in(command)
     }
 
+    pub(crate) fn agent_of(&self, user: u32) -> Agent {
+        for name in ["out", "err"] {
+            let name = format!("{name}-{user}");
+            self.write(&name, "");
+            chown(&self.path(&name), Some(user.into()), None).unwrap();
+        }
+        let mut command = Command::new("bash");
+        command.arg(self.path("agent.sh")).uid(user).gid(user);
+        self.agent_in(command)
+    }
+
+    /// Makes `home`, whose configuration names the daemon.
+    pub(crate) fn home_of(&self, user: u32) {
+        let directory = self.path("home/.defenseclaw");
+        fs::create_dir_all(&directory).unwrap();
+        fs::copy(self.path("config.yaml"), directory.join("config.yaml")).unwrap();
+        chown(&self.path("home"), Some(user.into()), None).unwrap();
+    }
+
+    /// The status of what another user hears.
+    pub(crate) fn get_as(&self, user: u32, target: &str) -> u16 {
+        let own = self.path("test");
+        if !own.exists() {
+            let copied = Command::new("cp").arg(std::env::current_exe().unwrap()).arg(&own).status().unwrap();
+            assert!(copied.success());
+        }
+        let output = Command::new(own)
+            .arg("--get")
+            .arg(self.path("d.sock"))
+            .arg(target)
+            .uid(user)
+            .gid(user)
+            .output()
+            .unwrap();
+        u16::from(output.status.code().map(u8::try_from).unwrap().unwrap()) + 200
+    }
+
     /// Likewise, the command that starts it being given.
     pub(crate) fn agent_in(&self, mut command: Command) -> Agent {
         command.current_dir(self.dir.path()).stdin(Stdio::piped()).stdout(Stdio::piped());
@@ -138,13 +175,8 @@ impl Place {
         Agent { child, input, output }
     }
 
-    pub(crate) fn get(&self, path: &str) -> (u16, String) {
-        let mut stream = UnixStream::connect(self.path("d.sock")).unwrap();
-        write!(stream, "GET {path} HTTP/1.1\r\nhost: d\r\n\r\n").unwrap();
-        let mut reply = String::new();
-        stream.read_to_string(&mut reply).unwrap();
-        let (head, body) = reply.split_once("\r\n\r\n").unwrap();
-        (head.split(' ').nth(1).unwrap().parse().unwrap(), body.to_owned())
+    pub(crate) fn get(&self, target: &str) -> (u16, String) {
+        get(&self.path("d.sock"), target)
     }
 
     pub(crate) fn status(&self) -> Value {
@@ -220,6 +252,21 @@ impl Drop for Agent {
         self.child.kill().ok();
         self.child.wait().ok();
     }
+}
+
+fn get(socket: &Path, target: &str) -> (u16, String) {
+    let mut stream = UnixStream::connect(socket).unwrap();
+    write!(stream, "GET {target} HTTP/1.1\r\nhost: d\r\n\r\n").unwrap();
+    let mut reply = String::new();
+    stream.read_to_string(&mut reply).unwrap();
+    let (head, body) = reply.split_once("\r\n\r\n").unwrap();
+    (head.split(' ').nth(1).unwrap().parse().unwrap(), body.to_owned())
+}
+
+/// What this program does when it is started as another user: its exit code is the status, from 200.
+pub(crate) fn get_as_somebody(socket: &str, target: &str) -> ExitCode {
+    let (status, _) = get(Path::new(socket), target);
+    ExitCode::from(u8::try_from(status - 200).unwrap())
 }
 
 /// Sessions in the order they began.

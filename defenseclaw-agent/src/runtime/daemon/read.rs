@@ -109,11 +109,7 @@ impl Sight<'_> {
 }
 
 /// The page, and whether there may be more behind it.
-fn page(
-    path: &Path,
-    user: Option<u32>,
-    wanted: &Wanted,
-) -> Result<Result<(Page, bool), Unread>, StoreError> {
+fn page(path: &Path, user: Option<u32>, wanted: &Wanted) -> Result<Result<(Page, bool), Unread>, StoreError> {
     let reader = Reader::open(path)?;
     let mut sight = Sight { reader: &reader, user, known: HashMap::new() };
     if let Some(session) = wanted.session
