@@ -20,7 +20,7 @@ use defenseclaw::{
 use libtest_mimic::{Arguments, Failed, Trial};
 use place::{NOBODY, Place, sessions};
 
-type Test = fn() -> Result<(), Failed>;
+type Test = fn();
 
 const TESTS: &[(&str, Test)] = &[
     ("an_agent_is_adopted_with_what_it_runs_and_nothing_else", adopted),
@@ -45,7 +45,13 @@ fn main() -> ExitCode {
     if let Some(reason) = &skip {
         eprintln!("skipping {} tests: {reason}", TESTS.len());
     }
-    let trials = TESTS.iter().map(|(name, test)| Trial::test(*name, *test).with_ignored_flag(skip.is_some()));
+    let trials = TESTS.iter().map(|(name, test)| {
+        let run = || -> Result<(), Failed> {
+            test();
+            Ok(())
+        };
+        Trial::test(*name, run).with_ignored_flag(skip.is_some())
+    });
     libtest_mimic::run(&arguments, trials.collect()).exit_code()
 }
 
@@ -76,20 +82,23 @@ fn hooks(rows: &[AuditRecord]) -> Vec<&HookCall> {
         .collect()
 }
 
+/// The only session there is.
+fn only(rows: &[AuditRecord]) -> SessionId {
+    let [session] = sessions(rows)[..] else { panic!("{:?}", sessions(rows)) };
+    session
+}
+
 fn start(rows: &[AuditRecord], session: SessionId) -> &SessionStart {
-    let found = rows.iter().find_map(|row| match row {
-        AuditRecord::SessionStart(start) if start.session == session => Some(&**start),
-        _ => None,
-    });
-    found.unwrap()
+    let mut starts = rows
+        .iter()
+        .filter_map(|row| if let AuditRecord::SessionStart(start) = row { Some(start) } else { None });
+    starts.find(|start| start.session == session).unwrap()
 }
 
 fn end(rows: &[AuditRecord], session: SessionId) -> &SessionEnd {
-    let found = rows.iter().find_map(|row| match row {
-        AuditRecord::SessionEnd(end) if end.session == session => Some(end),
-        _ => None,
-    });
-    found.unwrap()
+    let mut ends =
+        rows.iter().filter_map(|row| if let AuditRecord::SessionEnd(end) = row { Some(end) } else { None });
+    ends.find(|end| end.session == session).unwrap()
 }
 
 /// Sessions in which a file was opened.
@@ -101,7 +110,7 @@ fn opened(rows: &[AuditRecord], name: &str) -> Vec<SessionId> {
     found
 }
 
-fn adopted() -> Result<(), Failed> {
+fn adopted() {
     let mut place = Place::started(None);
     for name in ["before", "own", "child", "late", "foreign", "go"] {
         place.write(name, name);
@@ -121,7 +130,7 @@ fn adopted() -> Result<(), Failed> {
     agent.end();
     place.wait("the session does not end", |place| place.n_sessions() == 0);
     let rows = place.stop();
-    let [session] = sessions(&rows)[..] else { return Err(format!("{:?}", sessions(&rows)).into()) };
+    let session = only(&rows);
     let start = start(&rows, session);
     let uid = nix::unistd::getuid().as_raw();
     assert_eq!(
@@ -158,10 +167,9 @@ fn adopted() -> Result<(), Failed> {
         assert_eq!(decision.verdict.rule_ids, ["secret"]);
     }
     assert!(!rows.iter().any(|row| matches!(row, AuditRecord::Loss(_))));
-    Ok(())
 }
 
-fn two() -> Result<(), Failed> {
+fn two() {
     let mut place = Place::started(None);
     place.payload("a.json", "sa", "ls");
     place.payload("b.json", "sb", "ls");
@@ -182,7 +190,7 @@ fn two() -> Result<(), Failed> {
     b.end();
     place.wait("the second does not end", |place| place.n_sessions() == 0);
     let rows = place.stop();
-    let [first, second] = sessions(&rows)[..] else { return Err(format!("{:?}", sessions(&rows)).into()) };
+    let [first, second] = sessions(&rows)[..] else { panic!("{:?}", sessions(&rows)) };
     assert_eq!((opened(&rows, "/of-a"), opened(&rows, "/of-b")), (vec![first], vec![second]));
     let of: Vec<_> = hooks(&rows).iter().map(|call| call.session.unwrap()).collect();
     assert_eq!(of, [first, second, second]);
@@ -193,10 +201,9 @@ fn two() -> Result<(), Failed> {
             events(&rows).filter(|event| event.session == session).count() as u64
         );
     }
-    Ok(())
 }
 
-fn stranger() -> Result<(), Failed> {
+fn stranger() {
     let mut place = Place::started(None);
     place.payload("pre", "s", "ls");
     // Root's agent has somebody else ask for it.
@@ -213,16 +220,15 @@ fn stranger() -> Result<(), Failed> {
     theirs.end();
     place.wait("the session does not end", |place| place.n_sessions() == 0);
     let rows = place.stop();
-    let [session] = sessions(&rows)[..] else { return Err(format!("{:?}", sessions(&rows)).into()) };
+    let session = only(&rows);
     assert_eq!(start(&rows, session).root.tgid, theirs.pid());
     assert!(matches!(start(&rows, session).origin, Origin::Adopted { uid: NOBODY, .. }));
     assert_eq!(opened(&rows, "/unseen"), []);
     let of: Vec<_> = hooks(&rows).iter().map(|call| call.session).collect();
     assert_eq!(of, [None, Some(session)]);
-    Ok(())
 }
 
-fn namespace() -> Result<(), Failed> {
+fn namespace() {
     let mut place = Place::started(None);
     place.payload("pre", "s", "ls");
     place.write("inner", "");
@@ -234,15 +240,14 @@ fn namespace() -> Result<(), Failed> {
     agent.end();
     place.wait("the session does not end", |place| place.n_sessions() == 0);
     let rows = place.stop();
-    let [session] = sessions(&rows)[..] else { return Err(format!("{:?}", sessions(&rows)).into()) };
+    let session = only(&rows);
     assert_eq!(hooks(&rows)[0].session, Some(session));
     assert_eq!(opened(&rows, "/inner"), [session]);
     let root = start(&rows, session).root.tgid;
     assert!(root > 1 && root != agent.pid(), "{root} is not as the host counts");
-    Ok(())
 }
 
-fn stopped() -> Result<(), Failed> {
+fn stopped() {
     let mut place = Place::started(None);
     place.payload("pre", "s", "ls");
     let mut agent = place.agent();
@@ -250,9 +255,8 @@ fn stopped() -> Result<(), Failed> {
     let rows = place.stop();
     // Nothing of it stays behind, and it goes on.
     assert_eq!(agent.run("kill $!"), 0);
-    let [session] = sessions(&rows)[..] else { return Err(format!("{:?}", sessions(&rows)).into()) };
+    let session = only(&rows);
     assert_eq!((end(&rows, session).main, end(&rows, session).left_running), (MainExit::StillRunning, 2));
-    Ok(())
 }
 
 fn program_of_nobody(place: &Place, arguments: &[&str]) -> (Option<i32>, String, String) {
@@ -263,7 +267,7 @@ fn program_of_nobody(place: &Place, arguments: &[&str]) -> (Option<i32>, String,
     (output.status.code(), text(output.stdout), text(output.stderr))
 }
 
-fn readers() -> Result<(), Failed> {
+fn readers() {
     let mut place = Place::started(None);
     place.payload("pre", "s", "ls");
     let mut ours = place.agent();
@@ -317,10 +321,9 @@ fn readers() -> Result<(), Failed> {
     place.stop();
     let (code, _, said) = program_of_nobody(&place, &["status"]);
     assert!(code == Some(1) && said.contains("no daemon answers"), "{said}");
-    Ok(())
 }
 
-fn unprivileged() -> Result<(), Failed> {
+fn unprivileged() {
     let mut place = Place::started(Some(NOBODY));
     let secret = place.path("secret/key");
     place.payload("pre", "s", &format!("cat {}", secret.display()));
@@ -332,8 +335,7 @@ fn unprivileged() -> Result<(), Failed> {
     let said = std::fs::read_to_string(place.path("out-65534")).unwrap();
     assert!(said.contains(r#""permissionDecision":"deny""#), "{said}");
     let rows = place.stop();
-    let [call] = hooks(&rows)[..] else { return Err(format!("{rows:?}").into()) };
+    let [call] = hooks(&rows)[..] else { panic!("{rows:?}") };
     assert_eq!((call.session, call.answer.action), (None, PolicyAction::Block));
     assert!(sessions(&rows).is_empty());
-    Ok(())
 }

@@ -53,14 +53,14 @@ impl Wanted {
         let mut wanted = Self::default();
         for (name, value) in parse(query.as_bytes()) {
             let wrong = || format!("{name} cannot be {value:?}");
-            let number = || value.parse::<u64>().map_err(|_| wrong());
+            let number = || value.parse::<u64>().ok().ok_or_else(wrong);
             let flag = || match &*value {
                 "1" | "true" => Ok(true),
                 "0" | "false" => Ok(false),
                 _ => Err(wrong()),
             };
             match &*name {
-                "session" => wanted.session = Some(value.parse().map_err(|_| wrong())?),
+                "session" => wanted.session = Some(value.parse().ok().ok_or_else(wrong)?),
                 "after" => wanted.after = number()?,
                 "limit" => wanted.limit = number()?.clamp(1, LIMIT_MAX),
                 "wait_ms" => wanted.wait = Duration::from_millis(number()?).min(WAIT_MAX),

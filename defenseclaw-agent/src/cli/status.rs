@@ -56,11 +56,10 @@ fn lines(status: &Value, socket: &str) -> Vec<String> {
     let said = |path: &str| text(at(path));
     let mut lines =
         vec![format!("daemon    {}, pid {}, {}", said("/version"), said("/pid"), escape(socket.as_bytes()))];
-    lines.push(match at("/watch/unwatched") {
-        Value::Null => {
-            format!("watches   at level {}: detects, and holds by its answers to hooks", said("/watch/level"))
-        }
-        why => output::bad(&format!("watches   nothing: {}", text(why))),
+    lines.push(if at("/watch/unwatched").is_null() {
+        format!("watches   at level {}: detects, and holds by its answers to hooks", said("/watch/level"))
+    } else {
+        output::bad(&format!("watches   nothing: {}", said("/watch/unwatched")))
     });
     let mode = if at("/mode").is_null() { "its own".to_owned() } else { said("/mode") };
     lines.push(format!("policy    {}, mode {mode}, generation {}", said("/policy"), said("/generation")));

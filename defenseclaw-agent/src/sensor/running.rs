@@ -40,8 +40,9 @@ impl Running {
             #[expect(clippy::wildcard_enum_match_arm, reason = "all that name a process that may be older")]
             match &mut event.action {
                 Action::ProcessExec(exec) => self.whole_ticks(&mut exec.parent),
-                Action::Ptrace { target, .. } => self.whole_ticks(target),
-                Action::Signal { target: Some(target), .. } => self.whole_ticks(target),
+                Action::Ptrace { target, .. } | Action::Signal { target: Some(target), .. } => {
+                    self.whole_ticks(target);
+                }
                 Action::ProcessExit { .. } => {
                     if let Some((start, ended)) = self.starts.get_mut(&event.process.tgid)
                         && *start == event.process.start_ns

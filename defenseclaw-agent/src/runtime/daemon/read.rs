@@ -99,11 +99,12 @@ impl Sight<'_> {
     fn sees(&mut self, stored: &Stored) -> Result<bool, StoreError> {
         match stored.session() {
             Some(session) => self.sees_session(session),
-            None => Ok(match &stored.record {
-                AuditRecord::Hook(call) => self.user.is_none_or(|user| user == call.caller.uid),
-                AuditRecord::Loss(_) => true,
-                _ => self.user.is_none(),
-            }),
+            None => Ok(self.user.is_none_or(|user| {
+                let record = &stored.record;
+                // A loss may be theirs.
+                matches!(record, AuditRecord::Loss(_))
+                    || matches!(record, AuditRecord::Hook(call) if call.caller.uid == user)
+            })),
         }
     }
 }
