@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     config::Settings,
-    model::SessionId,
+    model::{AuditRecord, SessionId},
     report::{Report, ReportBuilder},
     store::{Filter, Reader, StoreError},
 };
@@ -82,11 +82,46 @@ fn stored(database: &Path, name: &str) -> Result<Report, StoreError> {
 pub(super) fn build(reader: &Reader, session: SessionId) -> Result<Report, StoreError> {
     let mut builder = ReportBuilder::new();
     let filter = Filter { session: Some(session), ..Filter::default() };
+    // Between its first row and its end, of a session that was watched beside others.
+    let mut shared = None;
     reader.records::<StoreError>(&filter, 0, None, |stored| {
+        if let AuditRecord::SessionStart(start) = &stored.record
+            && !start.origin.is_launched()
+        {
+            shared.get_or_insert((stored.seq, u64::MAX));
+        } else if let (AuditRecord::SessionEnd(_), Some((_, end))) = (&stored.record, &mut shared) {
+            *end = stored.seq;
+        }
         builder.push(stored.seq, &stored.record);
         Ok(ControlFlow::Continue(()))
     })?;
+    if let Some((begin, end)) = shared {
+        lost_by_any(reader, begin, end, &mut builder)?;
+    }
     Ok(builder.finish())
+}
+
+/// The kernel does not say whose observations it had no room for. What any of the sessions may have lost, this one may.
+fn lost_by_any(
+    reader: &Reader,
+    begin: u64,
+    end: u64,
+    builder: &mut ReportBuilder,
+) -> Result<(), StoreError> {
+    let losses = Filter { records: vec!["loss"], ..Filter::default() };
+    reader.records::<StoreError>(&losses, begin, None, |stored| {
+        if stored.seq > end {
+            return Ok(ControlFlow::Break(()));
+        }
+        if let AuditRecord::Loss(loss) = &stored.record
+            && loss.session.is_none()
+            && loss.kind != "hook"
+        {
+            builder.push_shared(loss);
+        }
+        Ok(ControlFlow::Continue(()))
+    })?;
+    Ok(())
 }
 
 /// Writes it in one form.

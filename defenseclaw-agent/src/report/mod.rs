@@ -28,7 +28,7 @@ pub use outcomes::Outcomes;
 pub use privileged::{Privileged, PrivilegedOperation};
 pub use processes::{ExecNode, ProcessCounts, ProcessNode, Processes};
 
-use crate::model::{AuditRecord, BootTime, Event, EventKind, HandoverStep, Level, SessionEnd, SessionStart};
+use crate::model::{AuditRecord, BootTime, Event, EventKind, HandoverStep, Level, Loss, SessionEnd, SessionStart};
 
 /// What happened in a session. Times named `…_ns` count from its start.
 #[derive(Clone, Debug, Serialize)]
@@ -154,6 +154,11 @@ impl ReportBuilder {
                 self.end = Some(end.clone());
             }
         }
+    }
+
+    /// Adds what is missing of any of the sessions that were watched at once, perhaps of this one.
+    pub fn push_shared(&mut self, loss: &Loss) {
+        self.losses.push(loss);
     }
 
     fn event(&mut self, event: &Event) {

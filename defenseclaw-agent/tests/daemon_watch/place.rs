@@ -90,8 +90,7 @@ impl Place {
         place.daemon = Some(command.spawn().unwrap());
         place.wait("the daemon is not ready", |place| {
             UnixStream::connect(place.path("d.sock")).is_ok()
-                && (place.status()["watch"]["level"] != "none"
-                    || place.status()["watch"]["unwatched"].is_string())
+                && !place.status()["watch"]["unwatched"].as_str().is_some_and(|why| why.contains("still"))
         });
         place
     }

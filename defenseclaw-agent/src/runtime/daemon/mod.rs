@@ -114,6 +114,8 @@ pub fn daemon(path: Option<&Path>) -> Result<(), DaemonError> {
     let boot_id = clock::boot_id().map_err(failed("tell which boot this is"))?;
     let options = WriterOptions {
         create_parent: own_place,
+        // Small batches; what a hook has led to must not wait for the disk.
+        queue: 32,
         ..WriterOptions::new(clock::boot_now(), clock::wall_now(), boot_id.clone())
     };
     let runtime = tokio::runtime::Builder::new_current_thread()

@@ -108,6 +108,7 @@ impl Queue {
         let (done, ended) = oneshot::channel();
         let lost = Lost::default();
         let counted = lost.clone();
+        view.level(Err("the programs are still being loaded"));
         thread::Builder::new().name("watch".to_owned()).spawn(move || {
             let sensor =
                 if watch { watch::load() } else { Err("the configuration says `watch: false`".to_owned()) };

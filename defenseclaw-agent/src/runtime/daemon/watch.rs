@@ -38,10 +38,10 @@ const READ_EVERY: Duration = Duration::from_millis(20);
 const CHECK_EVERY: Duration = Duration::from_millis(500);
 /// `/proc` is asked about processes that should be alive every so many checks, in doubt or not.
 const CHECKS_PER_CENSUS: u32 = 20;
-/// Records taken at once.
-const BATCH: usize = 4096;
+/// Records taken at once. Few, because hooks wait for a turn of the loop.
+const BATCH: usize = 512;
 /// Batches read before the loop looks at anything else, where it wants the rings to be empty.
-const DRAIN_MAX: usize = 64;
+const DRAIN_MAX: usize = 256;
 /// Hooks taken at once.
 const HOOKS_MAX: usize = 64;
 /// Sessions at once, of all users and of one.
