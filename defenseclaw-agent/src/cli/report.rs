@@ -102,12 +102,7 @@ pub(super) fn build(reader: &Reader, session: SessionId) -> Result<Report, Store
 }
 
 /// The kernel does not say whose observations it had no room for. What any of the sessions may have lost, this one may.
-fn lost_by_any(
-    reader: &Reader,
-    begin: u64,
-    end: u64,
-    builder: &mut ReportBuilder,
-) -> Result<(), StoreError> {
+fn lost_by_any(reader: &Reader, begin: u64, end: u64, builder: &mut ReportBuilder) -> Result<(), StoreError> {
     let losses = Filter { records: vec!["loss"], ..Filter::default() };
     reader.records::<StoreError>(&losses, begin, None, |stored| {
         if stored.seq > end {

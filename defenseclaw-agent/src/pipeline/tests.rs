@@ -2,8 +2,8 @@
 
 use super::*;
 use crate::model::{
-    KernelPath, Level, LossReason, MainExit, Namespaces, Origin, Protection, SessionEnd, Text, Vantage,
-    WallTime,
+    Connector, KernelPath, Level, LossReason, MainExit, Namespaces, Origin, Protection, SessionEnd, Text,
+    Vantage, WallTime,
 };
 
 const SESSION: SessionId = SessionId(7);
@@ -257,4 +257,41 @@ fn what_was_replayed_is_not_stored_again_and_what_was_left_gets_no_end() {
         .collect();
     assert_eq!(stored, [&adopted(), &HandoverStep::Left]);
     assert_eq!(state.live_in(SESSION).count(), 2);
+}
+
+#[test]
+fn an_adopted_session_ends_by_itself_and_others_go_on() {
+    let adopted = |session: u64, root: ProcessKey| {
+        let origin = Origin::Adopted { connector: Connector::Codex, agent_session: None, uid: 1000 };
+        Input::Started(Box::new(SessionStart { session: SessionId(session), root, origin, ..*start() }))
+    };
+    let mut of_second = event(CHILD, 300, Action::Bpf { command: 1 });
+    of_second.session = SessionId(8);
+    let mut state = State::new();
+    let mut effects = Vec::new();
+    let inputs = [
+        adopted(7, ROOT),
+        adopted(8, CHILD),
+        Input::Event(of_second),
+        // Nobody waits for its root: the record of its end says how it ended.
+        exit(ROOT),
+        Input::Ended { session: SESSION },
+        Input::Ended { session: SESSION },
+    ];
+    for input in inputs {
+        step(&mut state, input, BootTime(1000), &mut effects);
+    }
+    assert!(effects.contains(&Effect::TreeEnded { session: SESSION }));
+    let ends: Vec<_> = effects
+        .iter()
+        .filter_map(|effect| match effect {
+            Effect::Store(AuditRecord::SessionEnd(end)) => {
+                Some((end.session, end.main, end.left_running, end.events))
+            }
+            _ => None,
+        })
+        .collect();
+    assert_eq!(ends, [(SESSION, MainExit::Ended(ExitStatus::Code(0)), 0, 1)]);
+    assert_eq!(state.sessions().collect::<Vec<_>>(), [SessionId(8)]);
+    assert_eq!(state.n_events(SessionId(8)), Some(1));
 }

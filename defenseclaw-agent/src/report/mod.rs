@@ -28,7 +28,9 @@ pub use outcomes::Outcomes;
 pub use privileged::{Privileged, PrivilegedOperation};
 pub use processes::{ExecNode, ProcessCounts, ProcessNode, Processes};
 
-use crate::model::{AuditRecord, BootTime, Event, EventKind, HandoverStep, Level, Loss, SessionEnd, SessionStart};
+use crate::model::{
+    AuditRecord, BootTime, Event, EventKind, HandoverStep, Level, Loss, SessionEnd, SessionStart,
+};
 
 /// What happened in a session. Times named `…_ns` count from its start.
 #[derive(Clone, Debug, Serialize)]
