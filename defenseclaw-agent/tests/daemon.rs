@@ -317,6 +317,37 @@ fn sixty_four_at_once_are_all_answered_and_kept() {
 }
 
 #[test]
+fn a_slow_disk_holds_no_answer_and_loses_no_row() {
+    const CALLERS: usize = 64;
+    let place = Place::started();
+    let secret = place.path("secret/key").display().to_string();
+    let database = rusqlite::Connection::open(place.path("audit.db")).unwrap();
+    // Nobody else can write until this ends.
+    database.execute_batch("BEGIN IMMEDIATE").unwrap();
+    thread::scope(|scope| {
+        for caller in 0..CALLERS {
+            let (place, secret) = (&place, &secret);
+            scope.spawn(move || {
+                let payload =
+                    before("Read", &serde_json::json!({"file_path": secret}), &format!("s{caller}"));
+                let length = payload.len();
+                let head = format!(
+                    "POST /v1/hooks/claude-code HTTP/1.1\r\nhost: d\r\ncontent-length: {length}\r\n\r\n"
+                );
+                let reply = place.request(&[head.as_bytes(), &payload].concat());
+                assert!(reply.contains(r#""permissionDecision":"deny""#), "{reply}");
+            });
+        }
+    });
+    let rows: i64 =
+        database.query_row("SELECT count(*) FROM log WHERE record = 'hook'", [], |row| row.get(0)).unwrap();
+    assert_eq!(rows, 0, "the disk was not slow");
+    database.execute_batch("ROLLBACK").unwrap();
+    drop(database);
+    assert_eq!(place.stop().len(), CALLERS);
+}
+
+#[test]
 fn requests_that_do_not_fit_are_refused() {
     let place = Place::started();
     let many = "x: y\r\n".repeat(40);

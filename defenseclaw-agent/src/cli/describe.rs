@@ -8,8 +8,8 @@ use super::output::{escape, size};
 use crate::model::{
     Access, Action, AuditRecord, CredChange, Decision, Enforced, Event, Exec, ExitStatus, Handover,
     HandoverStep, HookCall, KernelPath, Loss, LossReason, MainExit, ModuleOp, MountOp, NamespaceOp,
-    Namespaces, NetEndpoint, PolicyAction, PolicyLoaded, PolicyRefused, Posture, ProcessKey, PtraceOp,
-    SessionEnd, SessionStart, Text, Transport, UnixName,
+    Namespaces, NetEndpoint, Origin, PolicyAction, PolicyLoaded, PolicyRefused, Posture, ProcessKey,
+    PtraceOp, SessionEnd, SessionStart, Text, Transport, UnixName,
 };
 
 /// Any row of the audit.
@@ -334,13 +334,25 @@ fn exec(exec: &Exec) -> String {
 }
 
 fn session_start(start: &SessionStart) -> String {
+    let adopted = adopted(&start.origin).map(|how| format!(", {how}")).unwrap_or_default();
     format!(
-        "{}: {} in {} (level {})",
+        "{}: {} in {} (level {}{adopted})",
         start.session,
         command(&start.command),
         word(&start.project),
         start.protection.level.as_str()
     )
+}
+
+/// How a session came to be watched that we did not start.
+pub(super) fn adopted(origin: &Origin) -> Option<String> {
+    match origin {
+        Origin::Launched => None,
+        Origin::Adopted { connector, agent_session, uid } => {
+            let own = agent_session.as_ref().map(|own| format!(" {}", escape(own.as_bytes())));
+            Some(format!("adopted from {connector}{} of uid {uid}", own.unwrap_or_default()))
+        }
+    }
 }
 
 fn unwatched(change: &Handover) -> Duration {

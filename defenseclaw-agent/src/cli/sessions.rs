@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     config::Settings,
-    model::{MainExit, WallTime},
+    model::{MainExit, Origin, WallTime},
     runtime::clock,
     store::{SessionState, SessionSummary},
 };
@@ -62,7 +62,12 @@ fn row(summary: &SessionSummary, zone: &TimeZone) -> [String; 6] {
         took,
         end,
         summary.events.to_string(),
-        describe::command(&start.command),
+        match &start.origin {
+            Origin::Launched => describe::command(&start.command),
+            Origin::Adopted { connector, .. } => {
+                format!("{} (adopted from {connector})", describe::command(&start.command))
+            }
+        },
     ]
 }
 

@@ -282,15 +282,14 @@ fn an_adopted_session_ends_by_itself_and_others_go_on() {
         step(&mut state, input, BootTime(1000), &mut effects);
     }
     assert!(effects.contains(&Effect::TreeEnded { session: SESSION }));
-    let ends: Vec<_> = effects
-        .iter()
-        .filter_map(|effect| match effect {
-            Effect::Store(AuditRecord::SessionEnd(end)) => {
-                Some((end.session, end.main, end.left_running, end.events))
-            }
-            _ => None,
-        })
-        .collect();
+    let ends: Vec<_> =
+        effects
+            .iter()
+            .filter_map(|effect| {
+                if let Effect::Store(AuditRecord::SessionEnd(end)) = effect { Some(end) } else { None }
+            })
+            .map(|end| (end.session, end.main, end.left_running, end.events))
+            .collect();
     assert_eq!(ends, [(SESSION, MainExit::Ended(ExitStatus::Code(0)), 0, 1)]);
     assert_eq!(state.sessions().collect::<Vec<_>>(), [SessionId(8)]);
     assert_eq!(state.n_events(SessionId(8)), Some(1));

@@ -155,6 +155,12 @@ fn header(report: &Report, options: &RenderOptions) -> Vec<Line> {
         let words = format!("The command could not be started: {}.", words::errno(errno.into()));
         lines.extend(paragraph(&words, Role::Bad, options));
     }
+    if let Some(how) = report.session.as_ref().and_then(|session| describe::adopted(&session.origin)) {
+        let words = format!(
+            "This session was {how}: it ran already; what it did before is not seen, and its first processes are reconstructed."
+        );
+        lines.extend(paragraph(&words, Role::Warning, options));
+    }
     for change in &report.handovers {
         let words = describe::handover(&change.step, Duration::from_nanos(change.unwatched_ns));
         let words = format!("{}: {words}.", words::offset(change.at_ns).trim_start());
