@@ -121,7 +121,7 @@ fn adopted() {
     // It runs something before anybody knows of it: a shell of which more shells hang that wait.
     assert_eq!(agent.run("cat before; mkfifo gate; (bash -c 'read x < gate; cat child') & job=$!"), 0);
     assert_eq!(agent.run(&place.hook("pre")), 0);
-    assert_eq!(place.n_sessions(), 1);
+    place.wait("it is not adopted", |place| place.n_sessions() == 1);
     assert_eq!(agent.run("cat own"), 0);
     assert_eq!(agent.run("echo x > gate; wait $job"), 0);
     assert_eq!(agent.run(&place.hook("resumed")), 0);
@@ -178,7 +178,7 @@ fn two() {
     place.write("of-b", "");
     assert_eq!(a.run(&place.hook("a.json")), 0);
     assert_eq!(b.run(&place.hook("b.json")), 0);
-    assert_eq!(place.n_sessions(), 2);
+    place.wait("they are not adopted", |place| place.n_sessions() == 2);
     for _ in 0..20 {
         a.run("cat of-a");
         b.run("cat of-b");
@@ -216,7 +216,7 @@ fn stranger() {
     // And an agent of somebody else asks for itself.
     let mut theirs = place.agent_of(NOBODY);
     assert_eq!(theirs.run(&hook), 0);
-    assert_eq!(place.n_sessions(), 1);
+    place.wait("it is not adopted", |place| place.n_sessions() == 1);
     theirs.end();
     place.wait("the session does not end", |place| place.n_sessions() == 0);
     let rows = place.stop();
@@ -236,6 +236,7 @@ fn namespace() {
     command.args(["--pid", "--fork", "--mount-proc", "bash"]).arg(place.path("agent.sh"));
     let mut agent = place.agent_in(command);
     assert_eq!(agent.run(&place.hook("pre")), 0);
+    place.wait("it is not adopted", |place| place.n_sessions() == 1);
     assert_eq!(agent.run("test $$ = 1 && cat inner"), 0);
     agent.end();
     place.wait("the session does not end", |place| place.n_sessions() == 0);
@@ -252,6 +253,7 @@ fn stopped() {
     place.payload("pre", "s", "ls");
     let mut agent = place.agent();
     assert_eq!(agent.run(&format!("sleep 1000 & {}", place.hook("pre"))), 0);
+    place.wait("it is not adopted", |place| place.n_sessions() == 1);
     let rows = place.stop();
     // Nothing of it stays behind, and it goes on.
     assert_eq!(agent.run("kill $!"), 0);
@@ -272,9 +274,11 @@ fn readers() {
     place.payload("pre", "s", "ls");
     let mut ours = place.agent();
     assert_eq!(ours.run(&place.hook("pre")), 0);
+    place.wait("it is not adopted", |place| place.n_sessions() == 1);
     assert_eq!(ours.run("cat secret/key"), 0);
     let mut theirs = place.agent_of(NOBODY);
     assert_eq!(theirs.run(&place.hook("pre")), 0);
+    place.wait("they are not adopted", |place| place.n_sessions() == 2);
     let id = |value: &serde_json::Value| value["session"].as_str().unwrap().to_owned();
     let all: Vec<serde_json::Value> = serde_json::from_str(&place.get("/v1/sessions").1).unwrap();
     let [own, other] = [0, 1].map(|at| id(&all[at]));

@@ -75,7 +75,7 @@ enum Command {
     /// Install our hook into agents, and look after it
     #[command(subcommand)]
     Connector(connector::Command),
-    /// Answer the hooks of agents, until told to stop
+    /// Watch agents and answer their hooks, until told to stop
     Daemon(daemon::Args),
     /// Ask the daemon about one event of an agent: what agents run
     Hook(hook::Args),

@@ -65,12 +65,14 @@ pub struct Parent {
 pub fn processes() -> Vec<Parent> {
     let Ok(all) = fs::read_dir("/proc") else { return Vec::new() };
     let pids = all.flatten().filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
-    let facts = |tgid: u32| {
-        let (state, ppid, ticks) = parse_stat(&fs::read(format!("/proc/{tgid}/stat")).ok()?)?;
-        let process = ProcessKey { tgid, start_ns: ticks * TICK_NS };
-        (!is_over(state)).then_some(Parent { process, ppid })
-    };
-    pids.filter_map(facts).collect()
+    pids.filter_map(parent_of).collect()
+}
+
+/// One process that has not ended.
+pub fn parent_of(tgid: u32) -> Option<Parent> {
+    let (state, ppid, ticks) = parse_stat(&fs::read(format!("/proc/{tgid}/stat")).ok()?)?;
+    let process = ProcessKey { tgid, start_ns: ticks * TICK_NS };
+    (!is_over(state)).then_some(Parent { process, ppid })
 }
 
 fn is_over(state: u8) -> bool {

@@ -12,9 +12,30 @@ use crate::{
 /// Looks for running descendants until one finds no more, but not for ever: a tree can fork faster than we look.
 const ROUNDS: usize = 16;
 
-/// Who asked, and its ancestors, nearest first.
+/// Who asked and its ancestors, nearest first, by name only. To be looked for while who asked still waits: afterwards nobody
+/// knows whose child it was.
+pub(super) fn ancestry(caller: Caller) -> Vec<ProcessKey> {
+    let mut found: Vec<ProcessKey> = Vec::new();
+    let mut next = caller.pid;
+    while found.len() < ANCESTORS_MAX
+        && let Some(known) = sensor::parent_of(next)
+    {
+        let is_it = match found.last() {
+            None => known.process.start_ns == caller.start_ticks.saturating_mul(TICK_NS),
+            // A younger one has got the pid of a parent that is gone.
+            Some(child) => known.process.start_ns <= child.start_ns,
+        };
+        if !is_it {
+            break;
+        }
+        found.push(known.process);
+        next = known.ppid;
+    }
+    found
+}
+
+/// The ancestors of who asked, nearest first.
 pub(super) struct Lineage {
-    pub(super) caller: ProcessKey,
     pub(super) keys: Vec<ProcessKey>,
     pub(super) ancestors: Vec<Ancestor>,
 }
@@ -26,7 +47,7 @@ impl Lineage {
         if caller.start_ticks == 0 || child.1.start_ticks != caller.start_ticks {
             return None;
         }
-        let mut found = Self { caller: key(&child), keys: Vec::new(), ancestors: Vec::new() };
+        let mut found = Self { keys: Vec::new(), ancestors: Vec::new() };
         while found.keys.len() < ANCESTORS_MAX {
             let ppid = child.1.ppid;
             let Some(facts) = sensor::process_facts(ppid).filter(|_| ppid != 0) else { break };

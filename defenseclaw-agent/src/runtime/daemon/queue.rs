@@ -15,11 +15,12 @@ use tokio::{
 };
 
 use super::{
+    adopt,
     view::View,
     watch::{self, Loop},
 };
 use crate::{
-    model::{BootTime, HookCall, Loss, LossReason},
+    model::{BootTime, HookCall, Loss, LossReason, ProcessKey},
     policy,
     runtime::recorder::Recorder,
     store::{StoreError, Writer},
@@ -28,13 +29,15 @@ use crate::{
 /// Hooks that wait for the loop.
 const QUEUE: usize = 1024;
 /// How long who asks is kept waiting; its own deadline is longer.
-const PATIENCE: Duration = Duration::from_millis(500);
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// A judged hook whose answer waits.
 pub(super) struct Ask {
     pub(super) call: Box<HookCall>,
     /// None of one that is told late: it says nothing of who runs now.
     pub(super) whose: Option<Whose>,
+    /// Who asked and its ancestors.
+    pub(super) ancestry: Vec<ProcessKey>,
     /// Told when everything that it leads to is done.
     pub(super) done: oneshot::Sender<()>,
 }
@@ -127,6 +130,7 @@ impl Queue {
 
     /// Waits until the loop is done with a hook, but not for long: then its row is kept later, or counted.
     pub(super) async fn add(&self, call: HookCall, whose: Option<Whose>) {
+        let ancestry = whose.as_ref().map(|_| adopt::ancestry(call.caller)).unwrap_or_default();
         let sender = self.sender.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let deadline = time::Instant::now() + PATIENCE;
         let room = match &sender {
@@ -135,7 +139,7 @@ impl Queue {
         };
         let Some(room) = room else { return self.lost.add(1, call.boot) };
         let (done, answered) = oneshot::channel();
-        room.send(Ask { call: Box::new(call), whose, done });
+        room.send(Ask { call: Box::new(call), whose, ancestry, done });
         if time::timeout_at(deadline, answered).await.is_err() {
             tracing::debug!("a hook is answered before the loop is done with it");
         }

@@ -179,8 +179,8 @@ impl Loop {
             self.read();
         }
         let mut waiting = Vec::with_capacity(asks.len());
-        for Ask { mut call, whose, done } in asks {
-            let bound = whose.map_or(Ok(None), |whose| self.bind(&call, &whose));
+        for Ask { mut call, whose, ancestry, done } in asks {
+            let bound = whose.map_or(Ok(None), |whose| self.bind(&call, &whose, &ancestry));
             call.session = bound.unwrap_or_else(|error| {
                 self.stop_watching(&error);
                 None
@@ -198,25 +198,21 @@ impl Loop {
     }
 
     /// The session of a hook; none if nothing is watched or who asked has no agent.
-    fn bind(&mut self, call: &HookCall, whose: &Whose) -> Result<Option<SessionId>, SensorError> {
+    fn bind(
+        &mut self,
+        call: &HookCall,
+        whose: &Whose,
+        ancestry: &[ProcessKey],
+    ) -> Result<Option<SessionId>, SensorError> {
         let Ok(sensor) = &self.sensor else { return Ok(None) };
-        let caller = ProcessKey {
-            tgid: call.caller.pid,
-            start_ns: call.caller.start_ticks.saturating_mul(sensor::TICK_NS),
-        };
-        if call.caller.start_ticks != 0
-            && let Some(session) = sensor.session_of(caller)?
-        {
-            self.judge(session, whose);
-            return Ok(Some(session));
-        }
-        let Some(lineage) = Lineage::of(call.caller) else { return Ok(None) };
-        for key in [&lineage.caller].into_iter().chain(&lineage.keys) {
-            if let Some(session) = sensor.session_of(*key)? {
+        for process in ancestry {
+            if let Some(session) = sensor.session_of(*process)? {
                 self.judge(session, whose);
                 return Ok(Some(session));
             }
         }
+        // Who does not wait any more is not adopted: its next hook comes.
+        let Some(lineage) = Lineage::of(call.caller) else { return Ok(None) };
         match bind::agent(&lineage.ancestors, call.connector, call.caller.uid) {
             Ok(at) => self.adopt(call, whose, &lineage, at),
             Err(why) => {
