@@ -80,7 +80,11 @@ impl Place {
     }
 
     fn started() -> Self {
-        let mut place = Self::new();
+        Self::new().start()
+    }
+
+    fn start(self) -> Self {
+        let mut place = self;
         place.daemon = Some(place.command().spawn().unwrap());
         let deadline = Instant::now() + PATIENCE;
         while UnixStream::connect(place.path("d.sock")).is_err() {
@@ -115,7 +119,12 @@ impl Place {
     }
 
     /// Ends the daemon; what the audit holds then, which is whole.
-    fn stop(mut self) -> Vec<HookCall> {
+    fn stop(self) -> Vec<HookCall> {
+        self.stop_here().0
+    }
+
+    /// The same; the directory is still there.
+    fn stop_here(mut self) -> (Vec<HookCall>, Self) {
         let mut daemon = self.daemon.take().unwrap();
         kill(Pid::from_raw(i32::try_from(daemon.id()).unwrap()), Signal::SIGTERM).unwrap();
         assert!(daemon.wait().unwrap().success());
@@ -131,7 +140,7 @@ impl Place {
                 Ok::<_, defenseclaw::store::StoreError>(std::ops::ControlFlow::Continue(()))
             })
             .unwrap();
-        calls
+        (calls, self)
     }
 }
 
@@ -208,6 +217,61 @@ fn what_policy_blocks_is_denied_in_the_agents_words_and_kept() {
         assert_eq!(call.decision.as_ref().unwrap().action, PolicyAction::Allow);
     }
     assert!(calls[6].decision.is_none());
+}
+
+#[test]
+fn texts_are_judged_where_the_agent_shows_them_and_secrets_are_kept_nowhere() {
+    let place = Place::new();
+    place.policy(
+        "version: 1\nrules:\n  - {id: corp, effect: [prompt, tool.input, message], match: {patterns: 'CORP-[0-9]+'}, severity: high, reason: no numbers}\n  \
+         - {id: token, effect: tool.output, match: {detectors: secrets}, severity: critical, reason: no tokens}\n",
+    );
+    let place = place.start();
+    // Put together here, so that it stands nowhere.
+    let token = ["ghp", "aB3dE7gH1jK9mN2pQ4sT6vW8xY0zC5fR1uL3"].join("_");
+    let say = |name: &str, rest: serde_json::Value| {
+        let mut payload = serde_json::json!({"hook_event_name": name, "session_id": "s", "cwd": "/"});
+        payload.as_object_mut().unwrap().extend(rest.as_object().unwrap().clone());
+        place.ask(&["claude-code"], payload.to_string().as_bytes())
+    };
+    let prompt = say("UserPromptSubmit", serde_json::json!({"prompt": format!("CORP-314159 {token}")}));
+    assert!(stdout(&prompt).contains(r#""decision":"block""#), "{prompt:?}");
+    assert!(is_silent(&say("UserPromptSubmit", serde_json::json!({"prompt": "make the tests pass"}))));
+    let input = serde_json::json!({"command": format!("echo CORP-271828 {token}")});
+    assert!(is_denied(&place.claude("Bash", &input)));
+    let after = |tool: &str| {
+        let output = serde_json::json!({"stdout": format!("x {token} y"), "stderr": ""});
+        say(
+            "PostToolUse",
+            serde_json::json!({"tool_name": tool, "tool_input": input, "tool_response": output}),
+        )
+    };
+    let withheld = after("Bash");
+    assert!(stdout(&withheld).contains("updatedToolOutput") && stdout(&withheld).contains("no tokens"));
+    let told = after("Read");
+    assert!(stdout(&told).contains(r#""decision":"block""#), "{told:?}");
+    assert!(is_silent(&say("Stop", serde_json::json!({"last_assistant_message": "it is CORP-161803"}))));
+    // Nobody judges these, and they are kept.
+    say("Notification", serde_json::json!({"prompt": token}));
+    place.ask(&["codex"], &before("Bash", &serde_json::json!({"command": token}), "off"));
+    let database = place.path("audit.db");
+    let (calls, dir) = place.stop_here();
+    let seen: Vec<_> = calls
+        .iter()
+        .map(|call| call.decision.as_ref().map(|decision| (decision.action, decision.enforced)))
+        .collect();
+    let held = Some((PolicyAction::Block, Some(Enforced::Applied)));
+    let late = Some((PolicyAction::Alert, Some(Enforced::TooLate)));
+    let alert = Some((PolicyAction::Alert, Some(Enforced::Unsupported)));
+    assert_eq!(seen, [held, Some((PolicyAction::Allow, None)), held, held, late, alert, None, None]);
+    let found = &calls[0].event.as_ref().unwrap().found;
+    assert_eq!(found.iter().map(|found| found.what.as_str()).collect::<Vec<_>>(), ["github-token", "corp"]);
+    let bytes = fs::read(&database).unwrap();
+    for secret in [token.as_str(), "CORP-314159", "CORP-271828", "CORP-161803"] {
+        let there = bytes.windows(secret.len()).any(|window| window == secret.as_bytes());
+        assert!(!there, "{secret} is in the audit");
+    }
+    drop(dir);
 }
 
 #[test]

@@ -4,6 +4,7 @@
 mod answer;
 mod audit;
 mod force;
+mod judge;
 
 use std::{
     io,
