@@ -316,6 +316,55 @@ fn without_a_daemon_the_fail_mode_answers() {
 }
 
 #[test]
+fn what_the_fail_mode_answered_is_told_at_the_next_contact() {
+    let place = Place::new();
+    let payload = before("Bash", &serde_json::json!({"command": "cat /the/payload"}), "s9");
+    // Nobody there, and somebody who is silent.
+    for fail in ["open", "closed"] {
+        place.ask(&["claude-code", "--fail", fail], &payload);
+    }
+    let silent = UnixListener::bind(place.path("d.sock")).unwrap();
+    let mut command = program();
+    command.args(["hook", "codex", "--timeout-ms", "300", "--socket"]).arg(place.path("d.sock"));
+    finish(command, b"\xff");
+    drop(silent);
+    fs::remove_file(place.path("d.sock")).unwrap();
+    let spool = place.path("missed");
+    let kept = fs::read_to_string(&spool).unwrap();
+    assert_eq!(kept.lines().count(), 3);
+    assert!(!kept.contains("payload"), "{kept}");
+    assert_eq!(fs::metadata(&spool).unwrap().permissions().mode() & 0o777, 0o600);
+    // What others wrote there is not taken for more than it is.
+    let mut file = fs::OpenOptions::new().append(true).open(&spool).unwrap();
+    file.write_all(b"\x1b[2J\ncursor\ncursor\n").unwrap();
+    let place = place.start();
+    for _ in 0..2 {
+        place.claude("Bash", &serde_json::json!({"command": "ls"}));
+    }
+    assert_eq!(fs::read(&spool).unwrap(), b"");
+    assert!(place.request(b"GET /v1/status HTTP/1.1\r\nhost: d\r\n\r\n").contains(r#""missed":4"#));
+    let calls = place.stop();
+    let told: Vec<_> = calls
+        .iter()
+        .filter_map(|call| Some((call, call.event.as_ref()?)).filter(|(_, event)| event.late.is_some()))
+        .map(|(call, event)| (event.name.as_str(), event.session.as_deref(), call.answer.failed))
+        .collect();
+    assert_eq!(
+        told,
+        [
+            ("PreToolUse", Some("s9"), Some(FailMode::Open)),
+            ("PreToolUse", Some("s9"), Some(FailMode::Closed)),
+            ("defenseclaw.missed", None, Some(FailMode::Open)),
+            ("defenseclaw.missed", None, Some(FailMode::Open)),
+        ]
+    );
+    assert_eq!(calls.len(), 6);
+    assert!(
+        calls.iter().filter_map(|call| call.problem.as_deref()).any(|why| why.ends_with(": unreachable"))
+    );
+}
+
+#[test]
 fn input_that_never_ends_is_answered_in_time() {
     let place = Place::new();
     let mut command = program();

@@ -23,6 +23,9 @@ pub trait Answers: Send + Sync + 'static {
         payload: Vec<u8>,
     ) -> impl Future<Output = HookOutput> + Send;
 
+    /// Hooks that nobody was asked about, as their user remembers them: one [`Missed`](crate::model::Missed) a line.
+    fn missed(&self, caller: Caller, lines: Vec<u8>) -> impl Future<Output = usize> + Send;
+
     /// How the daemon is.
     fn status(&self) -> serde_json::Value;
 

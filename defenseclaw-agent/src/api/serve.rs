@@ -14,7 +14,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{net::UnixStream, sync::Semaphore, task::JoinSet, time};
 
 use super::{Answers, Listener, Peer};
-use crate::model::{Connector, EXIT_HEADER, HookOutput, PAYLOAD_MAX, STDOUT_HEADER};
+use crate::model::{Connector, EXIT_HEADER, HookOutput, PAYLOAD_MAX, REPORT_MAX, STDOUT_HEADER};
 
 /// Bytes of a request's head.
 const HEAD_MAX: usize = 16 << 10;
@@ -126,7 +126,20 @@ impl<A: Answers> Server<A> {
                     None => text(StatusCode::NOT_FOUND, "there is no such connector"),
                 }
             }
-            (_, "/v1/status" | "/v1/reload") => text(StatusCode::METHOD_NOT_ALLOWED, "not with this method"),
+            (&Method::POST, "/v1/missed") => {
+                match Limited::new(request.into_body(), REPORT_MAX).collect().await {
+                    Ok(lines) => {
+                        let taken = self.answers.missed(peer.caller, lines.to_bytes().to_vec()).await;
+                        json(&serde_json::json!({ "taken": taken }))
+                    }
+                    Err(err) => {
+                        text(StatusCode::PAYLOAD_TOO_LARGE, &format!("the report cannot be taken: {err}"))
+                    }
+                }
+            }
+            (_, "/v1/status" | "/v1/reload" | "/v1/missed") => {
+                text(StatusCode::METHOD_NOT_ALLOWED, "not with this method")
+            }
             (_, path) if path.starts_with("/v1/hooks/") => {
                 text(StatusCode::METHOD_NOT_ALLOWED, "hooks are posted")
             }

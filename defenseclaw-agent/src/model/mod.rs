@@ -8,6 +8,7 @@ mod hook;
 mod hook_call;
 mod ids;
 mod loss;
+mod missed;
 mod policy;
 mod record;
 mod text;
@@ -30,6 +31,7 @@ pub use hook::{
 pub use hook_call::{Answer, Caller, HookCall, JudgedBy};
 pub use ids::{BootTime, ParseSessionIdError, ProcessKey, SessionId, ToolCallId, WallTime};
 pub use loss::{Loss, LossReason};
+pub use missed::{Missed, REPORT_MAX};
 pub use policy::{
     Content, Decision, Effect, Effects, Enforced, Mechanism, Mode, PolicyAction, Privilege, Severity, Verdict,
 };

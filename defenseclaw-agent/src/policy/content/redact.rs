@@ -72,7 +72,7 @@ type Visitor<'a> = &'a mut dyn FnMut(Place, &mut String);
 
 /// Every text of an event that can hold what somebody wrote.
 fn visit(event: &mut HookEvent, each: Visitor<'_>) {
-    for text in &mut event.text {
+    if let Some(text) = &mut event.text {
         each(Place::Text, text);
     }
     for text in [&mut event.cause, &mut event.agent_type].into_iter().flatten() {
@@ -85,7 +85,7 @@ fn visit(event: &mut HookEvent, each: Visitor<'_>) {
 
 fn tool(call: &mut ToolCall, each: Visitor<'_>) {
     json(&mut call.input, each);
-    for text in &mut call.output {
+    if let Some(text) = &mut call.output {
         each(Place::Output, text);
     }
     if let Some(mcp) = &mut call.mcp {

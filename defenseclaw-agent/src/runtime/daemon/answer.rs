@@ -13,7 +13,7 @@ use std::{
 
 use nix::unistd::{Uid, User, geteuid};
 
-use super::{Daemon, InForce, judge};
+use super::{Daemon, InForce, judge, late};
 use crate::{
     api::{Answers, Peer},
     config::ConnectorConfig,
@@ -100,6 +100,16 @@ impl Answers for Daemon {
         outcome.output
     }
 
+    async fn missed(&self, caller: Caller, lines: Vec<u8>) -> usize {
+        let calls = late::calls(caller, &lines, clock::boot_now(), clock::wall_now());
+        let taken = calls.len();
+        for call in calls {
+            self.missed.fetch_add(1, Ordering::Relaxed);
+            self.audit.add(call).await;
+        }
+        taken
+    }
+
     fn status(&self) -> serde_json::Value {
         let in_force = self.in_force();
         serde_json::json!({
@@ -111,6 +121,7 @@ impl Answers for Daemon {
             "mode": in_force.config.mode,
             "connectors": in_force.config.connectors,
             "answered": self.answered.load(Ordering::Relaxed),
+            "missed": self.missed.load(Ordering::Relaxed),
             "failed": self.failed.load(Ordering::Relaxed),
         })
     }

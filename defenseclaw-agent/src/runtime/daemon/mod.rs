@@ -5,6 +5,7 @@ mod answer;
 mod audit;
 mod force;
 mod judge;
+mod late;
 
 use std::{
     io,
@@ -70,6 +71,8 @@ pub(super) struct Daemon {
     audit: Audit,
     answered: AtomicU64,
     failed: AtomicU64,
+    /// Rows about hooks that nobody asked about in time.
+    missed: AtomicU64,
 }
 
 impl Daemon {
@@ -119,6 +122,7 @@ pub fn daemon(path: Option<&Path>) -> Result<(), DaemonError> {
             audit,
             answered: AtomicU64::new(0),
             failed: AtomicU64::new(0),
+            missed: AtomicU64::new(0),
         });
         let mut signals = Signals::new().map_err(failed("wait for signals"))?;
         tell(&[NotifyState::Ready]);
