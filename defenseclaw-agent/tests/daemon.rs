@@ -364,6 +364,92 @@ fn what_the_fail_mode_answered_is_told_at_the_next_contact() {
     );
 }
 
+impl Place {
+    /// `connector …` of a user who lives here.
+    fn connector(&self, words: &[&str]) -> Output {
+        let mut command = program();
+        command.arg("connector").args(words).arg("--config").arg(self.path("config.yaml"));
+        command.env("HOME", self.path("home")).current_dir(self.dir.path()).output().unwrap()
+    }
+
+    fn until(&self, what: &str, fits: impl Fn(&str) -> bool) {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let status = self.request(b"GET /v1/status HTTP/1.1\r\nhost: d\r\n\r\n");
+            if fits(&status) {
+                return;
+            }
+            assert!(Instant::now() < deadline, "not {what}: {status}");
+            thread::yield_now();
+        }
+    }
+}
+
+/// Causes of the daemon's own rows.
+fn tampering(calls: &[HookCall]) -> Vec<String> {
+    let events = calls.iter().filter_map(|call| call.event.as_ref());
+    events
+        .filter(|event| event.name == "defenseclaw.tamper")
+        .filter_map(|event| event.cause.clone())
+        .collect()
+}
+
+#[test]
+fn a_hook_that_is_taken_out_is_noticed() {
+    let place = Place::new();
+    fs::create_dir(place.path("home")).unwrap();
+    let settings = place.path("home/.claude/settings.json");
+    assert!(place.connector(&["install", "claude-code"]).status.success());
+    let whole = fs::read_to_string(&settings).unwrap();
+    let place = place.start();
+    place.until("installed", |status| status.contains(r#""state":"installed""#));
+    fs::write(&settings, "{}").unwrap();
+    place.until("removed", |status| status.contains(r#""state":"removed""#));
+    fs::write(&settings, &whole).unwrap();
+    place.until("restored", |status| status.contains(r#""state":"installed""#));
+    // In a file of which nothing is ours, made by renaming as editors do.
+    let aside = place.path("home/.claude/settings.local.json");
+    fs::write(place.path("home/x"), r#"{"disableAllHooks": true}"#).unwrap();
+    fs::rename(place.path("home/x"), &aside).unwrap();
+    place.until("disabled", |status| status.contains(r#""state":"disabled""#));
+    let listed = place.connector(&["verify", "claude-code"]);
+    assert_eq!(listed.status.code(), Some(1));
+    fs::remove_file(&aside).unwrap();
+    place.until("restored", |status| status.contains(r#""state":"installed""#));
+    // Not tampering, but said.
+    assert!(place.connector(&["remove", "claude-code"]).status.success());
+    place.until("forgotten", |status| status.contains(r#""hooks":[]"#));
+    assert_eq!(tampering(&place.stop()), ["removed", "restored", "disabled", "restored", "unregistered"]);
+}
+
+#[test]
+fn a_hook_that_is_taken_out_is_written_back_and_not_for_ever() {
+    let place = Place::new();
+    place.configure("repair: true\n");
+    fs::create_dir(place.path("home")).unwrap();
+    let settings = place.path("home/.claude/settings.json");
+    fs::create_dir(place.path("home/.claude")).unwrap();
+    fs::write(&settings, "{\n  // mine\n  \"model\": \"x\"\n}\n").unwrap();
+    assert!(place.connector(&["install", "claude-code"]).status.success());
+    let whole = fs::read_to_string(&settings).unwrap();
+    // Taken out while nobody watched.
+    fs::write(&settings, "{}").unwrap();
+    let place = place.start();
+    for round in 1..=3 {
+        place.until("repaired", |status| status.contains(&format!(r#""repairs":{round}"#)));
+        assert!(fs::read_to_string(&settings).unwrap().contains("hook claude-code"));
+        // The agent's own change stays: only what is ours is written back.
+        fs::write(&settings, r#"{"model": "y"}"#).unwrap();
+    }
+    place.until("given up", |status| status.contains(r#""state":"removed""#));
+    assert_eq!(fs::read_to_string(&settings).unwrap(), r#"{"model": "y"}"#);
+    fs::write(&settings, &whole).unwrap();
+    place.until("restored", |status| status.contains(r#""state":"installed""#));
+    let round = ["removed", "repaired"];
+    let want: Vec<_> = round.repeat(3).into_iter().chain(["removed", "given_up", "restored"]).collect();
+    assert_eq!(tampering(&place.stop()), want);
+}
+
 #[test]
 fn input_that_never_ends_is_answered_in_time() {
     let place = Place::new();

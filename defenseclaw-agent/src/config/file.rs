@@ -22,7 +22,7 @@ use crate::{
 pub const SCHEMA: &str = include_str!("schema.json");
 
 const KEYS: &[&str] =
-    &["version", "socket", "audit", "policy", "mode", "profile", "control_group", "connectors"];
+    &["version", "socket", "audit", "policy", "mode", "profile", "control_group", "repair", "connectors"];
 const CONNECTOR_KEYS: &[&str] = &["enabled", "mode", "fail_mode", "block_message", "timeout"];
 /// What an agent waits at most for any hook is more than this.
 const TIMEOUT_MAX: Duration = Duration::from_secs(14);
@@ -45,6 +45,8 @@ pub struct Config {
     pub profile: Option<String>,
     /// Group whose members may control the daemon, beside root.
     pub control_group: Option<String>,
+    /// A hook that was installed and is taken out, changed or switched off is written back.
+    pub repair: bool,
     /// Every connector.
     pub connectors: BTreeMap<Connector, ConnectorConfig>,
 }
@@ -91,6 +93,7 @@ impl Config {
             mode: None,
             profile: None,
             control_group: None,
+            repair: false,
             connectors: Connector::ALL.iter().map(|name| (*name, ConnectorConfig::default())).collect(),
         }
     }
@@ -149,6 +152,9 @@ impl Config {
         }
         if let Some(node) = fields.get("control_group") {
             self.control_group = reader.id(node, "control_group");
+        }
+        if let Some(node) = fields.get("repair") {
+            self.repair = reader.flag(node, "repair");
         }
         let Some(connectors) = fields.get("connectors") else { return };
         for (key, name, value) in reader.pairs(connectors, "connectors").unwrap_or_default() {

@@ -12,11 +12,12 @@ use std::{
     os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt},
     path::{Path, PathBuf},
     thread,
-    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+    time::{Duration, Instant},
 };
 
 use nix::{
     fcntl::{FcntlArg, fcntl},
+    time::{ClockId, clock_gettime},
     unistd::geteuid,
 };
 
@@ -131,14 +132,18 @@ const TELLING: i64 = 1;
 /// Held until the file is closed.
 fn lock(file: &File, byte: i64) -> io::Result<()> {
     let wanted = libc::flock {
-        l_type: libc::F_WRLCK as libc::c_short,
-        l_whence: libc::SEEK_SET as libc::c_short,
+        l_type: narrow(libc::F_WRLCK)?,
+        l_whence: narrow(libc::SEEK_SET)?,
         l_start: byte,
         l_len: 1,
         l_pid: 0,
     };
-    // As raw: `fcntl` borrows nothing, and the file outlives the call.
     fcntl(file, FcntlArg::F_OFD_SETLK(&wanted)).map(drop).map_err(io::Error::from)
+}
+
+/// The kernel's constants are wider than its structure.
+fn narrow(constant: libc::c_int) -> io::Result<libc::c_short> {
+    constant.try_into().map_err(io::Error::other)
 }
 
 fn patiently(file: &File, byte: i64) -> io::Result<()> {
@@ -184,8 +189,9 @@ fn make(directory: &Path) -> io::Result<()> {
 }
 
 fn now() -> WallTime {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    WallTime(i64::try_from(since.as_nanos()).unwrap_or(i64::MAX))
+    // There is always this clock.
+    let now = clock_gettime(ClockId::CLOCK_REALTIME).map(Duration::from).unwrap_or_default();
+    WallTime(i64::try_from(now.as_nanos()).unwrap_or(i64::MAX))
 }
 
 #[cfg(test)]

@@ -121,6 +121,7 @@ impl Answers for Daemon {
             "mode": in_force.config.mode,
             "connectors": in_force.config.connectors,
             "answered": self.answered.load(Ordering::Relaxed),
+            "hooks": self.hooks.status(),
             "missed": self.missed.load(Ordering::Relaxed),
             "failed": self.failed.load(Ordering::Relaxed),
         })

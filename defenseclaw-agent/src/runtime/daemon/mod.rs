@@ -6,6 +6,7 @@ mod audit;
 mod force;
 mod judge;
 mod late;
+mod tamper;
 
 use std::{
     io,
@@ -24,6 +25,7 @@ use super::{PolicyRejected, clock};
 use crate::{
     api::{self, ApiError, Limits, Listener},
     config::{self, ConfigError},
+    installer::Registry,
     store::{StoreError, Writer, WriterOptions},
 };
 use answer::Sessions;
@@ -73,6 +75,7 @@ pub(super) struct Daemon {
     failed: AtomicU64,
     /// Rows about hooks that nobody asked about in time.
     missed: AtomicU64,
+    hooks: tamper::Hooks,
 }
 
 impl Daemon {
@@ -123,11 +126,19 @@ pub fn daemon(path: Option<&Path>) -> Result<(), DaemonError> {
             answered: AtomicU64::new(0),
             failed: AtomicU64::new(0),
             missed: AtomicU64::new(0),
+            hooks: tamper::Hooks::default(),
         });
+        let watcher = tamper::start(&daemon, Registry::beside(&database))
+            .map_err(failed("start the thread that watches hook configurations"))?;
         let mut signals = Signals::new().map_err(failed("wait for signals"))?;
         tell(&[NotifyState::Ready]);
         api::serve(listener, Arc::clone(&daemon), Limits::default(), signals.until_stop(&daemon)).await;
         tell(&[NotifyState::Stopping]);
+        daemon.hooks.stop();
+        // It may be about to add a row, which needs this thread.
+        if let Err(err) = tokio::task::spawn_blocking(move || watcher.join()).await {
+            tracing::warn!("the watcher of hook configurations did not end: {err}");
+        }
         daemon.audit.end();
         Ok(thread.wait().await?)
     })
