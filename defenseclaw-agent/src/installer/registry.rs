@@ -1,6 +1,10 @@
 //! What was installed, written down beside the audit, so that who watches it knows what should be there.
 
-use std::path::{Path, PathBuf};
+use std::{
+    fs::DirBuilder,
+    os::unix::fs::DirBuilderExt,
+    path::{Path, PathBuf},
+};
 
 use super::{InstallError, Request, Scope, files};
 
@@ -64,6 +68,57 @@ impl Registry {
         }
         let text = serde_json::to_string_pretty(&after)
             .map_err(|err| InstallError::Unreadable { path: self.path.clone(), why: err.to_string() })?;
+        // As private as the audit that will be here.
+        if let Some(directory) = self.path.parent() {
+            let made = DirBuilder::new().recursive(true).mode(0o700).create(directory);
+            made.map_err(|source| InstallError::Io { what: "make", path: directory.to_owned(), source })?;
+        }
         files::replace(&self.path, &text, Scope::User)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, os::unix::fs::PermissionsExt};
+
+    use super::{super::Roots, *};
+    use crate::model::{Connector, FailMode};
+
+    fn request(connector: Connector, scope: Scope, project: &str, fail: FailMode) -> Request {
+        let roots = Roots { home: Some("/h".into()), project: Some(project.into()), etc: "/etc".into() };
+        Request { connector, scope, program: "/x".into(), arguments: vec!["--a".to_owned()], fail, roots }
+    }
+
+    #[test]
+    fn each_place_is_there_once() {
+        let directory = tempfile::tempdir().unwrap();
+        let registry = Registry::beside(&directory.path().join("state/audit.db"));
+        let one = request(Connector::Codex, Scope::User, "/p", FailMode::Open);
+        let elsewhere = request(Connector::Codex, Scope::User, "/q", FailMode::Closed);
+        let project = request(Connector::Codex, Scope::Project, "/p", FailMode::Open);
+        let another = request(Connector::Codex, Scope::Project, "/q", FailMode::Open);
+        assert!(registry.read().unwrap().is_empty());
+        for request in [&one, &project, &another, &elsewhere] {
+            registry.add(request).unwrap();
+        }
+        // A user's hook is the same whatever the directory it was installed from.
+        assert_eq!(registry.read().unwrap(), [project.clone(), another.clone(), elsewhere.clone()]);
+        registry.forget(&project).unwrap();
+        registry.forget(&project).unwrap();
+        assert_eq!(registry.read().unwrap(), [another, elsewhere]);
+        assert_eq!(fs::metadata(registry.path()).unwrap().permissions().mode() & 0o777, 0o600);
+    }
+
+    #[test]
+    fn what_others_may_have_written_is_not_believed() {
+        let directory = tempfile::tempdir().unwrap();
+        let registry = Registry::beside(&directory.path().join("audit.db"));
+        fs::write(registry.path(), "[]").unwrap();
+        fs::set_permissions(registry.path(), fs::Permissions::from_mode(0o622)).unwrap();
+        registry.read().unwrap_err();
+        fs::remove_file(registry.path()).unwrap();
+        std::os::unix::fs::symlink("/dev/null", registry.path()).unwrap();
+        registry.read().unwrap_err();
+        registry.add(&request(Connector::Codex, Scope::User, "/p", FailMode::Open)).unwrap_err();
     }
 }
