@@ -223,7 +223,7 @@ fn print(explanation: &Explanation<'_>, out: &mut Out) -> anyhow::Result<()> {
     for (hold, words) in [
         (Hold::Prevents, "prevents it"),
         (Hold::Withholds, "gives the model the reason instead"),
-        (Hold::Tells, "can only tell the model afterwards"),
+        (Hold::Tells, "withholds it of some tools or only tells the model afterwards"),
         (Hold::Nothing, "only records it"),
     ] {
         let names: Vec<_> = explanation
