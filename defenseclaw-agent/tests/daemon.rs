@@ -81,7 +81,11 @@ impl Place {
     }
 
     fn started() -> Self {
-        let mut place = Self::new();
+        Self::new().start()
+    }
+
+    fn start(self) -> Self {
+        let mut place = self;
         place.daemon = Some(place.command().spawn().unwrap());
         let deadline = Instant::now() + PATIENCE;
         while UnixStream::connect(place.path("d.sock")).is_err() {
@@ -116,7 +120,12 @@ impl Place {
     }
 
     /// Ends the daemon; what the audit holds then, which is whole.
-    fn stop(mut self) -> Vec<HookCall> {
+    fn stop(self) -> Vec<HookCall> {
+        self.stop_here().0
+    }
+
+    /// The same; the directory is still there.
+    fn stop_here(mut self) -> (Vec<HookCall>, Self) {
         let mut daemon = self.daemon.take().unwrap();
         kill(Pid::from_raw(i32::try_from(daemon.id()).unwrap()), Signal::SIGTERM).unwrap();
         assert!(daemon.wait().unwrap().success());
@@ -132,7 +141,7 @@ impl Place {
                 Ok::<_, defenseclaw::store::StoreError>(std::ops::ControlFlow::Continue(()))
             })
             .unwrap();
-        calls
+        (calls, self)
     }
 }
 
@@ -212,6 +221,61 @@ fn what_policy_blocks_is_denied_in_the_agents_words_and_kept() {
 }
 
 #[test]
+fn texts_are_judged_where_the_agent_shows_them_and_secrets_are_kept_nowhere() {
+    let place = Place::new();
+    place.policy(
+        "version: 1\nrules:\n  - {id: corp, effect: [prompt, tool.input, message], match: {patterns: 'CORP-[0-9]+'}, severity: high, reason: no numbers}\n  \
+         - {id: token, effect: tool.output, match: {detectors: secrets}, severity: critical, reason: no tokens}\n",
+    );
+    let place = place.start();
+    // Put together here, so that it stands nowhere.
+    let token = ["ghp", "aB3dE7gH1jK9mN2pQ4sT6vW8xY0zC5fR1uL3"].join("_");
+    let say = |name: &str, rest: serde_json::Value| {
+        let mut payload = serde_json::json!({"hook_event_name": name, "session_id": "s", "cwd": "/"});
+        payload.as_object_mut().unwrap().extend(rest.as_object().unwrap().clone());
+        place.ask(&["claude-code"], payload.to_string().as_bytes())
+    };
+    let prompt = say("UserPromptSubmit", serde_json::json!({"prompt": format!("CORP-314159 {token}")}));
+    assert!(stdout(&prompt).contains(r#""decision":"block""#), "{prompt:?}");
+    assert!(is_silent(&say("UserPromptSubmit", serde_json::json!({"prompt": "make the tests pass"}))));
+    let input = serde_json::json!({"command": format!("echo CORP-271828 {token}")});
+    assert!(is_denied(&place.claude("Bash", &input)));
+    let after = |tool: &str| {
+        let output = serde_json::json!({"stdout": format!("x {token} y"), "stderr": ""});
+        say(
+            "PostToolUse",
+            serde_json::json!({"tool_name": tool, "tool_input": input, "tool_response": output}),
+        )
+    };
+    let withheld = after("Bash");
+    assert!(stdout(&withheld).contains("updatedToolOutput") && stdout(&withheld).contains("no tokens"));
+    let told = after("Read");
+    assert!(stdout(&told).contains(r#""decision":"block""#), "{told:?}");
+    assert!(is_silent(&say("Stop", serde_json::json!({"last_assistant_message": "it is CORP-161803"}))));
+    // Nobody judges these, and they are kept.
+    say("Notification", serde_json::json!({"prompt": token}));
+    place.ask(&["codex"], &before("Bash", &serde_json::json!({"command": token}), "off"));
+    let database = place.path("audit.db");
+    let (calls, dir) = place.stop_here();
+    let seen: Vec<_> = calls
+        .iter()
+        .map(|call| call.decision.as_ref().map(|decision| (decision.action, decision.enforced)))
+        .collect();
+    let held = Some((PolicyAction::Block, Some(Enforced::Applied)));
+    let late = Some((PolicyAction::Alert, Some(Enforced::TooLate)));
+    let alert = Some((PolicyAction::Alert, Some(Enforced::Unsupported)));
+    assert_eq!(seen, [held, Some((PolicyAction::Allow, None)), held, held, late, alert, None, None]);
+    let found = &calls[0].event.as_ref().unwrap().found;
+    assert_eq!(found.iter().map(|found| found.what.as_str()).collect::<Vec<_>>(), ["github-token", "corp"]);
+    let bytes = fs::read(&database).unwrap();
+    for secret in [token.as_str(), "CORP-314159", "CORP-271828", "CORP-161803"] {
+        let there = bytes.windows(secret.len()).any(|window| window == secret.as_bytes());
+        assert!(!there, "{secret} is in the audit");
+    }
+    drop(dir);
+}
+
+#[test]
 fn observing_holds_nothing_and_says_what_would_be() {
     let place = Place::started();
     place.configure("mode: observe\n");
@@ -250,6 +314,141 @@ fn without_a_daemon_the_fail_mode_answers() {
     let output = place.ask(&["claude-code", "--fail", "closed", "--later", "x"], &payload);
     assert!(is_denied(&output), "{output:?}");
     assert_eq!(place.ask(&["nobody"], &payload).status.code(), Some(1));
+}
+
+#[test]
+fn what_the_fail_mode_answered_is_told_at_the_next_contact() {
+    let place = Place::new();
+    let payload = before("Bash", &serde_json::json!({"command": "cat /the/payload"}), "s9");
+    // Nobody there, and somebody who is silent.
+    for fail in ["open", "closed"] {
+        place.ask(&["claude-code", "--fail", fail], &payload);
+    }
+    let silent = UnixListener::bind(place.path("d.sock")).unwrap();
+    let mut command = program();
+    command.args(["hook", "codex", "--timeout-ms", "300", "--socket"]).arg(place.path("d.sock"));
+    finish(command, b"\xff");
+    drop(silent);
+    fs::remove_file(place.path("d.sock")).unwrap();
+    let spool = place.path("missed");
+    let kept = fs::read_to_string(&spool).unwrap();
+    assert_eq!(kept.lines().count(), 3);
+    assert!(!kept.contains("payload"), "{kept}");
+    assert_eq!(fs::metadata(&spool).unwrap().permissions().mode() & 0o777, 0o600);
+    // What others wrote there is not taken for more than it is.
+    let mut file = fs::OpenOptions::new().append(true).open(&spool).unwrap();
+    file.write_all(b"\x1b[2J\ncursor\ncursor\n").unwrap();
+    let place = place.start();
+    for _ in 0..2 {
+        place.claude("Bash", &serde_json::json!({"command": "ls"}));
+    }
+    assert_eq!(fs::read(&spool).unwrap(), b"");
+    assert!(place.request(b"GET /v1/status HTTP/1.1\r\nhost: d\r\n\r\n").contains(r#""missed":4"#));
+    let calls = place.stop();
+    let told: Vec<_> = calls
+        .iter()
+        .filter_map(|call| Some((call, call.event.as_ref()?)).filter(|(_, event)| event.late.is_some()))
+        .map(|(call, event)| (event.name.as_str(), event.session.as_deref(), call.answer.failed))
+        .collect();
+    assert_eq!(
+        told,
+        [
+            ("PreToolUse", Some("s9"), Some(FailMode::Open)),
+            ("PreToolUse", Some("s9"), Some(FailMode::Closed)),
+            ("defenseclaw.missed", None, Some(FailMode::Open)),
+            ("defenseclaw.missed", None, Some(FailMode::Open)),
+        ]
+    );
+    assert_eq!(calls.len(), 6);
+    assert!(
+        calls.iter().filter_map(|call| call.problem.as_deref()).any(|why| why.ends_with(": unreachable"))
+    );
+}
+
+impl Place {
+    /// `connector …` of a user who lives here.
+    fn connector(&self, words: &[&str]) -> Output {
+        let mut command = program();
+        command.arg("connector").args(words).arg("--config").arg(self.path("config.yaml"));
+        command.env("HOME", self.path("home")).current_dir(self.dir.path()).output().unwrap()
+    }
+
+    fn until(&self, what: &str, fits: impl Fn(&str) -> bool) {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let status = self.request(b"GET /v1/status HTTP/1.1\r\nhost: d\r\n\r\n");
+            if fits(&status) {
+                return;
+            }
+            assert!(Instant::now() < deadline, "not {what}: {status}");
+            thread::yield_now();
+        }
+    }
+}
+
+/// Causes of the daemon's own rows.
+fn tampering(calls: &[HookCall]) -> Vec<String> {
+    let events = calls.iter().filter_map(|call| call.event.as_ref());
+    events
+        .filter(|event| event.name == "defenseclaw.tamper")
+        .filter_map(|event| event.cause.clone())
+        .collect()
+}
+
+#[test]
+fn a_hook_that_is_taken_out_is_noticed() {
+    let place = Place::new();
+    fs::create_dir(place.path("home")).unwrap();
+    let settings = place.path("home/.claude/settings.json");
+    assert!(place.connector(&["install", "claude-code"]).status.success());
+    let whole = fs::read_to_string(&settings).unwrap();
+    let place = place.start();
+    place.until("installed", |status| status.contains(r#""state":"installed""#));
+    fs::write(&settings, "{}").unwrap();
+    place.until("removed", |status| status.contains(r#""state":"removed""#));
+    fs::write(&settings, &whole).unwrap();
+    place.until("restored", |status| status.contains(r#""state":"installed""#));
+    // In a file of which nothing is ours, made by renaming as editors do.
+    let aside = place.path("home/.claude/settings.local.json");
+    fs::write(place.path("home/x"), r#"{"disableAllHooks": true}"#).unwrap();
+    fs::rename(place.path("home/x"), &aside).unwrap();
+    place.until("disabled", |status| status.contains(r#""state":"disabled""#));
+    let listed = place.connector(&["verify", "claude-code"]);
+    assert_eq!(listed.status.code(), Some(1));
+    fs::remove_file(&aside).unwrap();
+    place.until("restored", |status| status.contains(r#""state":"installed""#));
+    // Not tampering, but said.
+    assert!(place.connector(&["remove", "claude-code"]).status.success());
+    place.until("forgotten", |status| status.contains(r#""hooks":[]"#));
+    assert_eq!(tampering(&place.stop()), ["removed", "restored", "disabled", "restored", "unregistered"]);
+}
+
+#[test]
+fn a_hook_that_is_taken_out_is_written_back_and_not_for_ever() {
+    let place = Place::new();
+    place.configure("repair: true\n");
+    fs::create_dir(place.path("home")).unwrap();
+    let settings = place.path("home/.claude/settings.json");
+    fs::create_dir(place.path("home/.claude")).unwrap();
+    fs::write(&settings, "{\n  // mine\n  \"model\": \"x\"\n}\n").unwrap();
+    assert!(place.connector(&["install", "claude-code"]).status.success());
+    let whole = fs::read_to_string(&settings).unwrap();
+    // Taken out while nobody watched.
+    fs::write(&settings, "{}").unwrap();
+    let place = place.start();
+    for round in 1..=3 {
+        place.until("repaired", |status| status.contains(&format!(r#""repairs":{round}"#)));
+        assert!(fs::read_to_string(&settings).unwrap().contains("hook claude-code"));
+        // The agent's own change stays: only what is ours is written back.
+        fs::write(&settings, r#"{"model": "y"}"#).unwrap();
+    }
+    place.until("given up", |status| status.contains(r#""state":"removed""#));
+    assert_eq!(fs::read_to_string(&settings).unwrap(), r#"{"model": "y"}"#);
+    fs::write(&settings, &whole).unwrap();
+    place.until("restored", |status| status.contains(r#""state":"installed""#));
+    let round = ["removed", "repaired"];
+    let want: Vec<_> = round.repeat(3).into_iter().chain(["removed", "given_up", "restored"]).collect();
+    assert_eq!(tampering(&place.stop()), want);
 }
 
 #[test]

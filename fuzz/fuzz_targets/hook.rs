@@ -5,6 +5,7 @@
 use defenseclaw::{
     connectors::{encode, fail, parse},
     model::{Attendance, Connector, FailMode, HookOutput, Reply},
+    policy::inspect,
 };
 use libfuzzer_sys::fuzz_target;
 
@@ -19,7 +20,8 @@ fn check(output: &HookOutput) {
 fuzz_target!(|input: (u8, &[u8])| {
     let (which, payload) = input;
     let connector = Connector::ALL[usize::from(which) % Connector::ALL.len()];
-    if let Ok(event) = parse(connector, payload) {
+    if let Ok(mut event) = parse(connector, payload) {
+        inspect(None, &mut event);
         let reason = event.text.clone().unwrap_or_default();
         for reply in [Reply::Confirm { reason: reason.clone() }, Reply::Block { reason: reason.clone() }, Reply::Alert { note: reason }] {
             check(&encode(&reply, &event, Attendance::Attended));

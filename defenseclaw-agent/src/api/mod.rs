@@ -59,6 +59,9 @@ pub trait Answers: Send + Sync + 'static {
     /// The rows this peer may read.
     fn events(&self, peer: &Peer, wanted: Wanted) -> impl Future<Output = Result<Page, Unread>> + Send;
 
+    /// Hooks that nobody was asked about, as their user remembers them: one [`Missed`](crate::model::Missed) a line.
+    fn missed(&self, caller: Caller, lines: Vec<u8>) -> impl Future<Output = usize> + Send;
+
     /// Reads configuration and policy again. What was in force stays if they cannot be used; the text says why.
     fn reload(&self) -> impl Future<Output = Result<(), String>> + Send;
 

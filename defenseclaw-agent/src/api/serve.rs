@@ -14,7 +14,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{net::UnixStream, sync::Semaphore, task::JoinSet, time};
 
 use super::{AFTER_HEADER, Answers, Listener, Peer, Unread, Wanted};
-use crate::model::{Connector, EXIT_HEADER, HookOutput, PAYLOAD_MAX, STDOUT_HEADER};
+use crate::model::{Connector, EXIT_HEADER, HookOutput, PAYLOAD_MAX, REPORT_MAX, STDOUT_HEADER};
 
 /// Bytes of a request's head.
 const HEAD_MAX: usize = 16 << 10;
@@ -141,7 +141,18 @@ impl<A: Answers> Server<A> {
                     None => text(StatusCode::NOT_FOUND, "there is no such connector"),
                 }
             }
-            (_, "/v1/status" | "/v1/reload" | "/v1/sessions" | "/v1/events") => {
+            (&Method::POST, "/v1/missed") => {
+                match Limited::new(request.into_body(), REPORT_MAX).collect().await {
+                    Ok(lines) => {
+                        let taken = self.answers.missed(peer.caller, lines.to_bytes().to_vec()).await;
+                        json(&serde_json::json!({ "taken": taken }))
+                    }
+                    Err(err) => {
+                        text(StatusCode::PAYLOAD_TOO_LARGE, &format!("the report cannot be taken: {err}"))
+                    }
+                }
+            }
+            (_, "/v1/status" | "/v1/reload" | "/v1/missed" | "/v1/sessions" | "/v1/events") => {
                 text(StatusCode::METHOD_NOT_ALLOWED, "not with this method")
             }
             (_, path) if path.starts_with("/v1/hooks/") => {

@@ -18,7 +18,7 @@ use super::{
 use crate::{
     config::{self, Config},
     hook::{self, Arguments},
-    installer::{self, FileState, Finding, InstallError, Request, Roots, Scope, State},
+    installer::{self, FileState, Finding, InstallError, Registry, Request, Roots, Scope, State, Whole},
     model::{Connector, FailMode},
 };
 
@@ -92,7 +92,7 @@ fn connector(name: &str) -> Result<Connector, String> {
 }
 
 impl PlaceArgs {
-    fn request(&self) -> anyhow::Result<Request> {
+    fn request(&self) -> anyhow::Result<(Request, Registry)> {
         let scope = match (self.managed, self.project) {
             (true, _) => Scope::Managed,
             (_, true) => Scope::Project,
@@ -101,7 +101,7 @@ impl PlaceArgs {
         let mut request = request(self.connector, scope, self.program.clone(), FailMode::Open)?;
         let config = config::load(self.config.as_deref())?;
         tell(&mut request, &config, self.fail_closed, self.socket.as_deref());
-        Ok(request)
+        Ok((request, Registry::beside(&config.audit)))
     }
 }
 
@@ -150,23 +150,29 @@ struct Seen {
 pub fn run(command: &Command, out: &mut Out) -> anyhow::Result<ExitCode> {
     match command {
         Command::Install(args) => {
-            let request = args.place.request()?;
+            let (request, registry) = args.place.request()?;
+            // First, so that who watches knows what is about to be there.
+            if let Err(err) = registry.add(&request) {
+                output::note(&format!("the daemon will not notice if this hook is taken out: {err}"));
+            }
             let files = installer::install(&request)?;
             show(&request, files, installer::findings(&request)?, None, args.place.json, out)?;
             Ok(ExitCode::SUCCESS)
         }
         Command::Remove(args) => {
-            let request = args.request()?;
+            let (request, registry) = args.request()?;
+            if let Err(err) = registry.forget(&request) {
+                output::note(&format!("the daemon may take this for tampering: {err}"));
+            }
             let files = installer::remove(&request)?;
             show(&request, files, Vec::new(), None, args.json, out)?;
             Ok(ExitCode::SUCCESS)
         }
         Command::Verify(args) => {
-            let request = args.request()?;
+            let (request, _) = args.request()?;
             let files = installer::inspect(&request)?;
             let findings = installer::findings(&request)?;
-            let whole = files.iter().all(|file| file.state == State::Installed)
-                && !findings.iter().any(|finding| finding.active);
+            let whole = installer::condition(&request).state == Whole::Installed;
             let daemon = round_trip(&request);
             let whole = whole && daemon.is_ok();
             show(&request, files, findings, Some(daemon), args.json, out)?;
@@ -179,6 +185,8 @@ pub fn run(command: &Command, out: &mut Out) -> anyhow::Result<ExitCode> {
 fn list(json: bool, out: &mut Out) -> anyhow::Result<ExitCode> {
     let mut found = false;
     let config = config::load(None)?;
+    // Also where this directory and this state of things do not show it: another project, or taken out by somebody.
+    let mut missing = Registry::beside(&config.audit).read()?;
     for connector in Connector::ALL {
         for scope in [Scope::User, Scope::Project, Scope::Managed] {
             let mut request = request(*connector, scope, None, FailMode::Open)?;
@@ -190,9 +198,15 @@ fn list(json: bool, out: &mut Out) -> anyhow::Result<ExitCode> {
             };
             if files.iter().any(|file| file.state != State::Absent) {
                 found = true;
-                show(&request, files, Vec::new(), None, json, out)?;
+                missing.retain(|known| !installer::same_place(known, &request));
+                let active = installer::findings(&request)?.into_iter().filter(|finding| finding.active);
+                show(&request, files, active.collect(), None, json, out)?;
             }
         }
+    }
+    for request in missing {
+        found = true;
+        show(&request, installer::inspect(&request)?, Vec::new(), None, json, out)?;
     }
     if !found && !json {
         output::note("no hook of ours is installed");

@@ -75,6 +75,12 @@ fn hook(call: &HookCall) -> String {
         Some(event) => write!(text, " {}", escape(event.name.as_bytes())).ok(),
         None => write!(text, " unreadable").ok(),
     };
+    // Of our own rows these say what has happened.
+    for said in call.event.iter().filter(|event| event.name == "defenseclaw.tamper") {
+        for word in [&said.cause, &said.text].into_iter().flatten() {
+            write!(text, " {}", escape(word.as_bytes())).ok();
+        }
+    }
     for call in call.event.iter().flat_map(|event| &event.tools) {
         write!(text, " {}", escape(call.tool.as_bytes())).ok();
         let shown =

@@ -21,8 +21,18 @@ use crate::{
 /// JSON Schema of the file, for editors.
 pub const SCHEMA: &str = include_str!("schema.json");
 
-const KEYS: &[&str] =
-    &["version", "socket", "audit", "policy", "mode", "profile", "control_group", "watch", "connectors"];
+const KEYS: &[&str] = &[
+    "version",
+    "socket",
+    "audit",
+    "policy",
+    "mode",
+    "profile",
+    "control_group",
+    "watch",
+    "repair",
+    "connectors",
+];
 const CONNECTOR_KEYS: &[&str] = &["enabled", "mode", "fail_mode", "block_message", "timeout"];
 /// What an agent waits at most for any hook is more than this.
 const TIMEOUT_MAX: Duration = Duration::from_secs(14);
@@ -47,6 +57,8 @@ pub struct Config {
     pub control_group: Option<String>,
     /// Watch the processes of agents that ask, where this user and kernel may.
     pub watch: bool,
+    /// A hook that was installed and is taken out, changed or switched off is written back.
+    pub repair: bool,
     /// Every connector.
     pub connectors: BTreeMap<Connector, ConnectorConfig>,
 }
@@ -94,6 +106,7 @@ impl Config {
             profile: None,
             control_group: None,
             watch: true,
+            repair: false,
             connectors: Connector::ALL.iter().map(|name| (*name, ConnectorConfig::default())).collect(),
         }
     }
@@ -155,6 +168,9 @@ impl Config {
         }
         if let Some(node) = fields.get("watch") {
             self.watch = reader.flag(node, "watch");
+        }
+        if let Some(node) = fields.get("repair") {
+            self.repair = reader.flag(node, "repair");
         }
         let Some(connectors) = fields.get("connectors") else { return };
         for (key, name, value) in reader.pairs(connectors, "connectors").unwrap_or_default() {

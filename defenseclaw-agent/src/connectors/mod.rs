@@ -9,6 +9,7 @@ mod claude_code;
 mod codex;
 mod copilot_cli;
 mod cursor;
+mod evasion;
 mod fields;
 mod gemini_cli;
 mod intents;
@@ -23,6 +24,7 @@ mod windsurf;
 use std::time::Duration;
 
 use agent::Agent;
+pub use evasion::{Evasion, evasions, started};
 use payload::Payload;
 pub use payload::PayloadError;
 

@@ -66,6 +66,21 @@ pub enum Failure {
     Panicked,
 }
 
+impl Failure {
+    /// In one word.
+    pub(super) fn word(&self) -> &'static str {
+        match self {
+            Self::Arguments { .. } => "arguments",
+            Self::Input(_) => "input",
+            Self::Unreachable { .. } => "unreachable",
+            Self::Impostor { .. } => "impostor",
+            Self::Late(_) => "late",
+            Self::Reply(_) => "reply",
+            Self::Panicked => "panicked",
+        }
+    }
+}
+
 fn left(deadline: Instant) -> io::Result<Duration> {
     let left = deadline.saturating_duration_since(Instant::now());
     if left.is_zero() { Err(io::ErrorKind::TimedOut.into()) } else { Ok(left) }
@@ -105,21 +120,29 @@ pub fn ask(
     payload: &[u8],
     deadline: Instant,
 ) -> Result<HookOutput, Failure> {
+    post(path, &format!("/v1/hooks/{connector}"), payload, deadline).and_then(|reply| output(&reply))
+}
+
+/// Tells the daemon of hooks that it was not asked about.
+pub(super) fn report(path: &Path, lines: &[u8], deadline: Instant) -> Result<(), Failure> {
+    let reply = post(path, "/v1/missed", lines, deadline)?;
+    let taken = reply.starts_with(b"HTTP/1.1 200 ");
+    if taken { Ok(()) } else { Err(Failure::Reply("the report was not taken".to_owned())) }
+}
+
+fn post(path: &Path, route: &str, payload: &[u8], deadline: Instant) -> Result<Vec<u8>, Failure> {
     let mut stream =
         reach(path, deadline).map_err(|source| Failure::Unreachable { path: path.to_owned(), source })?;
     let peer = getsockopt(&stream, PeerCredentials).map_err(|err| Failure::Late(err.into()))?;
     if ![0, geteuid().as_raw()].contains(&peer.uid()) {
         return Err(Failure::Impostor { path: path.to_owned() });
     }
-    let head = format!(
-        "POST /v1/hooks/{connector} HTTP/1.1\r\nhost: defenseclaw\r\ncontent-length: {}\r\n\r\n",
-        payload.len()
-    );
+    let head =
+        format!("POST {route} HTTP/1.1\r\nhost: defenseclaw\r\ncontent-length: {}\r\n\r\n", payload.len());
     send(&mut stream, head.as_bytes(), deadline)
         .and_then(|()| send(&mut stream, payload, deadline))
         .and_then(|()| receive(&mut stream, deadline))
         .map_err(Failure::Late)
-        .and_then(|reply| output(&reply))
 }
 
 /// `UnixStream::connect` would wait for ever if nobody accepts.

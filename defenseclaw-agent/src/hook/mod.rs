@@ -1,9 +1,11 @@
 //! What an agent runs at each event: hands its input to the daemon and says what comes back. Holds no policy, reads no
 //! configuration and starts no runtime; socket, fail mode and deadline are in its arguments, where `connector install`
-//! has put them. Whatever goes wrong is answered by the fail mode, in time and in the agent's words.
+//! has put them. Whatever goes wrong is answered by the fail mode, in time and in the agent's words, and told to the daemon
+//! when there is one again.
 
 mod arguments;
 mod exchange;
+mod spool;
 
 use std::{
     ffi::OsString,
@@ -41,8 +43,13 @@ pub fn answer(arguments: &[OsString]) -> HookOutput {
         }
     }));
     match asked.unwrap_or(Err(Failure::Panicked)) {
-        Ok(output) => output,
+        Ok(output) => {
+            // The answer is there: nothing about what was missed may spoil it.
+            drop(catch_unwind(AssertUnwindSafe(|| spool::tell(&arguments.socket, deadline))));
+            output
+        }
         Err(failure) => {
+            drop(catch_unwind(AssertUnwindSafe(|| spool::keep(&arguments, failure.word(), &input))));
             let why = format!("DefenseClaw gave no answer: {failure}");
             connectors::fail(arguments.connector, arguments.fail, &input, &why)
         }

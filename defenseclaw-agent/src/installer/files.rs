@@ -37,6 +37,23 @@ pub(super) fn read(path: &Path) -> Result<Option<String>, InstallError> {
     String::from_utf8(bytes).map(Some).map_err(|err| unreadable(&err.to_string()))
 }
 
+/// The text of a file that nobody else can have written; none if there is no file.
+pub(super) fn read_own(path: &Path) -> Result<Option<String>, InstallError> {
+    match fs::symlink_metadata(path) {
+        Ok(found)
+            if !found.is_file()
+                || found.uid() != nix::unistd::geteuid().as_raw()
+                || found.mode() & 0o022 != 0 =>
+        {
+            let why = "others may have written it".to_owned();
+            Err(InstallError::Unreadable { path: path.to_owned(), why })
+        }
+        Ok(_) => read(path),
+        Err(err) if err.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(err) => Err(io("read", path)(err)),
+    }
+}
+
 /// Replaces a file, or makes it with its directories. A link is followed: what it leads to is replaced.
 pub(super) fn replace(path: &Path, text: &str, scope: Scope) -> Result<(), InstallError> {
     let path = &fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());

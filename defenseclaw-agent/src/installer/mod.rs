@@ -8,19 +8,21 @@ mod findings;
 mod json;
 mod part;
 mod place;
+mod registry;
 mod toml;
 
 use std::path::{Path, PathBuf};
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::model::{Connector, FailMode};
 pub use findings::Finding;
 use part::Part;
 pub use place::{Roots, Scope};
+pub use registry::{Registry, same_place};
 
 /// What to install, and where.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Request {
     /// For which agent.
     pub connector: Connector,
@@ -169,6 +171,68 @@ fn state(part: &Part, current: Option<&str>, before: &str) -> State {
     } else {
         State::Changed
     }
+}
+
+/// How an installation is, as a whole.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Condition {
+    /// In one word.
+    pub state: Whole,
+    /// Files that are not as they were written, and what switches the hook off.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub what: Vec<String>,
+}
+
+/// The word.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Whole {
+    /// Everything is as it was written, and nothing switches it off.
+    Installed,
+    /// A switch in a configuration file passes it by.
+    Disabled,
+    /// Some of it is not as it was written, or cannot be read any more.
+    Changed,
+    /// Nothing of it is there.
+    Removed,
+}
+
+impl Whole {
+    /// The word in rows and texts.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Installed => "installed",
+            Self::Disabled => "disabled",
+            Self::Changed => "changed",
+            Self::Removed => "removed",
+        }
+    }
+}
+
+/// How an installation is now. What cannot be read is changed: the agent cannot read it, either.
+pub fn condition(request: &Request) -> Condition {
+    let files = match inspect(request) {
+        Ok(files) => files,
+        Err(err) => return Condition { state: Whole::Changed, what: vec![err.to_string()] },
+    };
+    let broken = files.iter().filter(|file| file.state != State::Installed);
+    let what: Vec<String> = broken.map(|file| file.path.display().to_string()).collect();
+    if files.iter().all(|file| file.state == State::Absent) {
+        return Condition { state: Whole::Removed, what };
+    }
+    if !what.is_empty() {
+        return Condition { state: Whole::Changed, what };
+    }
+    let active = findings(request).unwrap_or_default().into_iter().filter(|finding| finding.active);
+    let what: Vec<String> = active.map(|finding| finding.way).collect();
+    let state = if what.is_empty() { Whole::Installed } else { Whole::Disabled };
+    Condition { state, what }
+}
+
+/// Files that decide whether the hook runs.
+pub fn places(request: &Request) -> Result<Vec<PathBuf>, InstallError> {
+    let parts = place::parts(request)?.into_iter().map(|part| part.path);
+    Ok(parts.chain(place::switches(request).into_iter().map(|(path, _)| path)).collect())
 }
 
 /// Ways in which the hook can be passed by, known of this agent or seen in this configuration.

@@ -2,6 +2,8 @@
 
 use std::{fmt, path::PathBuf};
 
+use serde::{Deserialize, Serialize};
+
 use super::{
     InstallError, Request,
     entries::Shape,
@@ -11,7 +13,8 @@ use super::{
 use crate::model::Connector;
 
 /// For whom a hook is installed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Scope {
     /// This user's own configuration.
     User,
@@ -32,7 +35,7 @@ impl fmt::Display for Scope {
 }
 
 /// Where the directories are that scopes speak of.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Roots {
     /// The user's home.
     pub home: Option<PathBuf>,

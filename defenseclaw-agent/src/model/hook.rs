@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use super::{policy::words, tool::ToolCall};
+use super::{Content, WallTime, policy::words, tool::ToolCall};
 
 words! {
     /// The agents whose hooks we speak.
@@ -115,6 +115,29 @@ pub struct HookEvent {
     /// The payload was not clean JSON of tolerable depth; what could not be kept was replaced.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub repaired: bool,
+    /// What was found in its texts. Of what is secret, only this is kept.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub found: Vec<Found>,
+    /// Nobody judged it when it happened: the agent's user says later that it happened then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub late: Option<WallTime>,
+}
+
+/// Something that was looked for and is in a text of a hook.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Found {
+    /// In which text; none if it is one that no rule looks into.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub content: Option<Content>,
+    /// Name of the detector, or id of the rule whose pattern it is.
+    pub what: String,
+    /// Its first characters, its length and the begin of its SHA-256: enough to recognise it, and not to use it.
+    pub excerpt: String,
+    /// How often.
+    pub count: u32,
+    /// It was taken out of what is kept.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub redacted: bool,
 }
 
 impl HookEvent {
@@ -138,6 +161,8 @@ impl HookEvent {
             tools: Vec::new(),
             stop_repeated: false,
             repaired: false,
+            found: Vec::new(),
+            late: None,
         }
     }
 }

@@ -8,6 +8,7 @@ mod hook;
 mod hook_call;
 mod ids;
 mod loss;
+mod missed;
 mod policy;
 mod record;
 mod text;
@@ -24,14 +25,15 @@ pub use capability::{
 };
 pub use event::{Event, KernelVerdict, Vantage};
 pub use hook::{
-    Ask, Attendance, Connector, Control, EXIT_HEADER, FailMode, Hold, HookEvent, HookOutput, PAYLOAD_MAX,
-    Phase, Reply, STDOUT_HEADER,
+    Ask, Attendance, Connector, Control, EXIT_HEADER, FailMode, Found, Hold, HookEvent, HookOutput,
+    PAYLOAD_MAX, Phase, Reply, STDOUT_HEADER,
 };
 pub use hook_call::{Answer, Caller, HookCall, JudgedBy};
 pub use ids::{BootTime, ParseSessionIdError, ProcessKey, SessionId, ToolCallId, WallTime};
 pub use loss::{Loss, LossReason};
+pub use missed::{Missed, REPORT_MAX};
 pub use policy::{
-    Decision, Effect, Effects, Enforced, Mechanism, Mode, PolicyAction, Privilege, Severity, Verdict,
+    Content, Decision, Effect, Effects, Enforced, Mechanism, Mode, PolicyAction, Privilege, Severity, Verdict,
 };
 pub use record::{
     AuditRecord, Handover, HandoverStep, LoadedRule, MainExit, Origin, PolicyLoaded, PolicyRefused,

@@ -125,6 +125,20 @@ words! {
 }
 
 words! {
+    /// Texts that a policy looks into: what hooks of agents tell us of a conversation.
+    Content {
+        /// What is submitted to the model: the user's words, or another program's.
+        Prompt = "prompt",
+        /// What the model passes to a tool, as raw text.
+        ToolInput = "tool.input",
+        /// What a tool returned.
+        ToolOutput = "tool.output",
+        /// The last message of a turn or of a subagent.
+        Message = "message",
+    }
+}
+
+words! {
     /// How bad it is.
     Severity {
         /// For the record.

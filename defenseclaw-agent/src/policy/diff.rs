@@ -174,7 +174,7 @@ fn rules(before: &Policy, after: &Policy) -> Vec<RuleChange> {
 }
 
 /// What a rule says, without where it stands.
-fn fields(rule: &Rule) -> [(&'static str, String); 7] {
+fn fields(rule: &Rule) -> [(&'static str, String); 8] {
     let texts = |templates: &[At<Template>]| {
         templates
             .iter()
@@ -190,6 +190,7 @@ fn fields(rule: &Rule) -> [(&'static str, String); 7] {
         Some(Spared::Executables(templates)) => format!("executables\n{}", texts(templates)),
         Some(Spared::Parents(templates)) => format!("parents\n{}", texts(templates)),
     };
+    let contents: BTreeSet<_> = matches.patterns.iter().map(|pattern| &pattern.value.text).collect();
     let objects = format!(
         "{}\n\n{}\n\n{}\n\n{:?} {:?} {:?} {:?}",
         texts(&matches.paths),
@@ -203,6 +204,7 @@ fn fields(rule: &Rule) -> [(&'static str, String); 7] {
     [
         ("effect", format!("{:?} {:?}", rule.effects, rule.privileges)),
         ("match", objects),
+        ("texts", format!("{:?} {:?} {contents:?}", rule.contents, matches.detectors)),
         ("unless", unless),
         ("severity", rule.severity.to_string()),
         ("action", rule.action.map_or_else(String::new, |action| action.to_string())),
@@ -272,6 +274,8 @@ fn collect(session: &Session, found: &mut BTreeSet<Operation>) {
             Subject::Effect(Effect::Dns) => "example.com",
             Subject::Effect(_) => "/somewhere/else",
             Subject::Privilege(_) => "",
+            // What a pattern means cannot be made up; the change of a rule is said.
+            Subject::Content(_) => continue,
         };
         found.insert((subject, object.to_owned(), String::new()));
         if matches!(subject, Subject::Effect(Effect::FileRead)) {

@@ -73,6 +73,7 @@ impl Session {
             }
             Object::Name(name) => self.name(actor, name),
             Object::Privilege(privilege) => self.privilege(actor, privilege),
+            Object::Content(content, text) => self.content(content, text).into_iter().next(),
         }
     }
 

@@ -61,6 +61,10 @@ pub enum Held {
 pub fn held(layers: &Layers, session: &Session, actor: Actor<'_>, object: &Object<'_>) -> Held {
     let answer = session.judge(actor, object);
     let Some(entry) = answer.filter(|_| !lets_through(answer)) else { return Held::NotNeeded };
+    if matches!(object, Object::Content(..)) {
+        // Whose hook can is a matter of the agent, not of the machine.
+        return Held::By(vec![Mechanism::HookReply]);
+    }
     let by: Vec<_> = [
         (Mechanism::Lsm, layers.lsm && lsm(object)),
         (Mechanism::Cgroup, layers.cgroup && cgroup(layers, session, object)),
@@ -93,6 +97,7 @@ fn missing(object: &Object<'_>) -> String {
             "needs BPF on the agents' cgroup, and our name server for rules about hosts".to_owned()
         }
         Object::Name(_) => "needs our name server".to_owned(),
+        Object::Content(..) => "needs the agent's hook".to_owned(),
     }
 }
 
@@ -109,7 +114,7 @@ fn landlock(landlock: Option<Landlock>, session: &Session, entry: &Entry, object
         Object::Privilege(Privilege::Ptrace | Privilege::Inspect) => true,
         Object::Privilege(Privilege::Signal) => abi >= 6,
         Object::Privilege(Privilege::Mount) => files,
-        Object::Privilege(_) | Object::Unresolved(_) | Object::Name(_) => false,
+        Object::Privilege(_) | Object::Unresolved(_) | Object::Name(_) | Object::Content(..) => false,
     }
 }
 

@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use self::{fields::Reader, settings::SettingsRead};
 use super::{
+    content::TextPatterns,
     problem::{Position, Problem, Problems, Source},
     rule::{Defaults, Policy, Profile, Rule},
     yaml,
@@ -31,13 +32,15 @@ pub fn load(
     let source = Arc::new(Source { name: name.to_owned(), text: text.to_owned() });
     loader.file(&source, &mut draft);
     let Loader { mut problems, .. } = loader;
-    let policy = Policy {
+    let mut policy = Policy {
         name: draft.name.unwrap_or_else(|| name.to_owned()),
         settings: draft.settings.merged(&mut problems),
         defaults: draft.defaults,
         rules: draft.rules,
         profiles: draft.profiles,
+        patterns: TextPatterns::default(),
     };
+    policy.patterns = TextPatterns::new(&policy, &mut problems);
     check::policy(&policy, &mut problems);
     problems.or(policy)
 }

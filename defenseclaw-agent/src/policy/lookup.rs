@@ -91,6 +91,8 @@ impl<'a> Lookup<'a> {
                 let found = entries.into_iter().find(|(_, entry)| self.speaks(entry, Effects::DNS, actor));
                 found.map(|(_, entry)| entry).or_else(|| self.default(Effects::DNS))
             }
+            // No layer below the hooks knows texts.
+            Object::Content(..) => None,
             Object::Privilege(privilege) => self
                 .image
                 .privileges

@@ -7,6 +7,7 @@
 mod announced;
 mod cases;
 mod compile;
+mod content;
 mod diff;
 mod evaluate;
 pub mod image;
@@ -25,6 +26,9 @@ mod yaml;
 pub use announced::{Whereabouts, announced};
 pub use cases::{Outcome, Suite, suite};
 pub use compile::compile;
+pub use content::{
+    Detector, Kind as DetectorKind, Match as TextMatch, TextPattern, TextPatterns, detect, inspect,
+};
 pub use diff::{Difference, OperationChange, RuleChange, diff};
 pub use evaluate::{evaluate, stricter};
 pub use layers::{Held, Landlock, Layers, held};

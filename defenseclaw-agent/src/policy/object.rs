@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr};
 
 use super::rule::Subject;
-use crate::model::{Effect, Privilege};
+use crate::model::{Content, Effect, Privilege};
 
 /// Who acts: paths of programs, as the kernel names them. Unknown ones are spared by no rule.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -39,6 +39,8 @@ pub enum Object<'a> {
     Name(&'a str),
     /// `priv.*`.
     Privilege(Privilege),
+    /// A text of a conversation.
+    Content(Content, &'a str),
 }
 
 /// An address that no rule has, for names whose address is not known: TEST-NET-1.
@@ -50,6 +52,7 @@ impl<'a> Object<'a> {
     pub fn parse(subject: Subject, text: &'a str) -> Result<Self, String> {
         let effect = match subject {
             Subject::Privilege(privilege) => return Ok(Self::Privilege(privilege)),
+            Subject::Content(content) => return Ok(Self::Content(content, text)),
             Subject::Effect(effect) => effect,
         };
         match effect {
@@ -89,6 +92,7 @@ impl<'a> Object<'a> {
             Self::Abstract(_) => Subject::Effect(Effect::Unix),
             Self::Name(_) => Subject::Effect(Effect::Dns),
             Self::Privilege(privilege) => Subject::Privilege(*privilege),
+            Self::Content(content, _) => Subject::Content(*content),
         }
     }
 }

@@ -19,4 +19,5 @@ pub const CASES: &[(&str, &str)] = &[
     ("protected.yaml", include_str!("../../../policies/tests/protected.yaml")),
     ("observe.yaml", include_str!("../../../policies/tests/observe.yaml")),
     ("strict.yaml", include_str!("../../../policies/tests/strict.yaml")),
+    ("texts.yaml", include_str!("../../../policies/tests/texts.yaml")),
 ];

@@ -3,12 +3,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
+    content::{Detector, TextPattern, TextPatterns},
     image::Ports,
     network::{HostPattern, Network},
     pattern::Template,
     problem::Position,
 };
-use crate::model::{Effect, Effects, Mode, PolicyAction, Privilege, Severity};
+use crate::model::{Content, Effect, Effects, Mode, PolicyAction, Privilege, Severity};
 
 /// A value and where it stands.
 #[derive(Clone, Debug)]
@@ -32,6 +33,8 @@ pub struct Policy {
     pub rules: Vec<Rule>,
     /// In the order of the file.
     pub profiles: Vec<Profile>,
+    /// Of all rules, in their order.
+    pub patterns: TextPatterns,
 }
 
 /// What can be judged.
@@ -41,13 +44,16 @@ pub enum Subject {
     Effect(Effect),
     /// A privileged operation.
     Privilege(Privilege),
+    /// What is in a text of a conversation.
+    Content(Content),
 }
 
 impl Subject {
     /// Every one.
     pub fn all() -> impl Iterator<Item = Self> {
         let effects = Effect::ALL.iter().map(|effect| Self::Effect(*effect));
-        effects.chain(Privilege::ALL.iter().map(|privilege| Self::Privilege(*privilege)))
+        let privileges = Privilege::ALL.iter().map(|privilege| Self::Privilege(*privilege));
+        effects.chain(privileges).chain(Content::ALL.iter().map(|content| Self::Content(*content)))
     }
 
     /// The word in policies.
@@ -55,12 +61,16 @@ impl Subject {
         match self {
             Self::Effect(effect) => effect.as_str(),
             Self::Privilege(privilege) => privilege.as_str(),
+            Self::Content(content) => content.as_str(),
         }
     }
 
     /// The one with this word.
     pub fn from_name(name: &str) -> Option<Self> {
-        Effect::from_name(name).map(Self::Effect).or_else(|| Privilege::from_name(name).map(Self::Privilege))
+        let effect = Effect::from_name(name).map(Self::Effect);
+        effect
+            .or_else(|| Privilege::from_name(name).map(Self::Privilege))
+            .or_else(|| Content::from_name(name).map(Self::Content))
     }
 }
 
@@ -124,6 +134,8 @@ pub struct Rule {
     pub effects: Effects,
     /// About which privileged operations.
     pub privileges: BTreeSet<Privilege>,
+    /// About which texts. A rule about texts is about nothing else.
+    pub contents: BTreeSet<Content>,
     /// On which objects.
     pub matches: Matches,
     /// Whom it spares.
@@ -157,11 +169,15 @@ pub struct Matches {
     pub unix: Vec<At<Template>>,
     /// Abstract names of sockets, of `unix`.
     pub abstract_names: Vec<Vec<u8>>,
+    /// In texts.
+    pub patterns: Vec<At<TextPattern>>,
+    /// In texts.
+    pub detectors: BTreeSet<Detector>,
 }
 
 impl Matches {
     /// Every path pattern and the effects it is about, of a rule about these.
-    pub(super) fn patterns(&self, effects: Effects) -> impl Iterator<Item = (Effects, &At<Template>)> {
+    pub(super) fn path_patterns(&self, effects: Effects) -> impl Iterator<Item = (Effects, &At<Template>)> {
         let kinds = [
             (effects & (FILE | Effects::EXEC), &self.paths),
             (effects & Effects::EXEC, &self.executables),

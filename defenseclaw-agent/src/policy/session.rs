@@ -2,17 +2,18 @@
 //! [`Session::judge`](super::evaluate) answers and [`compile`](super::compile) makes what the kernel holds; rules have
 //! the same numbers in both.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use super::{
     Template,
+    content::{Detector, TextPatterns},
     image::{Entry, PathKey, PathPattern, Ports, Reach, RuleInfo, Unless},
     network::{HostPattern, Network},
     pattern::{self, Bound, Wild},
     problem::{Position, Problem, Problems},
     rule::{At, Policy, Rule, Spared, Subject},
 };
-use crate::model::{Effect, Effects, Mode, PolicyAction, Privilege, Severity};
+use crate::model::{Content, Effect, Effects, Mode, PolicyAction, Privilege, Severity};
 
 /// Sets of executables that a task's label has bits for.
 pub(super) const OWNERS_MAX: usize = 63;
@@ -52,6 +53,8 @@ pub struct Session {
     pub(super) of_root: Vec<usize>,
     /// Of directories with something below that may not be deleted: place of the decisive rule, by path.
     pub(super) above: HashMap<Vec<u8>, usize>,
+    /// Of all rules of the policy, also of those that are not in the profile.
+    pub(super) patterns: TextPatterns,
 }
 
 /// A rule in a session.
@@ -66,6 +69,11 @@ pub(super) struct BoundRule {
     pub(super) ports: Vec<Ports>,
     pub(super) abstract_names: Vec<Vec<u8>>,
     pub(super) privileges: Vec<Privilege>,
+    /// Texts that it looks into.
+    pub(super) contents: BTreeSet<Content>,
+    pub(super) detectors: BTreeSet<Detector>,
+    /// Numbers of its patterns.
+    pub(super) patterns: std::ops::Range<usize>,
     /// For mistakes that only show here.
     pub(super) at: Position,
 }
@@ -116,11 +124,17 @@ impl Session {
             by_extension: HashMap::new(),
             of_root: Vec::new(),
             above: HashMap::new(),
+            patterns: policy.patterns.clone(),
         };
         let mut sets = HashMap::new();
-        for rule in policy.rules.iter().filter(|rule| profile.is_none_or(|profile| profile.has(rule))) {
-            let binder = Binder { policy, home: &home, project: &project };
-            binder.rule(rule, &mut session, &mut sets, &mut problems);
+        let mut patterns = 0;
+        for rule in &policy.rules {
+            let first = patterns;
+            patterns += rule.matches.patterns.len();
+            if profile.is_none_or(|profile| profile.has(rule)) {
+                let binder = Binder { policy, home: &home, project: &project, patterns: first..patterns };
+                binder.rule(rule, &mut session, &mut sets, &mut problems);
+            }
         }
         session.add_defaults(policy, profile.map(|profile| &profile.defaults));
         session.index();
@@ -165,7 +179,7 @@ impl Session {
         for (subject, action) in defaults.into_iter().filter(|(_, action)| *action != PolicyAction::Allow) {
             let effects = match subject {
                 Subject::Effect(effect) => effect.into(),
-                Subject::Privilege(_) => Effects::empty(),
+                Subject::Privilege(_) | Subject::Content(_) => Effects::empty(),
             };
             let word = subject.as_str();
             let reason = format!("policy {} has no rule that allows this {word}", policy.name);
@@ -257,6 +271,8 @@ struct Binder<'a> {
     policy: &'a Policy,
     home: &'a [Vec<u8>],
     project: &'a [Vec<u8>],
+    /// Numbers of the rule's patterns of text.
+    patterns: std::ops::Range<usize>,
 }
 
 impl Binder<'_> {
@@ -280,7 +296,7 @@ impl Binder<'_> {
             kill: rule.kill && action == PolicyAction::Block,
             unless: rule.unless.as_ref().map(|spared| self.unless(spared, rule, session, sets, problems)),
         };
-        for (effects, template) in rule.matches.patterns(rule.effects) {
+        for (effects, template) in rule.matches.path_patterns(rule.effects) {
             match self.bind(template, problems) {
                 Some(Bound::Held(pattern)) => {
                     session.paths.push(BoundPath { rule: number, effects, pattern });
@@ -306,6 +322,9 @@ impl Binder<'_> {
             ports: if matches.ports.is_empty() { vec![Ports::ANY] } else { matches.ports.clone() },
             abstract_names: matches.abstract_names.clone(),
             privileges: rule.privileges.iter().copied().collect(),
+            contents: rule.contents.clone(),
+            detectors: matches.detectors.clone(),
+            patterns: self.patterns.clone(),
             at: rule.at.clone(),
         });
     }

@@ -1,12 +1,13 @@
 //! `suite-bench`: what watching costs. `cargo xtask bench` builds it and runs it in the right places.
 //!
 //! `icount` runs inside a virtual machine whose clock counts instructions, `judge` compares its results with the
-//! committed table, `host` measures wall time on this machine, `replay` feeds captured records to the agent's own
+//! committed table, `host` measures wall time on this machine, `hook` what an agent waits for an answer, `replay` feeds captured records to the agent's own
 //! stages. Each prints JSON on standard output and words on standard error. Nothing here is a test: tests never time.
 #![expect(clippy::print_stdout, reason = "results are what this program is for")]
 #![expect(clippy::print_stderr, reason = "and a person reads along")]
 #![expect(clippy::disallowed_methods, reason = "workloads are processes")]
 
+mod hook;
 mod host;
 mod icount;
 mod replay;
@@ -36,6 +37,8 @@ enum Task {
     Host(host::Arguments),
     /// Replay captured records through the agent's stages
     Replay(replay::Arguments),
+    /// Ask the daemon as agents do, one after the other and many at once
+    Hook(hook::Arguments),
     /// The work of `host`
     #[command(hide = true)]
     Work(host::Work),
@@ -54,6 +57,7 @@ fn main() -> ExitCode {
         Task::Judge(arguments) => icount::judge(&arguments),
         Task::Host(arguments) => host::measure(&arguments),
         Task::Replay(arguments) => replay::measure(&arguments),
+        Task::Hook(arguments) => hook::measure(&arguments),
         Task::Work(arguments) => host::work(&arguments),
         Task::Watched(arguments) => host::watch(&arguments),
         Task::Stages(arguments) => replay::stages(&arguments),

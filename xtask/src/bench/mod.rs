@@ -37,20 +37,28 @@ enum What {
     Host,
     /// Events per second through decoding, tree and store
     Replay,
+    /// Answers to hooks, on this host
+    Hook,
 }
 
 pub(crate) fn perform(arguments: &Arguments) -> Result<ExitCode> {
     let wanted = |what| arguments.what.is_empty() || arguments.what.contains(&what);
     setup::ensure(&[Purpose::Build])?;
     build_ebpf::build(None)?;
-    process::execute(&mut process::cargo(&["build", "--quiet", "--release", "--package=suite-bench"]))?;
+    process::execute(&mut process::cargo(&[
+        "build",
+        "--quiet",
+        "--release",
+        "--package=suite-bench",
+        "--package=defenseclaw",
+    ]))?;
 
     let mut missed = false;
     if wanted(What::Icount) {
         setup::ensure(&[Purpose::Vm])?;
         missed |= !icount::perform(arguments)?;
     }
-    for (what, name) in [(What::Host, "host"), (What::Replay, "replay")] {
+    for (what, name) in [(What::Host, "host"), (What::Replay, "replay"), (What::Hook, "hook")] {
         if wanted(what) {
             missed |= !here(name, arguments.check)?;
         }

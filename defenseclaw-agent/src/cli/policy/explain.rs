@@ -10,7 +10,8 @@ use super::{
     bindings, mode, read,
 };
 use crate::{
-    model::{Effect, Mode, PolicyAction, Verdict},
+    connectors,
+    model::{Connector, Content, Effect, Hold, HookEvent, Mode, Phase, PolicyAction, Verdict},
     policy::{self, Actor, Bindings, Held, Layers, Object, Session, Subject},
 };
 
@@ -58,6 +59,12 @@ struct Explanation<'a> {
     modes: Vec<InMode>,
     /// Somebody looked what this machine has; else `held` says what could hold it.
     layers_known: bool,
+    /// Of texts: what was recognised in it.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    found: Vec<&'static str>,
+    /// Of texts: what a block comes to with each agent.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    agents: Vec<(Connector, Hold)>,
     /// Another rule would decide if nobody were spared.
     #[serde(skip_serializing_if = "Option::is_none")]
     spared_by: Option<String>,
@@ -89,6 +96,11 @@ pub(super) fn run(args: &Args, layers: Option<Layers>, out: &mut Out) -> anyhow:
         policy: &policy.name,
         modes: Vec::new(),
         layers_known: layers.is_some(),
+        found: if let Object::Content(_, text) = object { recognised(text) } else { Vec::new() },
+        agents: match args.effect {
+            Subject::Content(content) => agents(content),
+            Subject::Effect(_) | Subject::Privilege(_) => Vec::new(),
+        },
         spared_by: None,
     };
     for mode in Mode::ALL.iter().filter(|mode| args.mode.is_none_or(|wanted| wanted == **mode)) {
@@ -119,7 +131,11 @@ pub(super) fn run(args: &Args, layers: Option<Layers>, out: &mut Out) -> anyhow:
 /// Paths may be relative to where the question is asked.
 fn object_text(args: &Args) -> anyhow::Result<String> {
     let text = args.object.as_str();
-    let Subject::Effect(effect) = args.effect else { return Ok(String::new()) };
+    let effect = match args.effect {
+        Subject::Effect(effect) => effect,
+        Subject::Privilege(_) => return Ok(String::new()),
+        Subject::Content(_) => return Ok(text.to_owned()),
+    };
     if text.is_empty() {
         bail!("{effect} is done to something; name it after the effect");
     }
@@ -131,10 +147,37 @@ fn object_text(args: &Args) -> anyhow::Result<String> {
     Ok(here.join(Path::new(text)).to_string_lossy().into_owned())
 }
 
+/// Names of what is in a text.
+fn recognised(text: &str) -> Vec<&'static str> {
+    let mut names: Vec<_> = policy::detect(text).iter().map(|found| found.detector.as_str()).collect();
+    names.dedup();
+    names
+}
+
+/// What a block of a text comes to with each agent, at the moment when the agent shows it.
+fn agents(content: Content) -> Vec<(Connector, Hold)> {
+    let phases: &[Phase] = match content {
+        Content::Prompt => &[Phase::PromptSubmit],
+        Content::ToolInput => &[Phase::ToolPre],
+        Content::ToolOutput => &[Phase::ToolPost],
+        Content::Message => &[Phase::Stop, Phase::SubagentStop],
+    };
+    let hold = |connector: Connector| {
+        let events = connectors::events(connector).filter(|(_, phase)| phases.contains(phase));
+        let holds =
+            events.map(|(name, phase)| connectors::control(&HookEvent::new(connector, phase, name)).hold);
+        holds.max().map(|hold| (connector, hold))
+    };
+    Connector::ALL.iter().filter_map(|connector| hold(*connector)).collect()
+}
+
 fn print(explanation: &Explanation<'_>, out: &mut Out) -> anyhow::Result<()> {
     let by = explanation.executable.map(|path| format!(" by {path}")).unwrap_or_default();
     let title = format!("{} {}{by}", explanation.effect, explanation.object);
     out.line(&output::strong(&escape(title.trim().as_bytes())))?;
+    if !explanation.found.is_empty() {
+        out.line(&format!("  has      {}", explanation.found.join(", ")))?;
+    }
     let mut said = None;
     for now in &explanation.modes {
         let rule = now.verdict.rule_ids.first();
@@ -175,6 +218,23 @@ fn print(explanation: &Explanation<'_>, out: &mut Out) -> anyhow::Result<()> {
             Held::Not(why) => format!("  {} {why}", output::bad("not held:")),
         };
         out.line(&format!("  {:<8} {action}{held}", now.mode))?;
+    }
+    let blocks = explanation.modes.iter().any(|now| now.action >= PolicyAction::Confirm);
+    for (hold, words) in [
+        (Hold::Prevents, "prevents it"),
+        (Hold::Withholds, "gives the model the reason instead"),
+        (Hold::Tells, "withholds it of some tools or only tells the model afterwards"),
+        (Hold::Nothing, "only records it"),
+    ] {
+        let names: Vec<_> = explanation
+            .agents
+            .iter()
+            .filter(|(_, of)| blocks && *of == hold)
+            .map(|(connector, _)| connector.as_str())
+            .collect();
+        if !names.is_empty() {
+            out.line(&format!("  the hook {words}: {}", names.join(", ")))?;
+        }
     }
     if let Some(rule) = &explanation.spared_by {
         out.line(&format!("  spared   {rule} spares this program"))?;

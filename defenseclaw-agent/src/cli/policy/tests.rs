@@ -36,7 +36,7 @@ fn presets_are_fine_and_their_cases_hold() {
     assert_eq!(code, Some(ExitCode::SUCCESS), "{text}");
     let (code, text) = policy(&["test"]);
     assert_eq!(code, Some(ExitCode::SUCCESS), "{text}");
-    assert_eq!(text.lines().count(), 5, "{text}");
+    assert_eq!(text.lines().count(), 7, "{text}");
     let (_, shown) = policy(&["show", "strict"]);
     assert_eq!(shown, crate::policy::preset("strict").unwrap());
 }

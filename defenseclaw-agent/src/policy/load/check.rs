@@ -63,7 +63,7 @@ fn held(rule: &Rule, policy: &Policy, problems: &mut Problems) {
     if !rule.can_block(policy.settings.thresholds) {
         return;
     }
-    for (_, pattern) in rule.matches.patterns(rule.effects) {
+    for (_, pattern) in rule.matches.path_patterns(rule.effects) {
         if let Some(why) = pattern.value.wild() {
             let text = pattern.value.as_str();
             problems.at(

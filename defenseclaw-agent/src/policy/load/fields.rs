@@ -168,7 +168,7 @@ impl Reader<'_> {
             self.wrong(
                 node,
                 format!("there is no effect {text:?}"),
-                format!("effects are {}, file.*, net.*, priv.*", words.join(", ")),
+                format!("effects are {}, file.*, net.*, priv.*, tool.*", words.join(", ")),
             );
         }
         found
@@ -184,6 +184,14 @@ impl Reader<'_> {
             let Some(action) = self.word(value, "a default", &allowed, PolicyAction::as_str) else {
                 continue;
             };
+            if subjects.iter().any(|subject| matches!(subject, Subject::Content(_))) {
+                self.wrong(
+                    key,
+                    "texts have no default: every text is one",
+                    "name what must not be in them, in a rule",
+                );
+                continue;
+            }
             let into = if subjects.len() == 1 { &mut single } else { &mut groups };
             into.extend(subjects.into_iter().map(|subject| (subject, action)));
         }

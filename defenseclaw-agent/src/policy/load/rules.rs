@@ -4,17 +4,19 @@ use std::collections::{BTreeSet, HashMap};
 
 use super::{
     super::{
+        content::{Detector, Kind, TextPattern},
         image::Ports,
         network::{HostPattern, Network},
-        rule::{FILE, Matches, NET, Rule, Spared, Subject},
+        rule::{At, FILE, Matches, NET, Rule, Spared, Subject},
         yaml::Node,
     },
     fields::{Fields, Reader},
 };
-use crate::model::{Effect, Effects, PolicyAction, Privilege, Severity};
+use crate::model::{Content, Effect, Effects, PolicyAction, Privilege, Severity};
 
 const KEYS: &[&str] = &["id", "effect", "match", "unless", "severity", "action", "kill", "reason"];
-const MATCH_KEYS: &[&str] = &["paths", "executables", "hosts", "addresses", "ports", "unix", "abstract"];
+const MATCH_KEYS: &[&str] =
+    &["paths", "executables", "hosts", "addresses", "ports", "unix", "abstract", "patterns", "detectors"];
 /// Which effects know which kind of object.
 const ABOUT: &[(&str, Effects)] = &[
     ("paths", FILE.union(Effects::EXEC)),
@@ -25,6 +27,8 @@ const ABOUT: &[(&str, Effects)] = &[
     ("unix", Effects::UNIX),
     ("abstract", Effects::UNIX),
 ];
+/// Keys of texts.
+const ABOUT_TEXTS: &[&str] = &["patterns", "detectors"];
 /// Bytes of an abstract name: what `sun_path` holds after the NUL.
 const ABSTRACT_MAX: usize = 107;
 
@@ -52,10 +56,12 @@ impl Reader<'_> {
             }
         }
         let id = fields.get("id").and_then(|node| self.rule_id(node));
-        let (effects, privileges) = self.effects(&fields);
+        let About { effects, privileges, contents } = self.effects(&fields);
         let (matches, given) =
             fields.get("match").map(|node| self.matches(node, effects)).unwrap_or_default();
-        if !effects.is_empty() || !privileges.is_empty() {
+        if !contents.is_empty() {
+            self.fit_texts(node, &fields, effects.is_empty() && privileges.is_empty(), &given);
+        } else if !effects.is_empty() || !privileges.is_empty() {
             self.fit(fields.get("match").unwrap_or(node), effects, &given);
         }
         let unless =
@@ -73,6 +79,7 @@ impl Reader<'_> {
             id,
             effects,
             privileges,
+            contents,
             matches,
             unless,
             severity,
@@ -92,21 +99,23 @@ impl Reader<'_> {
         Some(id)
     }
 
-    fn effects(&mut self, fields: &Fields<'_>) -> (Effects, BTreeSet<Privilege>) {
-        let mut effects = Effects::empty();
-        let mut privileges = BTreeSet::new();
-        let Some(node) = fields.get("effect") else { return (effects, privileges) };
+    fn effects(&mut self, fields: &Fields<'_>) -> About {
+        let mut about = About::default();
+        let Some(node) = fields.get("effect") else { return about };
         for item in self.list(node, "effect") {
             for subject in self.subjects(item) {
                 match subject {
-                    Subject::Effect(effect) => effects |= Effects::from(effect),
+                    Subject::Effect(effect) => about.effects |= Effects::from(effect),
                     Subject::Privilege(privilege) => {
-                        privileges.insert(privilege);
+                        about.privileges.insert(privilege);
+                    }
+                    Subject::Content(content) => {
+                        about.contents.insert(content);
                     }
                 }
             }
         }
-        (effects, privileges)
+        about
     }
 
     /// The objects, and which keys name them: also those whose values are wrong, which is said once.
@@ -124,6 +133,8 @@ impl Reader<'_> {
         let addresses = fields.get("addresses").map(|node| self.values(node, "addresses", Network::parse));
         let ports = fields.get("ports").map(|node| self.values(node, "ports", Ports::parse));
         let abstract_names = fields.get("abstract").map(|node| self.values(node, "abstract", abstract_name));
+        let texts = fields.get("patterns").map(|node| self.text_patterns(node));
+        let detectors = fields.get("detectors").map(|node| self.values(node, "detectors", detectors));
         let matches = Matches {
             paths,
             executables,
@@ -132,8 +143,47 @@ impl Reader<'_> {
             ports: ports.unwrap_or_default(),
             unix,
             abstract_names: abstract_names.unwrap_or_default(),
+            patterns: texts.unwrap_or_default(),
+            detectors: detectors.unwrap_or_default().into_iter().flatten().collect(),
         };
         (matches, given)
+    }
+
+    fn text_patterns(&mut self, node: &Node) -> Vec<At<TextPattern>> {
+        let mut found = Vec::new();
+        for item in self.list(node, "patterns") {
+            let Some(text) = self.text(item, "a pattern") else { continue };
+            match TextPattern::parse(text) {
+                Ok(value) => found.push(At { value, at: self.place(item) }),
+                Err((message, hint)) => self.wrong(item, message, hint),
+            }
+        }
+        found
+    }
+
+    /// A rule about texts says what to look for, and nothing that texts do not have.
+    fn fit_texts(&mut self, node: &Node, fields: &Fields<'_>, alone: bool, given: &[&str]) {
+        if !alone {
+            let hint = "write one rule for texts and one for what processes do";
+            self.wrong(node, "this rule is about texts and about something else", hint);
+            return;
+        }
+        let place = fields.get("match").unwrap_or(node);
+        if !given.iter().any(|key| ABOUT_TEXTS.contains(key)) {
+            self.wrong(place, "nothing says what to look for", "add patterns or detectors to match");
+        }
+        for key in given.iter().filter(|key| !ABOUT_TEXTS.contains(key)) {
+            self.wrong(
+                place,
+                format!("{key} match nothing that this rule is about"),
+                "texts have patterns and detectors",
+            );
+        }
+        for key in ["unless", "kill"] {
+            if let Some(node) = fields.get(key) {
+                self.wrong(node, format!("a rule about texts has no {key}"), "remove it");
+            }
+        }
     }
 
     /// Each effect has something to match, and nothing is matched in vain.
@@ -144,6 +194,10 @@ impl Reader<'_> {
             if !effects.intersects(*about) {
                 self.wrong(node, format!("{key} match nothing that this rule is about"), wanted(*about));
             }
+        }
+        for key in given.iter().filter(|key| ABOUT_TEXTS.contains(key)) {
+            let hint = "they are for prompt, tool.input, tool.output, message";
+            self.wrong(node, format!("{key} match nothing that this rule is about"), hint);
         }
         for effect in Effect::ALL.iter().filter(|effect| (effects - served).contains(Effects::from(**effect)))
         {
@@ -195,6 +249,24 @@ impl Reader<'_> {
         }
         Some(text.trim().to_owned())
     }
+}
+
+/// What `effect` says.
+#[derive(Default)]
+struct About {
+    effects: Effects,
+    privileges: BTreeSet<Privilege>,
+    contents: BTreeSet<Content>,
+}
+
+fn detectors(name: &str) -> Result<Vec<Detector>, (String, &'static str)> {
+    let found = Detector::named(name);
+    if found.is_empty() {
+        let kinds = Kind::ALL.iter().map(|kind| kind.as_str());
+        let names: Vec<_> = kinds.chain(Detector::all().map(Detector::as_str)).collect();
+        return Err((format!("there is no detector {name:?}: they are {}", names.join(", ")), ""));
+    }
+    Ok(found)
 }
 
 fn wanted(about: Effects) -> String {

@@ -13,16 +13,16 @@ use std::{
 
 use nix::unistd::{Uid, User, geteuid};
 
-use super::{Daemon, InForce};
+use super::{Daemon, InForce, judge, late};
 use crate::{
     api::{Answers, Page, Peer, Unread, Wanted},
     config::ConnectorConfig,
     connectors,
     model::{
-        Answer, Attendance, Caller, Connector, Decision, Enforced, FailMode, Hold, HookCall, HookEvent,
-        HookOutput, JudgedBy, Mechanism, Phase, PolicyAction, Reply, Verdict,
+        Answer, Attendance, Caller, Connector, Decision, FailMode, HookCall, HookEvent, HookOutput, JudgedBy,
+        PolicyAction, Reply,
     },
-    policy::{self, Bindings, Whereabouts, image::Entry},
+    policy::{self, Bindings},
     runtime::clock,
 };
 
@@ -83,7 +83,7 @@ impl Answers for Daemon {
             let why = format!("DefenseClaw could not judge this: {problem}");
             let output = connectors::fail(connector, fail_mode, &payload, &why);
             let reply = if fail_mode == FailMode::Closed { PolicyAction::Block } else { PolicyAction::Allow };
-            let event = connectors::parse(connector, &payload).ok();
+            let event = connectors::parse(connector, &payload).ok().and_then(judge::without_secrets);
             Outcome { event, problem: Some(problem), judged: None, reply, output }
         });
         self.count(failed);
@@ -109,6 +109,16 @@ impl Answers for Daemon {
         outcome.output
     }
 
+    async fn missed(&self, caller: Caller, lines: Vec<u8>) -> usize {
+        let calls = late::calls(caller, &lines, clock::boot_now(), clock::wall_now());
+        let taken = calls.len();
+        for call in calls {
+            self.missed.fetch_add(1, Ordering::Relaxed);
+            self.queue.add(call, None).await;
+        }
+        taken
+    }
+
     fn status(&self, peer: &Peer) -> serde_json::Value {
         let in_force = self.in_force();
         serde_json::json!({
@@ -120,6 +130,8 @@ impl Answers for Daemon {
             "mode": in_force.config.mode,
             "connectors": in_force.config.connectors,
             "answered": self.answered.load(Ordering::Relaxed),
+            "hooks": self.hooks.status(),
+            "missed": self.missed.load(Ordering::Relaxed),
             "failed": self.failed.load(Ordering::Relaxed),
             "watch": self.view.status(self.user(peer)),
         })
@@ -149,15 +161,18 @@ impl Daemon {
         caller: Caller,
         in_force: &InForce,
         config: &ConnectorConfig,
-        event: HookEvent,
+        mut event: HookEvent,
     ) -> Result<Outcome, String> {
-        let (reply, judged) = if config.enabled && event.phase == Phase::ToolPre {
+        let (reply, judged) = if config.enabled && judge::is_judged(event.phase) {
             let (session, home) = self.session(caller, in_force, config, &event)?;
-            let (reply, decision) = decide(&session, &home, in_force.generation, config, &event);
+            let (reply, decision) = judge::decide(&session, &home, in_force.generation, config, &mut event);
             let name = in_force.policy.name.clone();
             let by = JudgedBy { name, mode: session.mode(), digest: in_force.digest.clone() };
             (reply, Some((by, decision)))
         } else {
+            // What is not judged is kept all the same, and so without what is secret.
+            let bound = config.enabled.then(|| self.session(caller, in_force, config, &event).ok()).flatten();
+            policy::inspect(bound.as_ref().map(|(session, _)| &**session), &mut event);
             (Reply::Allow, None)
         };
         let output = connectors::encode(&reply, &event, Attendance::Unattended);
@@ -252,64 +267,4 @@ fn home(uid: u32) -> String {
 
 fn text(path: PathBuf) -> Option<String> {
     String::from_utf8(path.into_os_string().into_vec()).ok()
-}
-
-/// What policy says of everything that was announced, and what the agent hears of it.
-fn decide(
-    session: &policy::Session,
-    home: &str,
-    generation: u64,
-    config: &ConnectorConfig,
-    event: &HookEvent,
-) -> (Reply, Decision) {
-    let at = Whereabouts { cwd: event.cwd.as_deref(), home };
-    let mut said: Vec<Entry> =
-        event.tools.iter().flat_map(|call| policy::announced(session, at, call)).collect();
-    said.sort_by_key(|entry| std::cmp::Reverse((entry.action, entry.raw_action)));
-    let Some(first) = said.first() else {
-        let verdict = Verdict {
-            raw_action: PolicyAction::Allow,
-            severity: None,
-            rule_ids: Vec::new(),
-            reason: String::new(),
-        };
-        return (Reply::Allow, decision(verdict, PolicyAction::Allow, generation));
-    };
-    let mut verdict = session.verdict(first);
-    for entry in &said {
-        for id in session.verdict(entry).rule_ids {
-            if !verdict.rule_ids.contains(&id) {
-                verdict.rule_ids.push(id);
-            }
-        }
-    }
-    let rule = verdict.rule_ids.first().cloned().unwrap_or_default();
-    let own = if verdict.reason.is_empty() { "this is not allowed here" } else { &verdict.reason };
-    let reason = match &config.block_message {
-        Some(message) => message.replace("{rule}", &rule).replace("{reason}", own),
-        None => format!("{own} (DefenseClaw rule {rule})"),
-    };
-    let would_block = first.would_block;
-    let mut decided = decision(verdict, first.action, generation);
-    decided.would_block = would_block;
-    let reply = match first.action {
-        PolicyAction::Allow => Reply::Allow,
-        PolicyAction::Alert => Reply::Alert { note: format!("DefenseClaw: {reason}") },
-        // Applied already: policy says what becomes of a question that nobody is asked.
-        PolicyAction::Confirm | PolicyAction::Block => {
-            if connectors::control(event).hold == Hold::Prevents {
-                decided.mechanism = Mechanism::HookReply;
-                decided.enforced = Some(Enforced::Applied);
-            } else {
-                decided.action = PolicyAction::Alert;
-                decided.enforced = Some(Enforced::Unsupported);
-            }
-            Reply::Block { reason }
-        }
-    };
-    (reply, decided)
-}
-
-fn decision(verdict: Verdict, action: PolicyAction, generation: u64) -> Decision {
-    Decision { verdict, action, would_block: false, mechanism: Mechanism::None, enforced: None, generation }
 }

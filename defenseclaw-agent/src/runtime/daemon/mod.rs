@@ -5,8 +5,11 @@ mod adopt;
 mod answer;
 mod bind;
 mod force;
+mod judge;
+mod late;
 mod queue;
 mod read;
+mod tamper;
 mod view;
 mod watch;
 mod whose;
@@ -31,6 +34,7 @@ use super::{PolicyRejected, clock};
 use crate::{
     api::{self, ApiError, Limits, Listener},
     config::{self, ConfigError},
+    installer::Registry,
     store::{StoreError, Writer, WriterOptions},
 };
 use answer::Sessions;
@@ -83,6 +87,9 @@ pub(super) struct Daemon {
     readers: Semaphore,
     answered: AtomicU64,
     failed: AtomicU64,
+    /// Rows about hooks that nobody asked about in time.
+    missed: AtomicU64,
+    hooks: tamper::Hooks,
 }
 
 impl Daemon {
@@ -139,7 +146,11 @@ pub fn daemon(path: Option<&Path>) -> Result<(), DaemonError> {
             readers: Semaphore::new(read::READERS_MAX),
             answered: AtomicU64::new(0),
             failed: AtomicU64::new(0),
+            missed: AtomicU64::new(0),
+            hooks: tamper::Hooks::default(),
         });
+        let watcher = tamper::start(&daemon, Registry::beside(&daemon.database))
+            .map_err(failed("start the thread that watches hook configurations"))?;
         let mut signals = Signals::new().map_err(failed("wait for signals"))?;
         // Hooks are answered from the first moment on; it is ready when it watches, too.
         let stop = async {
@@ -155,6 +166,11 @@ pub fn daemon(path: Option<&Path>) -> Result<(), DaemonError> {
         };
         api::serve(listener, Arc::clone(&daemon), Limits::default(), stop).await;
         tell(&[NotifyState::Stopping]);
+        daemon.hooks.stop();
+        // It may be about to add a row, which needs this thread.
+        if let Err(err) = tokio::task::spawn_blocking(move || watcher.join()).await {
+            tracing::warn!("the watcher of hook configurations did not end: {err}");
+        }
         daemon.queue.end();
         Ok(thread.wait().await?)
     })
