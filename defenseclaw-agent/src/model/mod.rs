@@ -3,6 +3,7 @@
 mod action;
 mod asker;
 mod capability;
+mod correlation;
 mod event;
 mod hook;
 mod hook_call;
@@ -22,13 +23,16 @@ pub use capability::{
     Capability, CapabilityState, Held, Level, Posture, Protection, ProtectionRow, ProtectionState, RuleHold,
     Unproven, best_holds,
 };
+pub use correlation::{Attributed, Correlated, Correlation, Evidence, EvidenceRef, Finding, Seen};
 pub use event::{Event, KernelVerdict, Vantage};
 pub use hook::{
     Ask, Attendance, Connector, Control, EXIT_HEADER, FailMode, Hold, HookEvent, HookOutput, PAYLOAD_MAX,
     Phase, Reply, STDOUT_HEADER,
 };
 pub use hook_call::{Answer, Caller, HookCall, JudgedBy};
-pub use ids::{BootTime, ParseSessionIdError, ProcessKey, SessionId, ToolCallId, WallTime};
+pub use ids::{
+    BootTime, ParseSessionIdError, ParseToolCallIdError, ProcessKey, SessionId, ToolCallId, WallTime,
+};
 pub use loss::{Loss, LossReason};
 pub use policy::{
     Decision, Effect, Effects, Enforced, Mechanism, Mode, PolicyAction, Privilege, Severity, Verdict,

@@ -147,7 +147,8 @@ impl ReportBuilder {
                 self.handovers.push(HandoverAt { at_ns, unwatched_ns, step: change.step.clone() });
             }
             // What was announced is in the audit; the report is about what was done.
-            AuditRecord::Hook(_) => {}
+            AuditRecord::Hook(_) | AuditRecord::Correlated(_) => {}
+            AuditRecord::Finding(_) => {}
             AuditRecord::Loss(loss) => self.losses.push(loss),
             AuditRecord::SessionEnd(end) => {
                 self.clock.since_start(end.boot);
