@@ -40,8 +40,7 @@ impl Session {
         let agent = root.agent;
         // Programs of a call's own tree may look like anything; only who outlives its call may work for another one.
         if let Kind::Call(call, by) = root.kind
-            && by != Evidence::Label
-            && by != Evidence::OnlyOpen
+            && by < Evidence::Label
             && self.calls.get(&call).is_none_or(|call| call.covers(BootTime(key.start_ns)))
         {
             return root_key;
@@ -173,7 +172,11 @@ impl Session {
     pub(super) fn take_label(&mut self, root_key: ProcessKey, event: &Event, label: Option<ToolCallId>) {
         let Some(label) = label.filter(|label| self.accepts(*label)) else { return };
         let Some(root) = self.roots.get_mut(&root_key) else { return };
-        if !matches!(root.kind, Kind::Waiting | Kind::Unexplained | Kind::Startup | Kind::Own) {
+        let weak = Kind::Call(label, Evidence::Agent);
+        if !matches!(root.kind, Kind::Waiting | Kind::Unexplained | Kind::Startup | Kind::Own)
+            && !matches!(root.kind, Kind::Call(call, Evidence::Agent) if call != label)
+            || root.kind == weak
+        {
             return;
         }
         // Who was there before the call does not work for it.

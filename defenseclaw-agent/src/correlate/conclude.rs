@@ -20,7 +20,7 @@ const KEPT: usize = 256;
 /// What is started so long after the first hook is no server of the start any more.
 const STARTUP_NS: u64 = 30 * 1_000_000_000;
 
-fn past(time: BootTime, now: BootTime) -> bool {
+pub(super) fn past(time: BootTime, now: BootTime) -> bool {
     u128::from(now.0.saturating_sub(time.0)) >= LATENESS.as_nanos()
 }
 
@@ -38,6 +38,7 @@ impl Session {
             self.conclude(id, now, said);
         }
         self.forget_calls(now, said);
+        self.forget_unplaced(now);
         self.prune_if_many(tree);
     }
 
@@ -261,6 +262,7 @@ fn answer(call: &Call, seen: Seen) -> (Correlation, String) {
         Some(Evidence::Target) => "the agent touched what the call names, while it was open",
         Some(Evidence::ProcessGroup) => "the result names the process group",
         Some(Evidence::Label) => "the kernel saw the process born for it",
+        Some(Evidence::Agent) => "an agent that works for it started it",
         Some(Evidence::OnlyOpen) => "no other call was open that can have started it",
         None => "seen",
     }

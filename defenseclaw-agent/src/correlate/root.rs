@@ -1,7 +1,10 @@
 //! A process that the agent started, with everything below it: what it is for, and how much it did.
 
 use super::deeds;
-use crate::model::{BootTime, Event, Evidence, EvidenceRef, Exec, ProcessKey, Seen, Text, ToolCallId};
+use crate::{
+    model::{BootTime, Event, Evidence, EvidenceRef, Exec, ProcessKey, Seen, Text, ToolCallId},
+    tree::Image,
+};
 
 /// What a tree is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -87,6 +90,16 @@ impl Root {
             connect: None,
             secret: None,
         }
+    }
+
+    /// What it is known to have started before it was looked at.
+    pub(super) fn ran(&mut self, image: &Image) {
+        let argv: Vec<Text> = image.argv.split(|byte| *byte == 0).map(Text::from).collect();
+        let argv = argv.strip_suffix(&[Text::default()]).unwrap_or(&argv);
+        self.program = deeds::cut(&image.exe);
+        self.command = deeds::command(argv);
+        self.is_shell = super::text::is_shell(&image.exe);
+        self.tells = !self.is_shell || super::text::shell_text(argv).is_some();
     }
 
     pub(super) fn call(&self) -> Option<ToolCallId> {

@@ -86,6 +86,7 @@ pub(crate) struct Script {
     pub(crate) late: u64,
     pid: u32,
     starts: Vec<SessionStart>,
+    parents: BTreeMap<ProcessKey, ProcessKey>,
     inputs: Vec<(u64, Input)>,
 }
 
@@ -108,6 +109,7 @@ impl Script {
             late: 0,
             pid: 100,
             starts: Vec::new(),
+            parents: BTreeMap::new(),
             inputs: Vec::new(),
         };
         let root = script.session(SESSION);
@@ -143,6 +145,15 @@ impl Script {
         action: Action,
         decision: Option<Decision>,
     ) -> &mut Self {
+        let mut action = action;
+        match &mut action {
+            Action::ProcessFork { child, .. } => drop(self.parents.insert(*child, process)),
+            Action::ProcessExec(exec) => {
+                exec.parent =
+                    self.parents.get(&process).copied().unwrap_or(ProcessKey { tgid: 1, start_ns: 1 });
+            }
+            _ => {}
+        }
         self.now += MS / 100;
         let event = Event {
             time: BootTime(self.now),
@@ -288,8 +299,7 @@ impl Script {
         self.inputs.sort_by_key(|(arrival, _)| *arrival);
         let mut said = Vec::new();
         let mut next_tick = self.inputs.first().map_or(0, |(arrival, _)| *arrival);
-        // What the kernel gives to children of a process, and has given to processes.
-        let mut given: BTreeMap<ProcessKey, Option<ToolCallId>> = BTreeMap::new();
+        let mut given = Labels::default();
         for (arrival, input) in &self.inputs {
             while next_tick <= *arrival {
                 tick(&mut tree, &mut correlator, next_tick, &mut said);
@@ -299,11 +309,7 @@ impl Script {
             match input.clone() {
                 Input::Event(mut event) => {
                     if kernel {
-                        if let Action::ProcessFork { child, .. } = event.action {
-                            let label = given.get(&event.process).copied().flatten();
-                            given.insert(child, label);
-                        }
-                        event.tool_call = given.get(&event.process).copied().flatten();
+                        event.tool_call = given.of(event.process, event.time.0, &self.parents);
                     }
                     tree.apply(&event);
                     correlator.event(&mut event, &tree, &mut said);
@@ -316,7 +322,7 @@ impl Script {
             }
             for one in &said {
                 if let Said::Label { process, call } = one {
-                    given.insert(*process, *call);
+                    given.0.entry(*process).or_default().push((*arrival, *call));
                 }
             }
             outcome.take(&mut said);
@@ -331,6 +337,29 @@ impl Script {
         }
         outcome.take(&mut said);
         outcome
+    }
+}
+
+/// Labels as the kernel gives them: a child is born with that of its parent.
+#[derive(Default)]
+struct Labels(BTreeMap<ProcessKey, Vec<(u64, Option<ToolCallId>)>>);
+
+impl Labels {
+    fn of(
+        &self,
+        process: ProcessKey,
+        time: u64,
+        parents: &BTreeMap<ProcessKey, ProcessKey>,
+    ) -> Option<ToolCallId> {
+        let (mut process, mut time) = (process, time);
+        loop {
+            let own = self.0.get(&process).and_then(|own| own.iter().rev().find(|(at, _)| *at <= time));
+            if let Some((_, call)) = own {
+                return *call;
+            }
+            time = process.start_ns;
+            process = *parents.get(&process)?;
+        }
     }
 }
 

@@ -12,14 +12,16 @@ use super::{
     root::{Kind, Root, Tally},
 };
 use crate::{
-    model::{Action, BootTime, Event, ProcessKey, SessionId, SessionStart, ToolCallId},
-    tree::ProcessTree,
+    model::{Action, BootTime, Event, Evidence, ProcessKey, SessionId, SessionStart, ToolCallId},
+    tree::{Process, ProcessTree},
 };
 
 /// Processes whose tree is remembered.
 const PLACED_MAX: usize = 65_536;
 /// Trees that are remembered.
 const ROOTS_MAX: usize = 4096;
+/// Program starts that are kept until their process can be placed.
+const UNPLACED_MAX: usize = 64;
 /// Processes that announce.
 pub(super) const AGENTS_MAX: usize = 64;
 /// Processes above an announcer that are known as its own.
@@ -72,6 +74,8 @@ pub(super) struct Session {
     pub(super) roots: HashMap<ProcessKey, Root>,
     /// Trees that something is to be said of.
     pub(super) waiting: Vec<ProcessKey>,
+    /// Program starts of processes of whom the records that place them have not come yet.
+    unplaced: Vec<Event>,
     /// What agents did themselves, outside of any call; what their hooks did; what they do of themselves.
     pub(super) itself: Tally,
     pub(super) hooks: Tally,
@@ -104,6 +108,7 @@ impl Session {
             prune_at: PRUNE_FROM,
             roots: HashMap::new(),
             waiting: Vec::new(),
+            unplaced: Vec::new(),
             itself: Tally::default(),
             hooks: Tally::default(),
             routine: Tally::default(),
@@ -137,10 +142,39 @@ impl Session {
                 Some(_) if self.take_root(event.process, self.root, tree) => {
                     self.of_tree(event.process, event, tree, said);
                 }
-                _ => event.tool_call = None,
+                label => {
+                    if matches!(event.action, Action::ProcessExec(_)) && self.unplaced.len() < UNPLACED_MAX {
+                        self.unplaced.push(Event { tool_call: label, ..event.clone() });
+                    }
+                    event.tool_call = None;
+                }
             },
         }
+        if !self.unplaced.is_empty()
+            && matches!(event.action, Action::ProcessExec(_) | Action::ProcessFork { .. })
+        {
+            self.place_again(tree, said);
+        }
         self.watch_flow(event, place, said);
+    }
+
+    /// Program starts whose process can be placed by now.
+    fn place_again(&mut self, tree: &ProcessTree, said: &mut Vec<Said>) {
+        for mut event in std::mem::take(&mut self.unplaced) {
+            match self.place(event.process, tree) {
+                Place::Under(root) => {
+                    let label = event.tool_call.take();
+                    self.started(root, &event, label, tree, said);
+                }
+                Place::Agent => {}
+                Place::Outside => self.unplaced.push(event),
+            }
+        }
+    }
+
+    /// The records that would place these do not come any more.
+    pub(super) fn forget_unplaced(&mut self, now: BootTime) {
+        self.unplaced.retain(|event| !super::conclude::past(event.time, now));
     }
 
     /// The tree that a process belongs to. Agents belong to the tree of who started them, if a call did.
@@ -151,23 +185,28 @@ impl Session {
         if let Some(root) = self.under.get(&key) {
             return Place::Under(*root);
         }
-        let mut top = key;
+        // From the process upwards, until somebody is known.
+        let mut chain = vec![key];
         for (parent, _) in tree.ancestors(key) {
-            if self.agents.iter().any(|agent| agent.process == parent) {
-                if self.take_root(top, parent, tree) {
-                    self.put(key, top, tree);
-                    return Place::Under(top);
+            let root = if self.agents.iter().any(|agent| agent.process == parent) {
+                let top = chain.pop().unwrap_or(key);
+                if !self.take_root(top, parent, tree) {
+                    return Place::Outside;
                 }
-                return Place::Outside;
+                top
+            } else if let Some(root) = self.under.get(&parent) {
+                *root
+            } else {
+                chain.push(parent);
+                continue;
+            };
+            if let Some(root) = self.roots.get_mut(&root) {
+                root.tally.seen.processes += chain.len() as u64;
             }
-            if let Some(root) = self.under.get(&parent).copied() {
-                self.put(key, root, tree);
-                if let Some(root) = self.roots.get_mut(&root) {
-                    root.tally.seen.processes += 1;
-                }
-                return Place::Under(root);
+            for process in chain {
+                self.put(process, root, tree);
             }
-            top = parent;
+            return Place::Under(root);
         }
         Place::Outside
     }
@@ -182,7 +221,16 @@ impl Session {
         if self.roots.len() >= ROOTS_MAX && !self.roots.contains_key(&process) {
             return false;
         }
-        if self.roots.insert(process, Root::new(process, agent)).is_none() {
+        let mut root = Root::new(process, agent);
+        if let Some(image) = tree.get(process).and_then(Process::image) {
+            root.ran(image);
+        }
+        // What an agent starts that a call has started is for that call, unless it is for one of its own.
+        let around = self.call_around(agent);
+        if let Some(call) = around {
+            root.kind = Kind::Call(call, Evidence::Agent);
+        }
+        if self.roots.insert(process, root).is_none() && around.is_none() {
             self.waiting.push(process);
         }
         self.put(process, process, tree);
@@ -271,6 +319,8 @@ impl Session {
         if let Action::ProcessFork { child, .. } = event.action
             && child.tgid != 0
             && !self.under.contains_key(&child)
+            // Of a child of an agent nobody knows yet what it is for.
+            && !self.agents.iter().any(|agent| agent.process == event.process)
         {
             self.put(child, root, tree);
             if let Some(root) = self.roots.get_mut(&root) {

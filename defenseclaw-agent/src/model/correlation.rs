@@ -40,6 +40,8 @@ words! {
         Label = "label",
         /// The agent started it while only this call could have wanted it.
         OnlyOpen = "only_open",
+        /// An agent that a process of the call runs has started it.
+        Agent = "agent",
     }
 }
 
