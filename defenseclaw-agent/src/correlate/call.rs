@@ -71,20 +71,14 @@ pub(super) struct Call {
 }
 
 impl Call {
-    pub(super) fn new(
-        id: ToolCallId,
-        event: &HookEvent,
-        tool: &ToolCall,
-        agent: ProcessKey,
-        at: Place<'_>,
-        now: BootTime,
-    ) -> Self {
+    pub(super) fn new(id: ToolCallId, report: &Report<'_>, at: Place<'_>, now: BootTime) -> Self {
+        let Report { event, tool, agent, print } = *report;
         let mut call = Self {
             id,
             own_id: tool.id.clone(),
             tool: tool.tool.clone(),
             event_name: event.name.clone(),
-            print: print(tool),
+            print,
             agent,
             subagent: event.agent.clone(),
             opened: now,
@@ -142,20 +136,21 @@ impl Call {
     }
 
     /// Whether a report of the agent is about this call: by id, or where there is none by what it says.
-    pub(super) fn is(&self, event: &HookEvent, tool: &ToolCall, agent: ProcessKey) -> bool {
-        if self.agent != agent {
+    pub(super) fn is(&self, report: &Report<'_>) -> bool {
+        let Report { event, tool, agent, print } = report;
+        if self.agent != *agent {
             return false;
         }
         match (&self.own_id, &tool.id) {
             (Some(own), Some(theirs)) => own == theirs,
-            _ => self.subagent == event.agent && self.print == print(tool),
+            _ => self.subagent == event.agent && self.print == *print,
         }
     }
 
     /// Announced by one event, and again by another one, as some agents do.
-    pub(super) fn is_again(&self, event: &HookEvent, tool: &ToolCall, agent: ProcessKey) -> bool {
-        let same_id = self.own_id.is_some() && self.own_id == tool.id;
-        self.is(event, tool, agent) && self.closed.is_none() && (same_id || self.event_name != event.name)
+    pub(super) fn is_again(&self, report: &Report<'_>) -> bool {
+        let same_id = self.own_id.is_some() && self.own_id == report.tool.id;
+        self.is(report) && self.closed.is_none() && (same_id || self.event_name != report.event.name)
     }
 
     pub(super) fn note(&mut self, attributed: Attributed) {
@@ -175,6 +170,20 @@ impl Call {
     pub(super) fn at(&mut self, time: BootTime) {
         self.first = Some(self.first.map_or(time, |first| first.min(time)));
         self.last = Some(self.last.map_or(time, |last| last.max(time)));
+    }
+}
+
+/// What an agent says of one call, before or after it.
+pub(super) struct Report<'a> {
+    pub(super) event: &'a HookEvent,
+    pub(super) tool: &'a ToolCall,
+    pub(super) agent: ProcessKey,
+    print: u64,
+}
+
+impl<'a> Report<'a> {
+    pub(super) fn new(event: &'a HookEvent, tool: &'a ToolCall, agent: ProcessKey) -> Self {
+        Self { event, tool, agent, print: print(tool) }
     }
 }
 

@@ -2,7 +2,7 @@
 
 use super::{
     Said,
-    call::Call,
+    call::{Call, Report},
     paths::{self, Place},
     root::Kind,
     session::{Agent, Session},
@@ -10,8 +10,7 @@ use super::{
 };
 use crate::{
     model::{
-        Caller, Connector, Enforced, Exec, HookCall, HookEvent, Phase, PolicyAction, ProcessKey, ToolCall,
-        ToolCallId,
+        Caller, Connector, Enforced, Exec, HookCall, HookEvent, Phase, PolicyAction, ProcessKey, ToolCallId,
     },
     tree::{Process, ProcessTree},
 };
@@ -48,7 +47,7 @@ impl Session {
             Phase::ToolPre => {
                 self.first_tool.get_or_insert(now);
                 let opened = event.tools.iter().map(|tool| {
-                    let id = self.open(hook, &event, tool, agent, &mut next);
+                    let id = self.open(hook, &Report::new(&event, tool, agent), &mut next);
                     if let Some(call) = self.calls.get_mut(&id).filter(|_| refused) {
                         (call.refused, call.closed) = (true, None);
                     }
@@ -59,10 +58,10 @@ impl Session {
             Phase::ToolPost => event
                 .tools
                 .iter()
-                .map(|tool| self.close(hook, &event, tool, agent, tree, &mut next))
+                .map(|tool| self.close(hook, &Report::new(&event, tool, agent), tree, &mut next))
                 .collect(),
             Phase::Permission => {
-                let known = event.tools.iter().map(|tool| self.known(&event, tool, agent));
+                let known = event.tools.iter().map(|tool| self.known(&Report::new(&event, tool, agent)));
                 known.collect::<Option<_>>().unwrap_or_default()
             }
             Phase::Stop | Phase::SessionEnd | Phase::SubagentStop => {
@@ -112,13 +111,11 @@ impl Session {
     fn open(
         &mut self,
         hook: &HookCall,
-        event: &HookEvent,
-        tool: &ToolCall,
-        agent: ProcessKey,
+        report: &Report<'_>,
         next: &mut impl FnMut() -> ToolCallId,
     ) -> ToolCallId {
         let calls = || self.active.iter().filter_map(|id| self.calls.get(id));
-        if let Some(call) = calls().find(|call| call.is_again(event, tool, agent)) {
+        if let Some(call) = calls().find(|call| call.is_again(report)) {
             return call.id;
         }
         let open: Vec<_> = calls().filter(|call| call.is_open()).map(|call| call.id).collect();
@@ -130,9 +127,9 @@ impl Session {
         }
         let id = next();
         self.labels_from.get_or_insert(id);
-        let cwd = event.cwd.as_deref().filter(|cwd| cwd.starts_with('/'));
+        let cwd = report.event.cwd.as_deref().filter(|cwd| cwd.starts_with('/'));
         let at = Place { cwd: cwd.map_or(&self.project, str::as_bytes), home: &self.home };
-        self.calls.insert(id, Call::new(id, event, tool, agent, at, hook.boot));
+        self.calls.insert(id, Call::new(id, report, at, hook.boot));
         self.active.push(id);
         id
     }
@@ -140,14 +137,13 @@ impl Session {
     fn close(
         &mut self,
         hook: &HookCall,
-        event: &HookEvent,
-        tool: &ToolCall,
-        agent: ProcessKey,
+        report: &Report<'_>,
         tree: &ProcessTree,
         next: &mut impl FnMut() -> ToolCallId,
     ) -> ToolCallId {
-        let found = self.known(event, tool, agent);
-        let id = found.unwrap_or_else(|| self.open(hook, event, tool, agent, next));
+        let tool = report.tool;
+        let found = self.known(report);
+        let id = found.unwrap_or_else(|| self.open(hook, report, next));
         if let Some(call) = self.calls.get_mut(&id) {
             // Of one that was never announced nobody knows when it began.
             call.late |= found.is_none();
@@ -163,14 +159,14 @@ impl Session {
     }
 
     /// The call that a report is about: an open one first, of those the oldest.
-    fn known(&self, event: &HookEvent, tool: &ToolCall, agent: ProcessKey) -> Option<ToolCallId> {
-        let mut fitting: Vec<&Call> =
-            self.calls.values().filter(|call| call.is(event, tool, agent)).collect();
+    fn known(&self, report: &Report<'_>) -> Option<ToolCallId> {
+        let tool = report.tool;
+        let mut fitting: Vec<&Call> = self.calls.values().filter(|call| call.is(report)).collect();
         if fitting.is_empty() {
             // The input may have been rewritten: then it is the only open call of this tool.
             fitting = self.calls.values().collect();
             fitting.retain(|call| {
-                call.agent == agent
+                call.agent == report.agent
                     && call.closed.is_none()
                     && call.tool == tool.tool
                     && (call.own_id.is_none() || tool.id.is_none())
@@ -188,7 +184,7 @@ impl Session {
 
     /// The turn is over: calls whose end was not told have ended.
     fn close_rest(&mut self, hook: &HookCall, event: &HookEvent, agent: ProcessKey) {
-        for call in self.active.iter() {
+        for call in &self.active {
             if let Some(call) = self.calls.get_mut(call)
                 && call.agent == agent
                 && (event.phase == Phase::SessionEnd || call.subagent == event.agent)
