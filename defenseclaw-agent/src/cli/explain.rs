@@ -73,9 +73,9 @@ fn find(reader: &Reader, name: &str) -> anyhow::Result<(SessionId, Subject)> {
     }
     let call = name.parse().map_or_else(|_| CallName::Own(name.to_owned()), CallName::Label);
     let found = reader.announced(&call)?;
-    let session = found.as_ref().and_then(|(stored, label)| match &stored.record {
-        AuditRecord::Hook(hook) => hook.session.map(|session| (session, Subject::Call(*label))),
-        _ => None,
+    let session = found.as_ref().and_then(|(stored, label)| {
+        let AuditRecord::Hook(hook) = &stored.record else { return None };
+        hook.session.map(|session| (session, Subject::Call(*label)))
     });
     session.with_context(|| {
         format!("no tool call `{name}` in the audit; `defenseclaw tree SESSION` shows those of a session")

@@ -75,7 +75,8 @@ impl Session {
         for process in waiting {
             let Some(root) = self.roots.get(&process) else { continue };
             let decided = root.kind != Kind::Waiting;
-            if !all && !past(root.start, now) && !(decided && root.kind != Kind::Hook) {
+            let due = all || past(root.start, now) || decided && root.kind != Kind::Hook;
+            if !due {
                 self.waiting.push(process);
                 continue;
             }

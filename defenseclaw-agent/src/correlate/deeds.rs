@@ -48,12 +48,8 @@ pub(super) fn to_paths(action: &Action) -> impl Iterator<Item = (Deed, &KernelPa
 }
 
 pub(super) fn endpoint(action: &Action) -> Option<&NetEndpoint> {
-    match action {
-        Action::NetConnect { endpoint } | Action::NetSend { endpoint, .. } => {
-            Some(endpoint).filter(|endpoint| endpoint.address.is_some())
-        }
-        _ => None,
-    }
+    let (Action::NetConnect { endpoint } | Action::NetSend { endpoint, .. }) = action else { return None };
+    endpoint.address.is_some().then_some(endpoint)
 }
 
 /// An address that data may have left this machine to.

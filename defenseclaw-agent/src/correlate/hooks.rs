@@ -10,7 +10,8 @@ use super::{
 };
 use crate::{
     model::{
-        Caller, Connector, Enforced, Exec, HookCall, HookEvent, Phase, PolicyAction, ProcessKey, ToolCallId,
+        Caller, Connector, Enforced, Evidence, Exec, HookCall, HookEvent, Phase, PolicyAction, ProcessKey,
+        ToolCallId,
     },
     tree::{Process, ProcessTree},
 };
@@ -96,11 +97,9 @@ impl Session {
         let chain: Vec<_> = chain.take_while(|key| *key != agent).collect();
         let Some(top) = chain.last().copied() else { return };
         self.place(key, tree);
-        let by_label = |kind| match kind {
-            Kind::Call(_, by) => by >= crate::model::Evidence::Label,
-            _ => true,
-        };
-        let Some(root) = self.roots.get_mut(&top).filter(|root| by_label(root.kind)) else { return };
+        // What it was born with says less than what it did.
+        let by_text = |kind| matches!(kind, Kind::Call(_, by) if by < Evidence::Label);
+        let Some(root) = self.roots.get_mut(&top).filter(|root| !by_text(root.kind)) else { return };
         let before = root.call();
         root.kind = Kind::Hook;
         if let Some(call) = before.and_then(|call| self.calls.get_mut(&call)) {

@@ -146,13 +146,11 @@ impl Script {
         decision: Option<Decision>,
     ) -> &mut Self {
         let mut action = action;
-        match &mut action {
-            Action::ProcessFork { child, .. } => drop(self.parents.insert(*child, process)),
-            Action::ProcessExec(exec) => {
-                exec.parent =
-                    self.parents.get(&process).copied().unwrap_or(ProcessKey { tgid: 1, start_ns: 1 });
-            }
-            _ => {}
+        if let Action::ProcessFork { child, .. } = &action {
+            self.parents.insert(*child, process);
+        }
+        if let Action::ProcessExec(exec) = &mut action {
+            exec.parent = self.parents.get(&process).copied().unwrap_or(ProcessKey { tgid: 1, start_ns: 1 });
         }
         self.now += MS / 100;
         let event = Event {
@@ -400,7 +398,7 @@ impl Outcome {
         let mut tree = ProcessTree::new();
         self.events.iter().for_each(|event| tree.apply(event));
         let mut last: BTreeMap<ToolCallId, &Correlated> = BTreeMap::new();
-        self.rows.iter().for_each(|row| drop(row.tool_call.map(|call| last.insert(call, row))));
+        last.extend(self.rows.iter().filter_map(|row| row.tool_call.map(|call| (call, row))));
         let tops: BTreeMap<ProcessKey, ToolCallId> = last
             .iter()
             .flat_map(|(call, row)| row.attributed.iter().map(|one| (one.process, *call)))
@@ -423,12 +421,6 @@ impl Outcome {
 
     pub(crate) fn rules(&self) -> Vec<&str> {
         self.findings.iter().map(|finding| finding.rule.as_str()).collect()
-    }
-
-    /// Reasons of rows that no call explains.
-    pub(crate) fn unexplained(&self) -> Vec<(&str, String)> {
-        let rows = self.rows.iter().filter(|row| row.tool_call.is_none());
-        rows.map(|row| (row.reason.as_str(), row.program.lossy().into_owned())).collect()
     }
 }
 

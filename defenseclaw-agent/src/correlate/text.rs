@@ -50,9 +50,9 @@ impl Announced {
         let words = command_words(&call.input);
         let text = command_text(&call.input).or_else(|| words.last().cloned());
         let text = text.map(|text| text.trim().to_owned()).filter(|text| !text.is_empty());
-        let known = call.intents.iter().find_map(|intent| match intent {
-            Intent::Exec(words) => words.iter().map(Target::value).collect::<Option<Vec<_>>>(),
-            _ => None,
+        let known = call.intents.iter().find_map(|intent| {
+            let Intent::Exec(words) = intent else { return None };
+            words.iter().map(Target::value).collect::<Option<Vec<_>>>()
         });
         let known = known.map(|words| words.into_iter().map(str::to_owned).collect::<Vec<_>>());
         // Of shell text only a single command is its words.
@@ -179,7 +179,7 @@ fn quotings(text: &str) -> [Vec<u8>; 3] {
 
 const KEYS: [&str; 3] = ["command", "cmd", "script"];
 
-fn field<'a>(input: &'a Value, wanted: impl Fn(&Value) -> bool) -> Option<&'a Value> {
+fn field(input: &Value, wanted: impl Fn(&Value) -> bool) -> Option<&Value> {
     let inputs = [Some(input), input.get("args")];
     let mut fields = inputs.into_iter().flatten().flat_map(|input| KEYS.iter().map(|key| input.get(key)));
     fields.find_map(|value| value.filter(|value| wanted(value)))

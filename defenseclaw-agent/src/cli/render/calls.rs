@@ -60,7 +60,7 @@ fn call(report: &Report, call: &CallNode, options: &RenderOptions) -> Vec<Line> 
         right = right.with(Role::Bad, "blocked ");
     }
     right = right.with(role, word);
-    let took = call.took_ns.map(|took| words::duration(took)).unwrap_or_default();
+    let took = call.took_ns.map(words::duration).unwrap_or_default();
     right = right.dim(format!(" {took:>7}"));
     let left = Line::new().dim(format!("  {} ", call.tool_call)).plain(escape(call.tool.as_bytes()));
     let room = options.width.saturating_sub(left.width() + right.width() + 3);
@@ -190,4 +190,189 @@ pub(super) fn wrapped(words: &str, indent: usize, role: Role, options: &RenderOp
 
 pub(super) fn first_line(text: &str) -> &str {
     text.trim().lines().next().unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use crate::{
+        cli::render::{Line, RenderOptions, render, render_calls, render_explanation},
+        model::{
+            Action, Answer, AuditRecord, BootTime, Caller, Connector, ExitStatus, HookCall, HookEvent,
+            HookOutput, Intent, MainExit, Phase, PolicyAction, Target, ToolCall, WallTime,
+        },
+        pipeline::{self, Effect, Input, State},
+        report::{
+            CallsBuilder, ExplanationBuilder, ReportBuilder, Subject,
+            sample::{SESSION, Sample},
+        },
+    };
+
+    fn tool(id: &str, name: &str, input: serde_json::Value, intents: Vec<Intent>) -> ToolCall {
+        ToolCall {
+            id: Some(id.to_owned()),
+            tool: name.to_owned(),
+            input,
+            intents,
+            output: None,
+            failed: false,
+            background: false,
+            process_group: None,
+            mcp: None,
+        }
+    }
+
+    fn hook(sample: &mut Sample, phase: Phase, tools: Vec<ToolCall>, text: Option<&str>) {
+        sample.pass(5);
+        let mut event = HookEvent::new(Connector::ClaudeCode, phase, phase.as_str());
+        (event.tools, event.text) = (tools, text.map(str::to_owned));
+        event.cwd = Some("/home/dev/app".to_owned());
+        sample.rows.push(AuditRecord::Hook(Box::new(HookCall {
+            session: Some(SESSION),
+            wall: WallTime(0),
+            boot: BootTime(sample.now),
+            caller: Caller { pid: sample.root.tgid, ..Caller::default() },
+            connector: Connector::ClaudeCode,
+            event: Some(event),
+            calls: Vec::new(),
+            cut: false,
+            problem: None,
+            policy: None,
+            decision: None,
+            answer: Answer::new(PolicyAction::Allow, None, &HookOutput::default()),
+            latency_ns: 0,
+        })));
+        sample.pass(5);
+    }
+
+    fn session() -> Sample {
+        let mut sample = Sample::start(&["claude"], Sample::lsm());
+        let root = sample.root;
+        sample.exec(root, "/usr/bin/claude", &["claude"]);
+        hook(&mut sample, Phase::PromptSubmit, vec![], Some("fix\u{1b}[31m the test\nplease"));
+        let shell = tool(
+            "toolu_1",
+            "Bash",
+            json!({"command": "npm test > out.log"}),
+            vec![Intent::Exec(vec![Target::known("npm"), Target::known("test")])],
+        );
+        let write = tool(
+            "toolu_2",
+            "Write",
+            json!({"file_path": "/home/dev/app/a.rs"}),
+            vec![Intent::Write(Target::known("/home/dev/app/a.rs"))],
+        );
+        hook(&mut sample, Phase::ToolPre, vec![shell.clone()], None);
+        let bash = sample.fork(root, 4800);
+        sample.exec(bash, "/usr/bin/bash", &["/bin/bash", "-c", "eval 'npm test > out.log' < /dev/null"]);
+        sample.create(bash, "/home/dev/app/out.log");
+        let npm = sample.fork(bash, 4801);
+        sample.exec(npm, "/usr/bin/npm", &["npm", "test"]).read(npm, "/usr/lib/x.so");
+        sample.connect(npm, "104.16.0.35", 443, 0).exit(npm, 1).exit(bash, 1);
+        hook(&mut sample, Phase::ToolPost, vec![shell], None);
+        hook(&mut sample, Phase::ToolPre, vec![write.clone()], None);
+        sample.create(root, "/home/dev/app/a.rs");
+        hook(&mut sample, Phase::ToolPost, vec![write], None);
+        sample.pass(3000).run(root, 4900, &["curl", "-s", "evil"], 5, 0);
+        sample.pass(5000).exit(root, 0);
+        sample
+    }
+
+    /// The rows that the pipeline makes of it.
+    fn recorded(sample: &Sample) -> Vec<AuditRecord> {
+        let (mut state, mut effects) = (State::new(), Vec::new());
+        let mut now = BootTime(0);
+        for row in sample.rows.clone() {
+            let (time, input) = match row {
+                AuditRecord::SessionStart(start) => (start.boot, Input::Started(start)),
+                AuditRecord::Event(event) => (event.time, Input::Event(event)),
+                AuditRecord::Hook(call) => (call.boot, Input::Hook(call)),
+                other => panic!("{other:?}"),
+            };
+            now = time;
+            pipeline::step(&mut state, input, now, &mut effects);
+            pipeline::step(&mut state, Input::Tick, now, &mut effects);
+        }
+        let status = ExitStatus::Code(0);
+        pipeline::step(&mut state, Input::MainExited { session: SESSION, status }, now, &mut effects);
+        pipeline::step(&mut state, Input::Stop, BootTime(now.0 + 1), &mut effects);
+        let stored = |effect| if let Effect::Store(record) = effect { Some(record) } else { None };
+        effects.into_iter().filter_map(stored).collect()
+    }
+
+    fn text(lines: &[Line]) -> String {
+        lines.iter().flat_map(|line| [line.to_string(), "\n".to_owned()]).collect()
+    }
+
+    #[test]
+    fn one_view_from_prompt_to_network() {
+        let rows = recorded(&session());
+        let (mut report, mut calls) = (ReportBuilder::new(), CallsBuilder::new());
+        for (seq, row) in (1..).zip(&rows) {
+            report.push(seq, row);
+            calls.push(seq, row);
+        }
+        let report = report.finish();
+        assert!(
+            report.complete && report.end.as_ref().is_some_and(|end| matches!(end.main, MainExit::Ended(_)))
+        );
+        let calls = calls.finish(&report);
+        let (first, second) = (&calls.prompts[0].calls[0], &calls.prompts[0].calls[1]);
+        for width in [40, 100, 200] {
+            let options = RenderOptions { width, ..RenderOptions::default() };
+            let lines = render_calls(&report, &calls, &options);
+            assert!(lines.iter().all(|line| line.width() <= width));
+        }
+        let options = RenderOptions { width: 100, ..RenderOptions::default() };
+        let shown = text(&render_calls(&report, &calls, &options));
+        for expected in [
+            "prompt: fix\\x1b[31m the test ",
+            &format!("  {} Bash npm test > out.log ", first.tool_call),
+            "      4800 /bin/bash -c 'eval '\\''npm test > out.log'\\'' < /dev/null'",
+            "        4801 npm test ",
+            "      write /home/dev/app/out.log\n",
+            "      … 1 more file\n",
+            "      connect tcp 104.16.0.35:443\n",
+            &format!("  {} Write /home/dev/app/a.rs ", second.tool_call),
+            "      write /home/dev/app/a.rs\n",
+            "  4900 curl -s evil ",
+            "      no tool call explains it\n",
+            "  low correlate.unannounced_exec: the agent started curl -s evil, and no tool call says so\n",
+        ] {
+            assert!(shown.contains(expected), "no {expected:?} in\n{shown}");
+        }
+        assert_eq!(shown.matches(" matched ").count(), 2, "{shown}");
+        assert!(text(&render(&report, &options)).contains("correlate.unannounced_exec"));
+        let json = serde_json::to_value(&calls).unwrap();
+        assert_eq!(json["prompts"][0]["calls"][0]["processes"][1]["depth"], 1);
+    }
+
+    #[test]
+    fn every_row_can_be_explained() {
+        let rows = recorded(&session());
+        let explain = |subject| {
+            let mut builder = ExplanationBuilder::new(subject);
+            (1..).zip(&rows).for_each(|(seq, row)| builder.push(seq, row));
+            builder.finish().map(|found| text(&render_explanation(&found, &RenderOptions::default())))
+        };
+        let of = |pid: u32, wanted: &dyn Fn(&Action) -> bool| {
+            let is = |row: &AuditRecord| matches!(row, AuditRecord::Event(event) if event.process.tgid == pid && wanted(&event.action));
+            let seq = rows.iter().position(is).unwrap() as u64 + 1;
+            explain(Subject::Event(seq)).unwrap()
+        };
+        let connected = of(4801, &|action| matches!(action, Action::NetConnect { .. }));
+        assert!(connected.contains("done for t") && connected.contains("made by 4800"), "{connected}");
+        assert!(connected.contains("its arguments hold the announced text"), "{connected}");
+        let written = of(4711, &|action| matches!(action, Action::FileCreate { .. }));
+        assert!(written.contains("the agent itself touched what the call names"), "{written}");
+        let stray = of(4900, &|action| matches!(action, Action::ProcessExec(_)));
+        assert!(stray.contains("no tool call explains it") && stray.contains("unannounced_exec"), "{stray}");
+        let hooks =
+            rows.iter().filter_map(|row| if let AuditRecord::Hook(hook) = row { Some(hook) } else { None });
+        let call = hooks.flat_map(|hook| hook.calls.clone()).next().unwrap();
+        let explained = explain(Subject::Call(call)).unwrap();
+        assert!(explained.contains("the agent's toolu_1") && explained.contains("matched: "), "{explained}");
+        assert_eq!(explain(Subject::Event(10_000)), None);
+    }
 }
