@@ -179,11 +179,14 @@ impl Session {
 
     /// The tree that a process belongs to. Agents belong to the tree of who started them, if a call did.
     pub(super) fn place(&mut self, key: ProcessKey, tree: &ProcessTree) -> Place {
-        if self.agents.iter().any(|agent| agent.process == key) || self.above.contains(&key) {
+        if self.agents.iter().any(|agent| agent.process == key) {
             return Place::Agent;
         }
         if let Some(root) = self.under.get(&key) {
             return Place::Under(*root);
+        }
+        if self.above.contains(&key) {
+            return Place::Agent;
         }
         // From the process upwards, until somebody is known.
         let mut chain = vec![key];
@@ -281,6 +284,7 @@ impl Session {
             .collect();
         for key in ancestors {
             if !self.agents.iter().any(|agent| agent.process == key) {
+                self.leave_tree(key);
                 self.above.insert(key);
             }
         }

@@ -111,8 +111,6 @@ fn play(plans: &[Plan], kernel: bool) -> Run {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 128, ..ProptestConfig::default() })]
-
     #[test]
     fn every_process_is_given_to_its_call(
         plans in prop::collection::vec(plan(), 8),
