@@ -284,11 +284,14 @@ mod tests {
         let (mut state, mut effects) = (State::new(), Vec::new());
         let mut now = BootTime(0);
         for row in sample.rows.clone() {
-            let (time, input) = match row {
-                AuditRecord::SessionStart(start) => (start.boot, Input::Started(start)),
-                AuditRecord::Event(event) => (event.time, Input::Event(event)),
-                AuditRecord::Hook(call) => (call.boot, Input::Hook(call)),
-                other => panic!("{other:?}"),
+            let (time, input) = if let AuditRecord::Event(event) = row {
+                (event.time, Input::Event(event))
+            } else if let AuditRecord::Hook(call) = row {
+                (call.boot, Input::Hook(call))
+            } else if let AuditRecord::SessionStart(start) = row {
+                (start.boot, Input::Started(start))
+            } else {
+                panic!("{row:?}")
             };
             now = time;
             pipeline::step(&mut state, input, now, &mut effects);
