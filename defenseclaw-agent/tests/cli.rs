@@ -329,3 +329,24 @@ fn what_policy_blocked_stands_first() {
         insta::assert_json_snapshot!("judged_json", report["policy"]);
     });
 }
+
+#[test]
+fn calls_and_findings_are_shown() {
+    let audit = Audit::empty_place();
+    let writer = audit.writer();
+    let rows = [vec![records::start(SESSION)], records::joined(records::CALL, "toolu_\u{1b}[31m1")].concat();
+    writer.append(rows).unwrap();
+    writer.close().unwrap();
+    snapshot!("tree_of_calls", audit.run(&["tree"]));
+    snapshot!("findings", audit.run(&["findings"]));
+    snapshot!("findings_json", audit.run(&["findings", "--session", "last", "--json"]));
+    snapshot!("explained_call", audit.run(&["explain", "t123456"]));
+    snapshot!("explained_event", audit.run(&["explain", "3"]));
+    snapshot!("events_of_calls", audit.run(&["events"]));
+    let json = audit.run(&["tree", "--json"]);
+    assert!(json.contains(r#""correlation":"matched""#), "{json}");
+    for (subject, code) in [("toolu_1", 2), ("t1", 2), ("99", 2), ("1", 2), ("2", 0), ("4", 0), ("5", 2)] {
+        let text = audit.run(&["explain", subject, "--json"]);
+        assert!(text.starts_with(&format!("exit code: Some({code})")), "{subject}: {text}");
+    }
+}

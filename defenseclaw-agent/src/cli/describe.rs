@@ -6,10 +6,10 @@ use nix::{errno::Errno, sys::signal::Signal};
 
 use super::output::{escape, size};
 use crate::model::{
-    Access, Action, AuditRecord, CredChange, Decision, Enforced, Event, Exec, ExitStatus, Handover,
-    HandoverStep, HookCall, KernelPath, Loss, LossReason, MainExit, ModuleOp, MountOp, NamespaceOp,
-    Namespaces, NetEndpoint, Origin, PolicyAction, PolicyLoaded, PolicyRefused, Posture, ProcessKey,
-    PtraceOp, SessionEnd, SessionStart, Text, Transport, UnixName,
+    Access, Action, AuditRecord, Correlated, CredChange, Decision, Enforced, Event, Exec, ExitStatus,
+    Finding, Handover, HandoverStep, HookCall, KernelPath, Loss, LossReason, MainExit, ModuleOp, MountOp,
+    NamespaceOp, Namespaces, NetEndpoint, Origin, PolicyAction, PolicyLoaded, PolicyRefused, Posture,
+    ProcessKey, PtraceOp, Seen, SessionEnd, SessionStart, Text, Transport, UnixName,
 };
 
 /// Any row of the audit.
@@ -22,6 +22,8 @@ pub fn record(record: &AuditRecord) -> String {
         AuditRecord::Posture(change) => posture(&change.posture),
         AuditRecord::Handover(change) => handover(&change.step, unwatched(change)),
         AuditRecord::Hook(call) => hook(call),
+        AuditRecord::Correlated(row) => correlated(row),
+        AuditRecord::Finding(row) => finding(row),
         AuditRecord::Loss(loss) => self::loss(loss),
         AuditRecord::SessionEnd(end) => session_end(end),
     }
@@ -428,6 +430,30 @@ fn loss(loss: &Loss) -> String {
 
 fn process(key: &ProcessKey) -> String {
     if key.tgid == 0 { "an unknown process".to_owned() } else { format!("process {}", key.tgid) }
+}
+
+/// What a call came to, or what was done without one.
+fn correlated(row: &Correlated) -> String {
+    let what = match (&row.tool_call, &row.tool, row.program.is_empty()) {
+        (Some(call), tool, _) => {
+            let tool = tool.as_deref().map(|tool| escape(tool.as_bytes())).unwrap_or_default();
+            format!("{call} {tool}")
+        }
+        (None, _, false) => escape(&row.program.0),
+        (None, _, true) => "-".to_owned(),
+    };
+    let Seen { processes, files, connects, events: _ } = row.seen;
+    let reason = escape(row.reason.as_bytes());
+    format!(
+        "{}: {what} ({reason}; {processes} processes, {files} files, {connects} connections)",
+        row.correlation
+    )
+}
+
+/// A finding, in one line.
+pub fn finding(row: &Finding) -> String {
+    let call = row.tool_call.map(|call| format!(" ({call})")).unwrap_or_default();
+    format!("{} {}: {}{call}", row.severity, escape(row.rule.as_bytes()), escape(row.summary.as_bytes()))
 }
 
 fn access_names(access: Access) -> String {

@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     config::Settings,
-    model::{AuditRecord, BootTime, EventKind, PolicyAction, SessionId},
+    model::{AuditRecord, BootTime, Correlation, EventKind, PolicyAction, SessionId},
     store::{Filter, Stored},
 };
 
@@ -115,6 +115,12 @@ impl Lines {
             AuditRecord::Posture(change) => (Some(change.session), change.boot, 0, "posture"),
             AuditRecord::Handover(change) => (Some(change.session), change.boot, 0, "handover"),
             AuditRecord::Hook(call) => (call.session, call.boot, call.caller.pid, "hook"),
+            AuditRecord::Correlated(row) => {
+                (Some(row.session), row.boot, row.process.map_or(0, |process| process.tgid), "correlated")
+            }
+            AuditRecord::Finding(row) => {
+                (Some(row.session), row.boot, row.process.map_or(0, |process| process.tgid), "finding")
+            }
             AuditRecord::Loss(loss) => (loss.session, loss.last, 0, "loss"),
             AuditRecord::SessionEnd(end) => (Some(end.session), end.boot, 0, "session_end"),
         };
@@ -136,7 +142,14 @@ impl Lines {
             _ => line.push_str(&what),
         }
         match &stored.record {
-            AuditRecord::Loss(_) | AuditRecord::PolicyRefused(_) => line = output::bad(&line),
+            AuditRecord::Loss(_) | AuditRecord::PolicyRefused(_) | AuditRecord::Finding(_) => {
+                line = output::bad(&line);
+            }
+            AuditRecord::Correlated(row) => {
+                if row.correlation == Correlation::Conflict {
+                    line = output::bad(&line);
+                }
+            }
             AuditRecord::SessionStart(_)
             | AuditRecord::PolicyLoaded(_)
             | AuditRecord::Posture(_)

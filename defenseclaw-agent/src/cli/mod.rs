@@ -10,6 +10,8 @@ pub mod describe;
 pub mod doctor;
 mod error;
 pub mod events;
+pub mod explain;
+pub mod findings;
 pub mod hook;
 pub mod output;
 pub mod policy;
@@ -19,6 +21,7 @@ pub mod run;
 pub mod sessions;
 mod source;
 pub mod status;
+pub mod tree;
 
 use std::{ffi::OsString, path::PathBuf, process::ExitCode};
 
@@ -55,10 +58,14 @@ enum Command {
     Release(adopt::ReleaseArgs),
     /// Report what a recorded session did
     Report(report::Args),
-    /// Print the process tree of a recorded session
-    Tree(report::TreeArgs),
     /// Say how the daemon is: what it watches, what it answers, what is missing
     Status(status::Args),
+    /// Print what a session announced and did: prompts, tool calls, processes, files and network
+    Tree(tree::Args),
+    /// Say why an event was given to a tool call, or to none, and what a tool call rests on
+    Explain(explain::Args),
+    /// List what is worth a look: what agents did without saying so, and other than they said
+    Findings(findings::Args),
     /// List the recorded sessions, oldest first
     Sessions(sessions::Args),
     /// Print recorded events
@@ -90,7 +97,9 @@ impl Command {
             Self::Adopt(args) => adopt::adopt(&args, out),
             Self::Release(args) => adopt::release(&args),
             Self::Report(args) => report::run(&args, settings, out),
-            Self::Tree(args) => report::tree(&args, settings, out),
+            Self::Tree(args) => tree::run(&args, settings, out),
+            Self::Explain(args) => explain::run(&args, settings, out),
+            Self::Findings(args) => findings::run(&args, settings, out),
             Self::Doctor(args) => doctor::run(&args, settings, out),
             Self::Status(args) => status::run(&args, out),
             Self::Sessions(args) => sessions::run(&args, settings, out),

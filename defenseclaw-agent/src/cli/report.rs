@@ -1,4 +1,4 @@
-//! `defenseclaw report` and `defenseclaw tree`: what a recorded session did.
+//! `defenseclaw report`: what a recorded session did.
 
 use std::{ops::ControlFlow, path::Path, process::ExitCode};
 
@@ -45,29 +45,11 @@ pub struct Args {
     full: bool,
 }
 
-/// Arguments of `tree`.
-#[derive(Debug, clap::Args)]
-pub struct TreeArgs {
-    /// Session id, a beginning of it that is unique, or `last`
-    #[arg(default_value = "last")]
-    session: String,
-    /// Fold nothing
-    #[arg(long)]
-    full: bool,
-}
-
 /// Runs `report`.
 pub fn run(args: &Args, settings: &Settings, out: &mut Out) -> anyhow::Result<ExitCode> {
     let report = stored(&settings.database, &args.session)?;
     let form = if args.json { Form::Json } else { Form::Text };
     write(&report, form, args.full, out)?;
-    Ok(ExitCode::SUCCESS)
-}
-
-/// Runs `tree`.
-pub fn tree(args: &TreeArgs, settings: &Settings, out: &mut Out) -> anyhow::Result<ExitCode> {
-    let report = stored(&settings.database, &args.session)?;
-    lines(&render::render_tree(&report, &options(args.full, out)), out)?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -128,10 +110,10 @@ pub(super) fn write(report: &Report, form: Form, full: bool, out: &mut Out) -> s
     }
 }
 
-fn options(full: bool, out: &Out) -> RenderOptions {
+pub(super) fn options(full: bool, out: &Out) -> RenderOptions {
     RenderOptions { width: out.width().unwrap_or(WIDTH), full, timezone: TimeZone::system() }
 }
 
-fn lines(lines: &[Line], out: &mut Out) -> std::io::Result<()> {
+pub(super) fn lines(lines: &[Line], out: &mut Out) -> std::io::Result<()> {
     lines.iter().try_for_each(|line| out.line(&output::styled(line)))
 }

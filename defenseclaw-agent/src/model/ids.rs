@@ -78,7 +78,29 @@ impl<'de> Deserialize<'de> for SessionId {
     }
 }
 
-/// One announced action of an agent, as the label of a task carries it.
+/// One announced action of an agent, as the label of a task carries it. Shown as `t` and hexadecimal digits. Below 2^53,
+/// so that every reader of JSON keeps it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct ToolCallId(pub u64);
+
+impl fmt::Display for ToolCallId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(&format!("t{:x}", self.0))
+    }
+}
+
+/// The text is not a `t` with hexadecimal digits.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("`{0}` is not a tool call (`t` and hexadecimal digits)")]
+pub struct ParseToolCallIdError(pub String);
+
+impl FromStr for ToolCallId {
+    type Err = ParseToolCallIdError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let digits = text.strip_prefix('t').filter(|rest| rest.bytes().all(|b| b.is_ascii_hexdigit()));
+        let value = digits.and_then(|digits| u64::from_str_radix(digits, 16).ok());
+        value.map(Self).ok_or_else(|| ParseToolCallIdError(text.to_owned()))
+    }
+}

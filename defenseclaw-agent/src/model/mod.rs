@@ -3,6 +3,7 @@
 mod action;
 mod asker;
 mod capability;
+mod correlation;
 mod event;
 mod hook;
 mod hook_call;
@@ -23,13 +24,16 @@ pub use capability::{
     Capability, CapabilityState, Held, Level, Posture, Protection, ProtectionRow, ProtectionState, RuleHold,
     Unproven, best_holds,
 };
+pub use correlation::{Attributed, Correlated, Correlation, Evidence, EvidenceRef, Finding, Seen};
 pub use event::{Event, KernelVerdict, Vantage};
 pub use hook::{
     Ask, Attendance, Connector, Control, EXIT_HEADER, FailMode, Found, Hold, HookEvent, HookOutput,
     PAYLOAD_MAX, Phase, Reply, STDOUT_HEADER,
 };
 pub use hook_call::{Answer, Caller, HookCall, JudgedBy};
-pub use ids::{BootTime, ParseSessionIdError, ProcessKey, SessionId, ToolCallId, WallTime};
+pub use ids::{
+    BootTime, ParseSessionIdError, ParseToolCallIdError, ProcessKey, SessionId, ToolCallId, WallTime,
+};
 pub use loss::{Loss, LossReason};
 pub use missed::{Missed, REPORT_MAX};
 pub use policy::{

@@ -3,8 +3,8 @@
 use serde::{Deserialize, Serialize};
 
 use super::{
-    BootTime, Connector, Event, ExitStatus, HookCall, Loss, Mode, Posture, ProcessKey, Protection, SessionId,
-    Severity, Text, WallTime,
+    BootTime, Connector, Correlated, Event, ExitStatus, Finding, HookCall, Loss, Mode, Posture, ProcessKey,
+    Protection, SessionId, Severity, Text, WallTime,
 };
 
 /// One row of the audit.
@@ -25,6 +25,10 @@ pub enum AuditRecord {
     Handover(Handover),
     /// A hook of an agent was answered.
     Hook(Box<HookCall>),
+    /// What an agent said and what was done were compared.
+    Correlated(Box<Correlated>),
+    /// Something is worth a person's time.
+    Finding(Box<Finding>),
     /// Something is missing.
     Loss(Loss),
     /// A session ended.

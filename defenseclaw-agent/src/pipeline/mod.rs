@@ -15,6 +15,7 @@ use policies::Policies;
 use session::Session;
 
 use crate::{
+    correlate::{Correlator, Said},
     model::{
         Action, AuditRecord, BootTime, Event, ExitStatus, Handover, HandoverStep, HookCall, KernelPath, Loss,
         PolicyLoaded, PolicyRefused, PostureChange, ProcessKey, SessionId, SessionStart, ToolCallId,
@@ -94,6 +95,9 @@ pub struct State {
     tree: ProcessTree,
     sessions: BTreeMap<SessionId, Session>,
     policies: Policies,
+    correlator: Correlator,
+    /// Empty between two steps.
+    said: Vec<Said>,
     forget_at: usize,
 }
 
@@ -103,6 +107,8 @@ impl Default for State {
             tree: ProcessTree::new(),
             sessions: BTreeMap::new(),
             policies: Policies::default(),
+            correlator: Correlator::new(),
+            said: Vec::new(),
             forget_at: ENDED_MAX,
         }
     }
@@ -142,6 +148,7 @@ pub fn step(state: &mut State, input: Input, now: BootTime, effects: &mut Vec<Ef
             // The root lives before its first event, so that a session is not over before it began.
             state.tree.learn(&root_facts(&start));
             state.sessions.insert(start.session, Session::new(&start));
+            state.correlator.begin(&start);
             effects.push(Effect::Store(AuditRecord::SessionStart(start)));
         }
         Input::Resumed { start, events, policies, judge } => {
@@ -149,6 +156,7 @@ pub fn step(state: &mut State, input: Input, now: BootTime, effects: &mut Vec<Ef
             let mut session = Session::new(&start);
             session.n_events = events;
             state.sessions.insert(start.session, session);
+            state.correlator.begin(&start);
             let newest = policies.len();
             for (number, policy) in (1..).zip(policies) {
                 // Only of the one in force it is known what judges by it.
@@ -163,7 +171,10 @@ pub fn step(state: &mut State, input: Input, now: BootTime, effects: &mut Vec<Ef
         Input::Handover(change) => {
             match (&change.step, state.sessions.get_mut(&change.session)) {
                 (HandoverStep::Adopted { .. }, Some(session)) => session.main_is_not_ours(),
-                (HandoverStep::Left, _) => drop(state.sessions.remove(&change.session)),
+                (HandoverStep::Left, _) => {
+                    state.sessions.remove(&change.session);
+                    state.correlator.forget(change.session);
+                }
                 (HandoverStep::Adopted { .. } | HandoverStep::Released, _) => {}
             }
             effects.push(Effect::Store(AuditRecord::Handover(change)));
@@ -177,8 +188,10 @@ pub fn step(state: &mut State, input: Input, now: BootTime, effects: &mut Vec<Ef
             if let Some(session) = state.sessions.get_mut(&session) {
                 session.n_events += 1;
             }
+            state.correlator.event(&mut event, &state.tree, &mut state.said);
             effects.push(Effect::Store(AuditRecord::Event(event)));
             effects.extend(kill.map(Effect::Kill));
+            carry(&mut state.said, effects);
             forget_if_full(state, now);
             check_tree(state, session, effects);
         }
@@ -188,7 +201,11 @@ pub fn step(state: &mut State, input: Input, now: BootTime, effects: &mut Vec<Ef
         }
         Input::PolicyRefused(policy) => effects.push(Effect::Store(AuditRecord::PolicyRefused(policy))),
         Input::Posture(change) => effects.push(Effect::Store(AuditRecord::Posture(change))),
-        Input::Hook(call) => effects.push(Effect::Store(AuditRecord::Hook(call))),
+        Input::Hook(mut call) => {
+            state.correlator.hook(&mut call, &state.tree, &mut state.said);
+            effects.push(Effect::Store(AuditRecord::Hook(call)));
+            carry(&mut state.said, effects);
+        }
         Input::Loss(loss) => effects.push(Effect::Store(AuditRecord::Loss(loss))),
         Input::MainExited { session, status } => {
             // The tree is not told: its own record comes after those of the children it made, so that none of them
@@ -217,19 +234,19 @@ pub fn step(state: &mut State, input: Input, now: BootTime, effects: &mut Vec<Ef
             }
         }
         Input::Ended { session } => {
-            state.policies.forget(session);
             if let Some(known) = state.sessions.remove(&session) {
-                end(&state.tree, session, known, now, effects);
+                end(state, session, known, now, effects);
             }
         }
         Input::Stop => {
             for (id, session) in std::mem::take(&mut state.sessions) {
-                state.policies.forget(id);
-                end(&state.tree, id, session, now, effects);
+                end(state, id, session, now, effects);
             }
         }
         Input::Tick => {
             state.tree.expire(now, KEEP_ENDED);
+            state.correlator.tick(&state.tree, now, &mut state.said);
+            carry(&mut state.said, effects);
             // Of a session that was resumed, everything may have ended before.
             let sessions: Vec<_> = state.sessions.keys().copied().collect();
             for id in sessions {
@@ -237,6 +254,15 @@ pub fn step(state: &mut State, input: Input, now: BootTime, effects: &mut Vec<Ef
             }
         }
     }
+}
+
+/// What joining has led to, behind the row that led to it.
+fn carry(said: &mut Vec<Said>, effects: &mut Vec<Effect>) {
+    effects.extend(said.drain(..).map(|said| match said {
+        Said::Label { process, call } => Effect::Label { process, call },
+        Said::Correlated(row) => Effect::Store(AuditRecord::Correlated(row)),
+        Said::Finding(row) => Effect::Store(AuditRecord::Finding(row)),
+    }));
 }
 
 /// Nobody waits for the main process of an adopted session: its record says how it ended.
@@ -260,8 +286,12 @@ fn root_facts(start: &SessionStart) -> ProcessFacts {
     }
 }
 
-fn end(tree: &ProcessTree, id: SessionId, session: Session, now: BootTime, effects: &mut Vec<Effect>) {
-    let left_running = tree.n_live_in(id);
+/// The last rows of a session.
+fn end(state: &mut State, id: SessionId, session: Session, now: BootTime, effects: &mut Vec<Effect>) {
+    state.policies.forget(id);
+    state.correlator.end(id, &state.tree, now, &mut state.said);
+    carry(&mut state.said, effects);
+    let left_running = state.tree.n_live_in(id);
     effects.push(Effect::Store(AuditRecord::SessionEnd(session.end(id, left_running, now))));
 }
 

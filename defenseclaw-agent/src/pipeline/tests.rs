@@ -2,8 +2,9 @@
 
 use super::*;
 use crate::model::{
-    Connector, KernelPath, Level, LossReason, MainExit, Namespaces, Origin, Protection, SessionEnd, Text,
-    Vantage, WallTime,
+    Answer, Caller, Connector, Exec, FileRef, HookEvent, HookOutput, Intent, KernelPath, Level, LossReason,
+    MainExit, Namespaces, Origin, Phase, PolicyAction, Protection, SessionEnd, Text, ToolCall, Vantage,
+    WallTime,
 };
 
 const SESSION: SessionId = SessionId(7);
@@ -187,6 +188,86 @@ fn a_flood_of_processes_is_forgotten_without_a_tick() {
     }
     assert!(state.tree().len() <= ENDED_MAX, "{}", state.tree().len());
     assert_eq!((state.tree().n_live(), state.n_events(SESSION)), (1, Some(120_000)));
+}
+
+fn hook(phase: Phase, pid: u32, time: u64) -> Input {
+    let mut event = HookEvent::new(Connector::Codex, phase, phase.as_str());
+    event.tools = vec![ToolCall {
+        id: Some("call_1".to_owned()),
+        tool: "Bash".to_owned(),
+        input: serde_json::json!({"command": "make test"}),
+        intents: vec![Intent::Unparsed(String::new())],
+        output: None,
+        failed: false,
+        background: false,
+        process_group: None,
+        mcp: None,
+    }];
+    Input::Hook(Box::new(HookCall {
+        session: Some(SESSION),
+        wall: WallTime(0),
+        boot: BootTime(time),
+        caller: Caller { pid, ..Caller::default() },
+        connector: Connector::Codex,
+        event: Some(event),
+        calls: Vec::new(),
+        cut: false,
+        problem: None,
+        policy: None,
+        decision: None,
+        answer: Answer::new(PolicyAction::Allow, None, &HookOutput::default()),
+        latency_ns: 0,
+    }))
+}
+
+#[test]
+fn a_hook_is_stored_with_its_label_before_what_follows_from_it() {
+    let mut state = State::new();
+    let mut effects = Vec::new();
+    let exec = |text: &str| {
+        let exec = Exec {
+            exe: FileRef { path: "/usr/bin/bash".into(), ..FileRef::default() },
+            filename: "bash".into(),
+            interpreter: None,
+            cwd: "/p".into(),
+            argv: vec!["bash".into(), "-c".into(), text.into()],
+            argv_truncated: false,
+            session_env: Vec::new(),
+            euid: 0,
+            gid: 0,
+            egid: 0,
+            parent: ROOT,
+        };
+        Input::Event(event(CHILD, 250, Action::ProcessExec(Box::new(exec))))
+    };
+    for input in [Input::Started(start()), hook(Phase::ToolPre, ROOT.tgid, 150), fork(), exec("make test")] {
+        step(&mut state, input, BootTime(300), &mut effects);
+    }
+    let [_, Effect::Store(AuditRecord::Hook(stored)), Effect::Label { process, call }, rest @ ..] =
+        effects.as_slice()
+    else {
+        panic!("{effects:?}")
+    };
+    let [label] = stored.calls.as_slice() else { panic!("{stored:?}") };
+    assert_eq!((*process, *call), (ROOT, Some(*label)));
+    let [Effect::Store(_), Effect::Store(AuditRecord::Event(started)), Effect::Label { process, call }] =
+        rest
+    else {
+        panic!("{rest:?}")
+    };
+    // The kernel had not labelled it, so it is told.
+    assert_eq!((started.tool_call, *process, *call), (Some(*label), CHILD, Some(*label)));
+    effects.clear();
+    for input in [hook(Phase::ToolPost, ROOT.tgid, 260), exit(CHILD), Input::Tick, exit(ROOT), main_exited()]
+    {
+        step(&mut state, input, BootTime(400), &mut effects);
+    }
+    step(&mut state, Input::Tick, BootTime(5_000_000_000), &mut effects);
+    let concluded = |effect: &&Effect| matches!(effect, Effect::Store(AuditRecord::Correlated(_)));
+    assert_eq!(effects.iter().filter(concluded).count(), 1);
+    step(&mut state, Input::Stop, BootTime(5_000_000_000), &mut effects);
+    // The end is the last row.
+    assert!(matches!(effects.last(), Some(Effect::Store(AuditRecord::SessionEnd(_)))), "{effects:?}");
 }
 
 fn handover(step: HandoverStep) -> Input {

@@ -4,7 +4,9 @@
 //! `cli::report`, JSON by serde. Each event is counted in exactly one of the four sections. Lists have generous
 //! bounds against hostile sessions; what is beyond them is counted as `unlisted`.
 
+mod calls;
 mod classes;
+mod explain;
 mod files;
 mod judged;
 mod losses;
@@ -19,7 +21,9 @@ mod tests;
 
 use serde::Serialize;
 
+pub use calls::{CallNode, CallProcess, Calls, CallsBuilder, Prompt, TouchedFile, Unexplained};
 pub use classes::PathClass;
+pub use explain::{CallFacts, ChainLink, Explanation, ExplanationBuilder, Subject};
 pub use files::{FileEntry, FileGroup, FileOperation, Files, NoiseFolder};
 pub use judged::{Judged, JudgedGroup, JudgedOperation, PolicyInForce, PostureAt, RefusedPolicy};
 pub use losses::Losses;
@@ -29,8 +33,11 @@ pub use privileged::{Privileged, PrivilegedOperation};
 pub use processes::{ExecNode, ProcessCounts, ProcessNode, Processes};
 
 use crate::model::{
-    AuditRecord, BootTime, Event, EventKind, HandoverStep, Level, Loss, SessionEnd, SessionStart,
+    AuditRecord, BootTime, Event, EventKind, Finding, HandoverStep, Level, Loss, SessionEnd, SessionStart,
 };
+
+/// Findings that are listed; sessions have fewer.
+const FINDINGS_MAX: usize = 1000;
 
 /// What happened in a session. Times named `…_ns` count from its start.
 #[derive(Clone, Debug, Serialize)]
@@ -54,6 +61,9 @@ pub struct Report {
     pub handovers: Vec<HandoverAt>,
     /// What policy had to say about some of them.
     pub policy: Judged,
+    /// What was found by comparing what agents said with what was done.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub findings: Vec<Finding>,
     /// The process tree.
     pub processes: Processes,
     /// Files and directories.
@@ -87,6 +97,7 @@ pub struct ReportBuilder {
     clock: Clock,
     events: u64,
     handovers: Vec<HandoverAt>,
+    findings: Vec<Finding>,
     judged: judged::Builder,
     processes: processes::Builder,
     files: files::Builder,
@@ -149,7 +160,12 @@ impl ReportBuilder {
                 self.handovers.push(HandoverAt { at_ns, unwatched_ns, step: change.step.clone() });
             }
             // What was announced is in the audit; the report is about what was done.
-            AuditRecord::Hook(_) => {}
+            AuditRecord::Hook(_) | AuditRecord::Correlated(_) => {}
+            AuditRecord::Finding(finding) => {
+                if self.findings.len() < FINDINGS_MAX {
+                    self.findings.push((**finding).clone());
+                }
+            }
             AuditRecord::Loss(loss) => self.losses.push(loss),
             AuditRecord::SessionEnd(end) => {
                 self.clock.since_start(end.boot);
@@ -193,6 +209,7 @@ impl ReportBuilder {
             rows: self.rows,
             events: self.events,
             handovers: self.handovers,
+            findings: self.findings,
             policy: self.judged.finish(&places),
             processes: self.processes.finish(start, self.end.as_ref().map(|end| end.main)),
             files: self.files.finish(&places),

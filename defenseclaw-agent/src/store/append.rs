@@ -113,6 +113,8 @@ fn own(connection: &Connection, writer: i64, record: &AuditRecord) -> rusqlite::
         }
         AuditRecord::Event(_)
         | AuditRecord::Hook(_)
+        | AuditRecord::Correlated(_)
+        | AuditRecord::Finding(_)
         | AuditRecord::PolicyLoaded(_)
         | AuditRecord::PolicyRefused(_)
         | AuditRecord::Posture(_)

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use crate::model::{AuditRecord, BootTime, Loss, LossReason, SessionId};
 
-/// Counts of lost events and hooks, and the few rows that are kept whole: starts and ends of sessions, and other losses.
+/// Counts of lost events, hooks and what they were joined to, and the few rows that are kept whole: starts and ends of sessions, and other losses.
 #[derive(Default)]
 pub(super) struct Backlog {
     starts: Vec<AuditRecord>,
@@ -18,7 +18,7 @@ impl Backlog {
         self.starts.is_empty() && self.losses.is_empty() && self.ends.is_empty()
     }
 
-    /// Events and hooks counted here instead of stored.
+    /// Events, hooks and what they were joined to, counted here instead of stored.
     pub(super) fn events(&self) -> u64 {
         self.events
     }
@@ -40,6 +40,14 @@ impl Backlog {
                 AuditRecord::Hook(call) => {
                     self.events += 1;
                     self.count(lost("hook", call.boot, call.session));
+                }
+                AuditRecord::Correlated(row) => {
+                    self.events += 1;
+                    self.count(lost("correlated", row.boot, Some(row.session)));
+                }
+                AuditRecord::Finding(row) => {
+                    self.events += 1;
+                    self.count(lost("finding", row.boot, Some(row.session)));
                 }
                 AuditRecord::Loss(loss) => self.count(loss),
                 AuditRecord::SessionStart(_)

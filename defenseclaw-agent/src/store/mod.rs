@@ -21,7 +21,7 @@ mod writer;
 pub use chain::Head;
 pub use error::StoreError;
 pub use past::Past;
-pub use reader::{Filter, Reader, Stored};
+pub use reader::{CallName, Filter, Reader, Stored};
 pub use sessions::{SessionState, SessionSummary};
 pub use verify::{Break, VerifyReport, verify};
 pub use writer::{Writer, WriterOptions, WriterStats};

@@ -54,7 +54,9 @@ impl Reader {
                 | AuditRecord::PolicyRefused(_)
                 | AuditRecord::Posture(_)
                 | AuditRecord::Handover(_)
-                | AuditRecord::Hook(_) => {}
+                | AuditRecord::Hook(_)
+                | AuditRecord::Correlated(_)
+                | AuditRecord::Finding(_) => {}
             }
         }
         Ok(Some(past))

@@ -9,7 +9,7 @@ use globset::{GlobBuilder, GlobMatcher};
 use rusqlite::{Connection, params_from_iter, types::ValueRef};
 
 use super::{StoreError, database, row};
-use crate::model::{AuditRecord, EventKind, PolicyAction, SessionId};
+use crate::model::{AuditRecord, EventKind, PolicyAction, SessionId, ToolCallId};
 
 /// Records held in memory at once.
 const CHUNK: u64 = 1024;
@@ -22,8 +22,10 @@ pub struct Filter {
     /// Of one of these kinds; a loss has the kind of what was lost.
     pub kinds: Vec<EventKind>,
     /// Of one of these types, wire names: `session_start`, `event`, `policy_loaded`, `policy_refused`, `posture`,
-    /// `handover`, `hook`, `loss`, `session_end`.
+    /// `handover`, `hook`, `correlated`, `finding`, `loss`, `session_end`.
     pub records: Vec<&'static str>,
+    /// About this call: its hooks, its events, and what was concluded of it.
+    pub tool_call: Option<ToolCallId>,
     /// Only events and hooks that policy blocked.
     pub blocked: bool,
     /// Only events that went through although policy has something to say of them; with `blocked`, both.
@@ -58,6 +60,18 @@ impl Filter {
         }
     }
 
+    fn has_call(&self, record: &AuditRecord) -> bool {
+        let Some(call) = self.tool_call else { return true };
+        #[expect(clippy::wildcard_enum_match_arm, reason = "the only rows about calls")]
+        match record {
+            AuditRecord::Event(event) => event.tool_call == Some(call),
+            AuditRecord::Hook(hook) => hook.calls.contains(&call),
+            AuditRecord::Correlated(row) => row.tool_call == Some(call),
+            AuditRecord::Finding(finding) => finding.tool_call == Some(call),
+            _ => false,
+        }
+    }
+
     fn query(&self, after: u64, end: u64) -> (String, Vec<rusqlite::types::Value>) {
         use std::fmt::Write;
         let mut sql = "SELECT seq, path, path2, body FROM log WHERE seq > ? AND seq <= ?".to_owned();
@@ -87,6 +101,12 @@ impl Filter {
         if !wanted.is_empty() {
             write!(sql, " AND record IN ('event', 'hook') AND ({})", wanted.join(" OR ")).ok();
         }
+        if let Some(ToolCallId(call)) = self.tool_call {
+            // A sieve as well: the number may stand for something else.
+            let number = call.to_string();
+            sql.push_str(" AND record IN ('event', 'hook', 'correlated', 'finding') AND instr(body, ?) > 0");
+            values.push(number.into());
+        }
         sql.push_str(" ORDER BY seq");
         (sql, values)
     }
@@ -107,6 +127,15 @@ impl Stored {
     pub fn session(&self) -> Option<SessionId> {
         row::session_of(&self.record)
     }
+}
+
+/// How a person names a call.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum CallName {
+    /// By its label.
+    Label(ToolCallId),
+    /// By the agent's own id.
+    Own(String),
 }
 
 /// An open audit.
@@ -151,6 +180,42 @@ impl Reader {
         Ok(after)
     }
 
+    /// The row with this number, if there is one.
+    pub fn record(&self, seq: u64) -> Result<Option<Stored>, StoreError> {
+        let Some(before) = seq.checked_sub(1) else { return Ok(None) };
+        let (found, _) = self.chunk(&Filter::default(), before, seq, 1)?;
+        Ok(found.into_iter().next())
+    }
+
+    /// The row that announced a call, the last one if the number was given again after a boot. With a text instead of a
+    /// label: the agent's own id of the call.
+    pub fn announced(&self, call: &CallName) -> Result<Option<(Stored, ToolCallId)>, StoreError> {
+        let filter = match call {
+            CallName::Label(label) => {
+                Filter { tool_call: Some(*label), records: vec!["hook"], ..Filter::default() }
+            }
+            CallName::Own(_) => Filter { records: vec!["hook"], ..Filter::default() },
+        };
+        let mut last = None;
+        self.records::<StoreError>(&filter, 0, None, |stored| {
+            if let AuditRecord::Hook(hook) = &stored.record {
+                let tools = hook.event.iter().flat_map(|event| &event.tools);
+                let found = match call {
+                    CallName::Label(label) => Some(*label).filter(|label| hook.calls.contains(label)),
+                    CallName::Own(own) => tools
+                        .zip(&hook.calls)
+                        .find(|(tool, _)| tool.id.as_ref() == Some(own))
+                        .map(|(_, label)| *label),
+                };
+                if let Some(label) = found {
+                    last = Some((stored, label));
+                }
+            }
+            Ok(ControlFlow::Continue(()))
+        })?;
+        Ok(last)
+    }
+
     /// Up to `limit` matching records with numbers from `after` (left out) to `end`, and how far it has looked.
     fn chunk(
         &self,
@@ -174,7 +239,7 @@ impl Reader {
             let seq = row.get::<_, i64>(0).map_err(failed)?.cast_unsigned();
             let body = row.get_ref(3).and_then(|value| Ok(value.as_str()?)).map_err(failed)?;
             let record = row::decode(&self.path, seq, body)?;
-            if !filter.has_action(&record) {
+            if !filter.has_action(&record) || !filter.has_call(&record) {
                 continue;
             }
             found.push(Stored { seq, record });

@@ -22,6 +22,8 @@ pub(super) fn session_of(record: &AuditRecord) -> Option<SessionId> {
         AuditRecord::Posture(change) => Some(change.session),
         AuditRecord::Handover(change) => Some(change.session),
         AuditRecord::Hook(call) => call.session,
+        AuditRecord::Correlated(row) => Some(row.session),
+        AuditRecord::Finding(row) => Some(row.session),
         AuditRecord::Loss(loss) => loss.session,
         AuditRecord::SessionEnd(end) => Some(end.session),
     }
@@ -42,6 +44,8 @@ pub(super) fn columns<'a>(record: &'a AuditRecord, body: &'a [u8]) -> [ValueRef<
         AuditRecord::Posture(change) => (change.boot, "posture"),
         AuditRecord::Handover(change) => (change.boot, "handover"),
         AuditRecord::Hook(call) => (call.boot, "hook"),
+        AuditRecord::Correlated(row) => (row.boot, "correlated"),
+        AuditRecord::Finding(row) => (row.boot, "finding"),
         AuditRecord::Loss(loss) => (loss.first, "loss"),
         AuditRecord::SessionEnd(end) => (end.boot, "session_end"),
     };
@@ -54,6 +58,12 @@ pub(super) fn columns<'a>(record: &'a AuditRecord, body: &'a [u8]) -> [ValueRef<
         AuditRecord::Hook(call) => {
             let phase = call.event.as_ref().map(|event| event.phase.as_str());
             (phase, Some(call.caller.pid), None, None)
+        }
+        AuditRecord::Correlated(row) => {
+            (Some(row.correlation.as_str()), row.process.map(|process| process.tgid), None, None)
+        }
+        AuditRecord::Finding(row) => {
+            (Some(row.rule.as_str()), row.process.map(|process| process.tgid), None, None)
         }
         AuditRecord::Loss(loss) => (Some(loss.kind.as_str()), None, None, None),
         AuditRecord::PolicyLoaded(_)

@@ -58,6 +58,9 @@ pub(super) const STEPS: &[&str] = &["
 ", "
     -- Rows may be of the type hook, with the phase as their kind and the pid of who asked.
     UPDATE meta SET value = value WHERE false;
+", "
+    -- Rows may be of the types correlated and finding, with the answer or the rule as their kind.
+    UPDATE meta SET value = value WHERE false;
 "];
 
 /// What a file is, before anything is done to it.

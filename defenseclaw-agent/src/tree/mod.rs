@@ -109,6 +109,12 @@ impl ProcessTree {
         self.processes.range(first..=last).next_back().is_some_and(|(_, process)| process.is_live())
     }
 
+    /// Processes that had or have this pid, oldest first.
+    pub fn with_pid(&self, tgid: u32) -> impl DoubleEndedIterator<Item = ProcessKey> {
+        let (first, last) = (ProcessKey { tgid, start_ns: 0 }, ProcessKey { tgid, start_ns: u64::MAX });
+        self.processes.range(first..=last).map(|(key, _)| *key)
+    }
+
     /// Program that a process ran at a moment: its own, or until it has started one that of who made it. None where that
     /// is not known.
     pub fn executable_at(&self, key: ProcessKey, time: BootTime) -> Option<&[u8]> {

@@ -1,5 +1,7 @@
 //! Records for the suites of this package: one of every kind, and as many plain ones as a test wants.
 
+mod joined;
+
 use defenseclaw::{
     model::{
         Access, Action, AuditRecord, BootTime, Capability, CapabilityState, CredChange, Decision, Enforced,
@@ -10,6 +12,7 @@ use defenseclaw::{
     },
     store::WriterOptions,
 };
+pub(crate) use joined::{CALL, joined};
 
 pub(crate) const SESSION: SessionId = SessionId(0x19ab_cdef_0120_0001);
 pub(crate) const OTHER: SessionId = SessionId(0x19ab_cdef_0130_0002);

@@ -3,13 +3,13 @@
 use std::ops::ControlFlow;
 
 use defenseclaw::{
-    model::{Action, AuditRecord, EventKind, SessionId},
-    store::{Filter, Reader, SessionState, StoreError, Stored, Writer},
+    model::{Action, AuditRecord, EventKind, SessionId, ToolCallId},
+    store::{CallName, Filter, Reader, SessionState, StoreError, Stored, Writer},
 };
 use proptest::prelude::*;
 
 use super::{Place, read};
-use crate::records::{self, OTHER, SESSION};
+use crate::records::{self, CALL, OTHER, SESSION, joined};
 
 #[test]
 fn every_kind_of_record_comes_back_as_it_was() {
@@ -31,6 +31,28 @@ fn every_kind_of_record_comes_back_as_it_was() {
         let line = serde_json::to_string(stored).unwrap();
         assert_eq!(&serde_json::from_str::<Stored>(&line).unwrap(), stored);
     }
+}
+
+#[test]
+fn calls_are_found_by_label_and_by_the_agents_own_id() {
+    let place = Place::new();
+    let writer = Writer::open(&place.db(), &records::options()).unwrap();
+    let (own, other) = (joined(CALL, "toolu_1"), joined(ToolCallId(CALL.0 + 1), "toolu_2"));
+    writer.append([vec![records::start(SESSION)], other, own.clone()].concat()).unwrap();
+    writer.close().unwrap();
+    let found = read(&place.db(), &Filter { tool_call: Some(CALL), ..Filter::default() });
+    assert_eq!(found.iter().map(|stored| stored.record.clone()).collect::<Vec<_>>(), own);
+    let findings = read(&place.db(), &Filter { records: vec!["finding"], ..Filter::default() });
+    assert_eq!(findings.len(), 2);
+
+    let reader = Reader::open(&place.db()).unwrap();
+    let by_label = reader.announced(&CallName::Label(CALL)).unwrap().unwrap();
+    let by_own = reader.announced(&CallName::Own("toolu_1".to_owned())).unwrap().unwrap();
+    assert_eq!((by_label.0.seq, by_label.1, &by_label), (6, CALL, &by_own));
+    assert_eq!(reader.announced(&CallName::Own("toolu_3".to_owned())).unwrap(), None);
+    assert_eq!(reader.record(7).unwrap().map(|stored| stored.record), Some(own[1].clone()));
+    assert_eq!((reader.record(0).unwrap(), reader.record(10).unwrap()), (None, None));
+    assert_eq!(defenseclaw::store::verify(&place.db(), None).unwrap().first_break, None);
 }
 
 #[test]

@@ -47,7 +47,9 @@ impl Audit {
                 | AuditRecord::PolicyRefused(_)
                 | AuditRecord::Posture(_)
                 | AuditRecord::Handover(_)
-                | AuditRecord::Hook(_) => {}
+                | AuditRecord::Hook(_)
+                | AuditRecord::Correlated(_)
+                | AuditRecord::Finding(_) => {}
                 AuditRecord::Event(event) => {
                     if let Action::ProcessFork { child, .. } = &event.action {
                         parents.insert(*child, event.process);

@@ -4,7 +4,9 @@
 //! Lines have spans with roles and no colour. No line is wider than asked, and no byte of a process reaches the
 //! terminal unescaped.
 
+mod calls;
 mod command;
+mod explain;
 mod files;
 mod fold;
 mod judged;
@@ -28,8 +30,8 @@ use self::{
 };
 use crate::{
     cli::{describe, output::escape},
-    model::{CapabilityState, EventKind, ExitStatus, Level, LossReason, MainExit},
-    report::{PathClass, Report},
+    model::{CapabilityState, EventKind, ExitStatus, Finding, Level, LossReason, MainExit},
+    report::{Calls, Explanation, PathClass, Report},
 };
 
 /// Narrowest width that is honoured.
@@ -69,6 +71,10 @@ pub fn render(report: &Report, options: &RenderOptions) -> Vec<Line> {
     let judged_lines = judged::lines(&report.policy, level, &commands, options);
     section(&mut lines, options, "Policy", &judged::summary(&report.policy), judged_lines);
 
+    let found = words::count(len(&report.findings), "finding");
+    let findings = report.findings.iter().flat_map(|finding| calls::finding(finding, 2, options));
+    section(&mut lines, options, "Findings", &found, findings.collect());
+
     let processes = tree::summary(report);
     section(&mut lines, options, "Processes", &processes, tree::lines(report, &commands, options));
 
@@ -97,6 +103,27 @@ pub fn render(report: &Report, options: &RenderOptions) -> Vec<Line> {
     section(&mut lines, options, "Losses", "", losses(report, options));
     section(&mut lines, options, "Coverage", "", coverage(report, options));
     lines.into_iter().map(|line| line.fit(options.width)).collect()
+}
+
+/// What agents announced, and what was done.
+pub fn render_calls(report: &Report, calls: &Calls, options: &RenderOptions) -> Vec<Line> {
+    let options = &options.checked();
+    let mut lines = header(report, options);
+    lines.extend(calls::lines(report, calls, options));
+    lines.into_iter().map(|line| line.fit(options.width)).collect()
+}
+
+/// Why something was given to a call.
+pub fn render_explanation(explanation: &Explanation, options: &RenderOptions) -> Vec<Line> {
+    let options = &options.checked();
+    explain::lines(explanation, options).into_iter().map(|line| line.fit(options.width)).collect()
+}
+
+/// Findings, each with what it rests on.
+pub fn render_findings(findings: &[Finding], options: &RenderOptions) -> Vec<Line> {
+    let options = &options.checked();
+    let lines = findings.iter().flat_map(|finding| calls::finding(finding, 0, options));
+    lines.map(|line| line.fit(options.width)).collect()
 }
 
 /// The process tree alone.

@@ -182,7 +182,9 @@ pub(crate) fn observe(setting: &Setting) -> Result<Observed> {
             | AuditRecord::PolicyRefused(_)
             | AuditRecord::Posture(_)
             | AuditRecord::Handover(_)
-            | AuditRecord::Hook(_) => {}
+            | AuditRecord::Hook(_)
+            | AuditRecord::Correlated(_)
+            | AuditRecord::Finding(_) => {}
         }
         Ok(())
     })

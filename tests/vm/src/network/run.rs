@@ -105,6 +105,8 @@ fn audit(setting: &Setting, db: &Path) -> Result<Audit> {
             AuditRecord::Posture(_)
             | AuditRecord::Handover(_)
             | AuditRecord::Hook(_)
+            | AuditRecord::Correlated(_)
+            | AuditRecord::Finding(_)
             | AuditRecord::SessionEnd(_) => {}
         }
         Ok(())

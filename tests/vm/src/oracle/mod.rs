@@ -95,6 +95,8 @@ fn compare(setting: &Setting) -> Result<()> {
                 | AuditRecord::Posture(_)
                 | AuditRecord::Handover(_)
                 | AuditRecord::Hook(_)
+                | AuditRecord::Correlated(_)
+                | AuditRecord::Finding(_)
                 | AuditRecord::SessionEnd(_) => {}
             }
             Ok(())

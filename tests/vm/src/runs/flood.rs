@@ -97,6 +97,8 @@ fn flood(setting: &Setting, dir: &Path, times: u64) -> Result<(Stats, Audit, End
             | AuditRecord::Posture(_)
             | AuditRecord::Handover(_)
             | AuditRecord::Hook(_)
+            | AuditRecord::Correlated(_)
+            | AuditRecord::Finding(_)
             | AuditRecord::SessionEnd(_) => {}
         }
         Ok(())

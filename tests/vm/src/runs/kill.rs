@@ -245,6 +245,8 @@ fn session_without_end(setting: &Setting, db: &Path) -> bool {
             | AuditRecord::Posture(_)
             | AuditRecord::Handover(_)
             | AuditRecord::Hook(_)
+            | AuditRecord::Correlated(_)
+            | AuditRecord::Finding(_)
             | AuditRecord::Loss(_) => {}
         }
         Ok(())
