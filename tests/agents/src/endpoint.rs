@@ -73,7 +73,12 @@ pub(crate) struct Endpoint {
 impl Endpoint {
     /// Listens on a free port of 127.0.0.1, in the network of the calling thread.
     pub(crate) fn start(protocol: Protocol, script: Script) -> Result<Self> {
-        let server = Server::http((Ipv4Addr::LOCALHOST, 0))
+        Self::at(0, protocol, script)
+    }
+
+    /// Likewise, on this port.
+    pub(crate) fn at(port: u16, protocol: Protocol, script: Script) -> Result<Self> {
+        let server = Server::http((Ipv4Addr::LOCALHOST, port))
             .map_err(|err| anyhow!("cannot listen on 127.0.0.1: {err}"))?;
         let port = server.server_addr().to_ip().context("the endpoint has no address")?.port();
         let server = Arc::new(server);

@@ -1,0 +1,85 @@
+//! `OpenClaw`: a program of Node.js, of a newer version than most machines have, so that npm installs that, too. Hooks are
+//! callbacks of a plugin in its own process.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Result, ensure};
+use defenseclaw::model::{Connector, Phase};
+use serde_json::json;
+
+use crate::{install::Package, openai_chat, script::Call};
+
+use super::{super::stage::PROMPT, Agent, Tool, json, text_at};
+
+const SETTINGS: &str = ".openclaw/openclaw.json";
+
+pub(super) const OPENCLAW: Agent = Agent {
+    connector: Connector::OpenClaw,
+    package: Package {
+        name: "openclaw",
+        version: "2026.9.6",
+        manifest: include_str!("../../../clients/openclaw/package.json"),
+        lock: include_str!("../../../clients/openclaw/package-lock.json"),
+        executable,
+        interpreter: Some(interpreter),
+    },
+    protocol: openai_chat::answer,
+    settle: |stage| {
+        let (url, project) = (stage.url(), stage.project());
+        let (node, server) = (stage.node.display(), stage.server());
+        // Without the search for tools, all of them are offered by their own names.
+        stage.write(
+            SETTINGS,
+            &format!(
+                r#"{{
+  // of the user
+  "models": {{"mode": "replace", "providers": {{"scripted": {{
+    "baseUrl": "{url}/v1", "apiKey": "none-it-is-a-test", "api": "openai-completions",
+    "models": [{{"id": "m", "name": "m", "contextWindow": 128000, "maxTokens": 8000}}],
+  }}}}}},
+  "agents": {{"defaults": {{
+    "model": {{"primary": "scripted/m"}}, "workspace": "{}", "skipBootstrap": true,
+  }}}},
+  "tools": {{"toolSearch": false}},
+  "plugins": {{"slots": {{"memory": "none"}}}},
+  "mcp": {{"servers": {{"lab": {{"command": "{node}", "args": ["{}"]}}}}}},
+}}
+"#,
+                project.display(),
+                server.display(),
+            ),
+        )
+    },
+    arguments: |_| ["agent", "--local", "--json", "--agent", "main", "-m", PROMPT].map(Into::into).to_vec(),
+    environment: |stage| vec![("NODE_COMPILE_CACHE", stage.installed.join("compiled").into())],
+    session: |stdout| text_at(&json(std::str::from_utf8(stdout)?)?, "/meta/agentMeta/sessionId"),
+    shell: Tool { call: |command| Call { tool: "exec", input: json!({"command": command}) }, name: "exec" },
+    write: Tool {
+        call: |path, content| Call { tool: "write", input: json!({"path": path, "content": content}) },
+        name: "write",
+    },
+    lookup: Tool {
+        call: |text| Call { tool: "lab__lookup", input: json!({"text": text}) },
+        name: "lab__lookup",
+    },
+    names_server: false,
+    phases: &[Phase::SessionStart, Phase::PromptSubmit, Phase::ToolPre, Phase::ToolPost, Phase::Stop],
+    runs_foreign: false,
+    tells_of_held: true,
+    remove: |_| format!("mv ~/{SETTINGS}.before-defenseclaw ~/{SETTINGS}"),
+    removed_at_once: false,
+    managed: None,
+};
+
+fn executable(installed: &Path) -> Result<PathBuf> {
+    let path = installed.join("node_modules/openclaw/openclaw.mjs");
+    ensure!(path.exists(), "{} is missing", path.display());
+    Ok(path)
+}
+
+/// That of the platform.
+fn interpreter(installed: &Path) -> PathBuf {
+    let of = |platform: &str| installed.join(format!("node_modules/node-linux-{platform}/bin/node"));
+    let arm = of("arm64");
+    if arm.exists() { arm } else { of("x64") }
+}
