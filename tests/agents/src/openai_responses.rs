@@ -18,7 +18,10 @@ pub(crate) fn answer(script: &Script, request: &Request) -> Reply {
 
 fn response(script: &Script, body: &Value) -> Reply {
     let results = tool_results(body);
-    let tools = offered(body);
+    let mut tools = offered(body);
+    if let Turn::Call(call) = script.turn(results.len()) {
+        tools.extend(deferred(body, call.tool));
+    }
     let names: Vec<&str> = tools.iter().map(|tool| tool.full.as_str()).collect();
     let (turn, note) = script.next(results.len(), &names);
     let id = Script::call_id(results.len());
@@ -89,6 +92,18 @@ fn offered(body: &Value) -> Vec<Tool> {
         }
     }
     found
+}
+
+/// A tool of an MCP server that the client keeps behind its search for tools: it takes a call without a search, too.
+fn deferred(body: &Value, name: &str) -> Option<Tool> {
+    let is_search = |tool: &Value| tool["type"] == json!("tool_search");
+    let (namespace, tool) = name.rsplit_once("__").filter(|(namespace, _)| namespace.starts_with("mcp__"))?;
+    array(&body["tools"]).iter().any(is_search).then(|| Tool {
+        full: name.to_owned(),
+        namespace: Some(namespace.to_owned()),
+        name: tool.to_owned(),
+        takes_text: false,
+    })
 }
 
 /// The results in a conversation, oldest first.

@@ -7,7 +7,7 @@ use crate::{install, network};
 
 use super::{
     agents::Agent,
-    guard::{EXEC_RULE, FILE_RULE, Guard},
+    guard::{EXEC_RULE, FILE_RULE, FLOATING, Guard},
     rows,
     stage::Stage,
 };
@@ -21,7 +21,8 @@ pub(super) fn neither_command_nor_file_happens(agent: &'static Agent) -> Result<
         guard.start()?;
         let (marker, forbidden) = (&stage.marker, guard.forbidden());
         let (ran, stolen) = (stage.file("ran"), stage.file("stolen"));
-        let written = guard.protected().join(format!("written-{marker}.txt"));
+        // In the project: agents have limits of their own about what lies outside.
+        let written = stage.project().join(FLOATING).join(format!("written-{marker}.txt"));
         let script = stage.script(vec![
             (agent.shell.call)(&format!("{} {}", forbidden.display(), ran.display())),
             (agent.shell.call)(&format!("cat {} > {}", guard.secret().display(), stolen.display())),

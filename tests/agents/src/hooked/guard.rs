@@ -32,6 +32,8 @@ const DEADLINE: Duration = Duration::from_mins(1);
 pub(super) const EXEC_RULE: &str = "suite.exec";
 /// Likewise.
 pub(super) const FILE_RULE: &str = "suite.files";
+/// A folder of this name may not be touched, wherever it is.
+pub(super) const FLOATING: &str = "kept-from-agents";
 
 /// Everything of ours that a trial has.
 #[derive(Debug)]
@@ -57,7 +59,7 @@ impl Guard {
             "version: 1
 rules:
   - {{id: {EXEC_RULE}, effect: exec, match: {{executables: ['{}']}}, severity: critical, reason: not this program}}
-  - {{id: {FILE_RULE}, effect: file.*, match: {{paths: ['{}/**']}}, severity: critical, reason: not these files}}
+  - {{id: {FILE_RULE}, effect: file.*, match: {{paths: ['{}/**', '**/{FLOATING}/**']}}, severity: critical, reason: not these files}}
 ",
             guard.forbidden().display(),
             guard.protected().display()

@@ -15,10 +15,10 @@ mod watched;
 
 use std::sync::{Arc, OnceLock};
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use libtest_mimic::Trial;
 
-use crate::prerequisites;
+use crate::{install, prerequisites};
 use agents::Agent;
 use watched::Watched;
 
@@ -41,24 +41,32 @@ pub(crate) fn trials() -> Vec<Trial> {
 
 fn of(agent: &'static Agent) -> Vec<Trial> {
     let name = |what: &str| format!("{}::hooked::{what}", agent.name());
+    // Before a trial has a network of its own, where there is no registry. Tried once.
+    let installed = Arc::new(OnceLock::new());
+    let trial = |what: &str, test: Box<dyn FnOnce() -> Result<()> + Send>| {
+        let installed = Arc::clone(&installed);
+        Trial::ignorable_test(name(what), move || {
+            crate::unless_missing(prerequisites::of_watching, || {
+                let found = || install::installed(&agent.package).map_err(|err| format!("{err:#}"));
+                installed.get_or_init(found).as_ref().map_err(|text| anyhow::Error::msg(text.clone()))?;
+                test()
+            })
+        })
+    };
     // One run that is allowed everything serves many proofs; the first that is asked for makes it.
     let allowed = Arc::new(OnceLock::new());
     let proofs = watched::ALL.iter().map(|(what, proof)| {
         let allowed = Arc::clone(&allowed);
-        trial(name(&format!("allowed::{what}")), move || {
+        let test = move || {
             let run = allowed.get_or_init(|| Watched::new(agent).map_err(|err| format!("{err:#}")));
             proof(run.as_ref().map_err(|text| anyhow::Error::msg(text.clone()))?)
-        })
+        };
+        trial(&format!("allowed::{what}"), Box::new(test))
     });
-    let plays = PLAYS.iter().map(|(what, play)| trial(name(what), move || play(agent)));
+    let plays = PLAYS.iter().map(|(what, play)| trial(what, Box::new(move || play(agent))));
     let managed = agent.managed.as_ref().map(|managed| {
-        trial(name("removed::managed_hooks_stay"), move || removed::managed_hooks_stay(agent, managed))
+        let test = move || removed::managed_hooks_stay(agent, managed);
+        trial("removed::managed_hooks_stay", Box::new(test))
     });
     proofs.chain(plays).chain(managed).collect()
-}
-
-fn trial(name: String, test: impl FnOnce() -> Result<()> + Send + 'static) -> Trial {
-    Trial::ignorable_test(name.clone(), move || {
-        crate::unless_missing(prerequisites::of_watching, || test().with_context(|| name))
-    })
 }

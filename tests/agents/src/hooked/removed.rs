@@ -52,7 +52,13 @@ pub(super) fn from_the_user_s_own_configuration(agent: &'static Agent) -> Result
         guard.install(&stage, &[])?;
         guard.start()?;
         let remove = (agent.remove)(&stage);
-        sessions(&guard, &stage, &[&[(&remove, "removal"), (":", "next")], &[(":", "later")]])?;
+        let notice = if agent.removed_at_once {
+            format!("until [ -e {} ]; do sleep 0.1; done", stage.noticed().display())
+        } else {
+            ":".into()
+        };
+        let first = [(remove.as_str(), "removal"), (&notice, "notice"), (":", "next")];
+        sessions(&guard, &stage, &[&first, &[(":", "later")]])?;
         ensure!(!guard.verifies(&stage, &[])?, "verify does not miss the hook");
         let heard = heard(&mut guard, &stage, &["removal", "next", "later"])?;
         let expected = [true, !agent.removed_at_once, false];

@@ -96,6 +96,11 @@ impl Stage {
         self.root.join("foreign")
     }
 
+    /// Made by somebody else's hook when the agent has read its settings again.
+    pub(super) fn noticed(&self) -> PathBuf {
+        self.root.join("noticed")
+    }
+
     /// A file of the project that the run may make.
     pub(super) fn file(&self, what: &str) -> PathBuf {
         self.project().join(format!("{what}-{}.txt", self.marker))

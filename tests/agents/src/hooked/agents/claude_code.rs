@@ -16,9 +16,14 @@ pub(super) const CLAUDE_CODE: Agent = Agent {
     settle: |stage| {
         let settings = json!({
             "cleanupPeriodDays": 30,
-            "hooks": {"PreToolUse": [{"matcher": "Bash", "hooks": [
-                {"type": "command", "command": format!("echo x > {}", stage.foreign().display())},
-            ]}]},
+            "hooks": {
+                "PreToolUse": [{"matcher": "Bash", "hooks": [
+                    {"type": "command", "command": format!("echo x > {}", stage.foreign().display())},
+                ]}],
+                "ConfigChange": [{"hooks": [
+                    {"type": "command", "command": format!("echo x > {}", stage.noticed().display())},
+                ]}],
+            },
         });
         stage.write(SETTINGS, &format!("{settings:#}\n"))?;
         let server = json!({"mcpServers": {"lab": {"command": stage.node, "args": [stage.server()]}}});

@@ -53,7 +53,7 @@ pub(super) struct Agent {
     pub(super) tells_of_held: bool,
     /// What a user types to take our hook out of the user's own configuration.
     pub(super) remove: fn(&Stage) -> String,
-    /// Hooks are read again while a session runs.
+    /// Hooks are read again while a session runs, and [`Stage::noticed`] is made then.
     pub(super) removed_at_once: bool,
     pub(super) managed: Option<Managed>,
 }
