@@ -1,12 +1,8 @@
 //! opencode: one native program; hooks are callbacks of a plugin in its own process.
 
-use std::{
-    fs,
-    os::unix::fs::symlink,
-    path::{Path, PathBuf},
-};
+use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use defenseclaw::model::{Connector, Phase};
 use serde_json::json;
 
@@ -46,19 +42,17 @@ pub(super) const OPENCODE: Agent = Agent {
              \"tool.execute.before\": async () => writeFileSync({:?}, \"x\"),\n}});\n",
             stage.foreign()
         );
-        stage.write(&format!("{FOLDER}/plugin/other.js"), &foreign)?;
-        // Without it in place the agent waits for a registry.
-        let modules = stage.home().join(FOLDER).join("node_modules");
-        fs::create_dir(&modules)?;
-        let scope = "@opencode-ai";
-        symlink(stage.installed.join("node_modules").join(scope), modules.join(scope))
-            .context("cannot link the plugins' library")
+        stage.write(&format!("{FOLDER}/plugin/other.js"), &foreign)
     },
     arguments: |_| ["run", "--format", "json", PROMPT].map(Into::into).to_vec(),
     environment: |_| {
-        ["OPENCODE_DISABLE_AUTOUPDATE", "OPENCODE_DISABLE_MODELS_FETCH", "OPENCODE_DISABLE_LSP_DOWNLOAD"]
-            .map(|name| (name, "1".into()))
-            .to_vec()
+        let off =
+            ["OPENCODE_DISABLE_AUTOUPDATE", "OPENCODE_DISABLE_MODELS_FETCH", "OPENCODE_DISABLE_LSP_DOWNLOAD"];
+        // Where there are plugins, it asks a registry for their library, and again and again.
+        off.map(|name| (name, "1".into()))
+            .into_iter()
+            .chain([("npm_config_offline", "true".into())])
+            .collect()
     },
     session,
     shell: Tool {
@@ -82,21 +76,11 @@ pub(super) const OPENCODE: Agent = Agent {
     managed: Some(Managed { switch_off: |_| format!("rm -r ~/{FOLDER}/plugin"), hole: None }),
 };
 
-/// npm installs the packages that fit the platform; the one for old processors runs everywhere.
+/// The one for old processors runs everywhere.
 fn executable(installed: &Path) -> Result<PathBuf> {
-    let modules = installed.join("node_modules");
-    let entries = fs::read_dir(&modules).with_context(|| format!("cannot list {}", modules.display()))?;
-    let mut found = Vec::new();
-    for entry in entries {
-        let entry = entry?;
-        let executable = entry.path().join("bin/opencode");
-        if entry.file_name().to_string_lossy().starts_with("opencode-linux-") && executable.is_file() {
-            found.push(executable);
-        }
-    }
-    // The longest name is that of the baseline.
-    found.sort_by_key(|path| path.as_os_str().len());
-    found.pop().with_context(|| format!("no package in {} is for this platform", modules.display()))
+    let path = installed.join("node_modules/opencode-linux-x64-baseline/bin/opencode");
+    ensure!(path.is_file(), "{} is missing", path.display());
+    Ok(path)
 }
 
 fn session(stdout: &[u8]) -> Result<String> {
