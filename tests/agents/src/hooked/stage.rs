@@ -5,6 +5,7 @@ use std::{
     fs,
     path::{Path, PathBuf},
     process::Command,
+    sync::atomic::{AtomicU32, Ordering},
     time::Duration,
 };
 
@@ -39,6 +40,8 @@ pub(super) struct Stage {
     pub(super) node: PathBuf,
     /// Where the agent is installed.
     pub(super) installed: PathBuf,
+    /// Which run this is.
+    count: AtomicU32,
     root: PathBuf,
     logs: PathBuf,
 }
@@ -63,6 +66,7 @@ impl Stage {
             port,
             node: node()?,
             installed: install::installed(&agent.package)?,
+            count: AtomicU32::new(0),
             logs: guard.logs().to_owned(),
             root,
         };
@@ -108,6 +112,11 @@ impl Stage {
 
     pub(super) fn url(&self) -> String {
         format!("http://127.0.0.1:{}", self.port)
+    }
+
+    /// For agents that go on with the last session unless they are given another.
+    pub(super) fn session(&self) -> String {
+        format!("{}-{}", self.marker, self.count.load(Ordering::Relaxed))
     }
 
     pub(super) fn last_words(&self) -> String {
@@ -184,13 +193,14 @@ pub(super) fn play(guard: &Guard, parts: Vec<(&Stage, Script)>) -> Result<Vec<Pl
     let mut running = Vec::new();
     let mut attempt = Ok(());
     for (stage, script) in parts {
+        let count = stage.count.fetch_add(1, Ordering::Relaxed) + 1;
         let endpoint = Endpoint::at(stage.port, stage.agent.protocol, script)?;
         endpoints.push((stage, endpoint));
         let line = line(stage)?;
         let [program, arguments @ ..] = line.as_slice() else { anyhow::bail!("nothing to run") };
         let mut command = Command::new(program);
         stage.surround(command.args(arguments)).envs((stage.agent.environment)(stage));
-        match process::start(&mut command, &stage.logs, &format!("{}-agent", stage.name)) {
+        match process::start(&mut command, &stage.logs, &format!("{}-agent-{count}", stage.name)) {
             Ok(started) => running.push(started),
             Err(err) => attempt = Err(err),
         }
@@ -199,7 +209,10 @@ pub(super) fn play(guard: &Guard, parts: Vec<(&Stage, Script)>) -> Result<Vec<Pl
     let mut exchanges = Vec::new();
     for (stage, endpoint) in endpoints {
         let asked = endpoint.finish();
-        fs::write(stage.logs.join(format!("{}-model.log", stage.name)), format!("{asked:#?}\n"))?;
+        fs::write(
+            stage.logs.join(format!("{}-model-{}.log", stage.name, stage.count.load(Ordering::Relaxed))),
+            format!("{asked:#?}\n"),
+        )?;
         exchanges.push(asked);
     }
     attempt?;

@@ -67,6 +67,7 @@ pub(super) const CLAUDE_CODE: Agent = Agent {
     ],
     runs_foreign: true,
     tells_of_held: false,
+    leaves_jobs: true,
     remove: |_| format!("mv ~/{SETTINGS}.before-defenseclaw ~/{SETTINGS}"),
     removed_at_once: true,
     managed: Some(Managed {

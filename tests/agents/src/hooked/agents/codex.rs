@@ -84,6 +84,7 @@ metrics_exporter = "none"
     // Nobody has trusted it.
     runs_foreign: false,
     tells_of_held: false,
+    leaves_jobs: true,
     remove: |_| "mv ~/.codex/hooks.json.before-defenseclaw ~/.codex/hooks.json".into(),
     removed_at_once: false,
     managed: Some(Managed {

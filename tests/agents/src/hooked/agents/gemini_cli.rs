@@ -73,6 +73,7 @@ pub(super) const GEMINI_CLI: Agent = Agent {
     ],
     runs_foreign: true,
     tells_of_held: false,
+    leaves_jobs: true,
     remove: |_| format!("mv ~/{SETTINGS}.before-defenseclaw ~/{SETTINGS}"),
     removed_at_once: false,
     managed: Some(Managed {

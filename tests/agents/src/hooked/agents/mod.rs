@@ -51,6 +51,8 @@ pub(super) struct Agent {
     pub(super) runs_foreign: bool,
     /// A call that was held is still followed by the event after a tool.
     pub(super) tells_of_held: bool,
+    /// A job in the background outlives the agent; otherwise the agent tries to end it with the command that began it.
+    pub(super) leaves_jobs: bool,
     /// What a user types to take our hook out of the user's own configuration.
     pub(super) remove: fn(&Stage) -> String,
     /// Hooks are read again while a session runs, and [`Stage::noticed`] is made then.

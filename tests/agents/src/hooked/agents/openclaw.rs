@@ -50,7 +50,10 @@ pub(super) const OPENCLAW: Agent = Agent {
             ),
         )
     },
-    arguments: |_| ["agent", "--local", "--json", "--agent", "main", "-m", PROMPT].map(Into::into).to_vec(),
+    arguments: |stage| {
+        let line = ["agent", "--local", "--json", "--agent", "main", "-m", PROMPT, "--session-id"];
+        line.into_iter().map(Into::into).chain([stage.session().into()]).collect()
+    },
     environment: |stage| vec![("NODE_COMPILE_CACHE", stage.installed.join("compiled").into())],
     session: |stdout| text_at(&json(std::str::from_utf8(stdout)?)?, "/meta/agentMeta/sessionId"),
     shell: Tool { call: |command| Call { tool: "exec", input: json!({"command": command}) }, name: "exec" },
@@ -63,9 +66,11 @@ pub(super) const OPENCLAW: Agent = Agent {
         name: "lab__lookup",
     },
     names_server: false,
-    phases: &[Phase::SessionStart, Phase::PromptSubmit, Phase::ToolPre, Phase::ToolPost, Phase::Stop],
+    // Sessions begin and end with the gateway, which is not run here.
+    phases: &[Phase::PromptSubmit, Phase::ToolPre, Phase::ToolPost, Phase::Stop],
     runs_foreign: false,
     tells_of_held: true,
+    leaves_jobs: false,
     remove: |_| format!("mv ~/{SETTINGS}.before-defenseclaw ~/{SETTINGS}"),
     removed_at_once: false,
     managed: None,

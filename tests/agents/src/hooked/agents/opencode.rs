@@ -29,6 +29,7 @@ pub(super) const OPENCODE: Agent = Agent {
             "small_model": "scripted/m",
             "autoupdate": false,
             "share": "disabled",
+            "permission": {"external_directory": "allow"},
             "provider": {"scripted": {
                 "npm": "@ai-sdk/openai-compatible",
                 "options": {"baseURL": format!("{}/v1", stage.url()), "apiKey": "none-it-is-a-test"},
@@ -71,6 +72,7 @@ pub(super) const OPENCODE: Agent = Agent {
     phases: &[Phase::SessionStart, Phase::PromptSubmit, Phase::ToolPre, Phase::ToolPost, Phase::Stop],
     runs_foreign: true,
     tells_of_held: false,
+    leaves_jobs: true,
     remove: |_| format!("rm ~/{FOLDER}/plugin/defenseclaw.js"),
     removed_at_once: false,
     managed: Some(Managed { switch_off: |_| format!("rm -r ~/{FOLDER}/plugin"), hole: None }),
