@@ -1,4 +1,4 @@
-//! OpenClaw, through our plugin, which passes `{hook, event, ctx}` and returns what we print. Seen on 2026.9.6;
+//! OpenClaw, through our plugin, which passes `{hook, event, ctx, directory}` and returns what we print. Seen on 2026.9.6;
 //! docs/hooks/openclaw.md has the facts and their limits.
 
 use serde_json::{Value, json};
@@ -42,7 +42,7 @@ pub(super) const AGENT: Agent = Agent {
 };
 
 const TOOLS: &[(&str, Takes)] = &[
-    ("exec", Takes::Shell("command")),
+    ("exec", Takes::ShellIn("command", "workdir")),
     ("read", Takes::Read("path")),
     ("write", Takes::Write("path")),
     ("edit", Takes::Edit("path")),
@@ -57,7 +57,9 @@ fn event(payload: &Payload) -> Result<HookEvent, PayloadError> {
     let either = |key: &str| context.text(key).or_else(|| said.text(key));
     let mut event = HookEvent::new(Connector::OpenClaw, AGENT.phase(&name), name);
     event.session = either("sessionId").or_else(|| either("sessionKey"));
-    event.cwd = either("workspaceDir").or_else(|| either("cwd"));
+    // Hooks about tools name no directory: the plugin knows the one of the run.
+    event.cwd =
+        either("workspaceDir").or_else(|| either("cwd")).or_else(|| payload.text("directory"));
     event.transcript = said.text("transcriptPath");
     event.model = either("modelId").or_else(|| said.text("model"));
     event.agent = either("agentId");

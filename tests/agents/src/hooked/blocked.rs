@@ -1,5 +1,7 @@
 //! A policy that forbids a program and a folder: no command and no tool may get there, and the model must read why.
 
+use std::fs;
+
 use anyhow::{Context, Result, ensure};
 use defenseclaw::model::{Enforced, Mechanism, Phase, PolicyAction};
 
@@ -23,14 +25,19 @@ pub(super) fn neither_command_nor_file_happens(agent: &'static Agent) -> Result<
         let (ran, stolen) = (stage.file("ran"), stage.file("stolen"));
         // In the project: agents have limits of their own about what lies outside.
         let written = stage.project().join(FLOATING).join(format!("written-{marker}.txt"));
+        // Named from where the agent works.
+        let (own, copied) = (format!("{FLOATING}/own"), stage.file("copied"));
+        fs::create_dir(stage.project().join(FLOATING))?;
+        fs::write(stage.project().join(&own), "nobody is to read this\n")?;
         let script = stage.script(vec![
             (agent.shell.call)(&format!("{} {}", forbidden.display(), ran.display())),
             (agent.shell.call)(&format!("cat {} > {}", guard.secret().display(), stolen.display())),
             (agent.write.call)(&written, "x\n"),
+            (agent.shell.call)(&format!("cat {own} > {}", copied.display())),
         ]);
         let played = stage.play(&guard, script)?;
         played.ended_well(&stage)?;
-        for path in [&ran, &stolen, &written] {
+        for path in [&ran, &stolen, &written, &copied] {
             ensure!(!path.exists(), "{} was made; {}", path.display(), played.told());
         }
         let reasons =
@@ -44,6 +51,7 @@ pub(super) fn neither_command_nor_file_happens(agent: &'static Agent) -> Result<
             (format!("ran-{marker}"), EXEC_RULE),
             (format!("stolen-{marker}"), FILE_RULE),
             (format!("written-{marker}"), FILE_RULE),
+            (format!("copied-{marker}"), FILE_RULE),
         ] {
             let found = rows::with(&kept, Phase::ToolPre, &text);
             let [(row, _, _)] = found.as_slice() else {
