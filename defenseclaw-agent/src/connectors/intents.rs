@@ -91,11 +91,8 @@ fn run_in(intent: &mut Intent, directory: Option<&Value>) {
                 program.unknown = true;
             }
         }
-        Intent::Read(_)
-        | Intent::Write(_)
-        | Intent::Delete(_)
-        | Intent::Connect(_)
-        | Intent::Unparsed(_) => {}
+        Intent::Read(_) | Intent::Write(_) | Intent::Delete(_) | Intent::Connect(_) | Intent::Unparsed(_) => {
+        }
     }
 }
 
@@ -166,7 +163,8 @@ mod tests {
         assert!(here.contains(&known("./x")) && here.contains(&known("b")) && here.contains(&known("f/g")));
         for (directory, b, g) in [("/y/", "/y/b", "/y/f/g"), ("y", "y/b", "y/f/g"), ("~", "~/b", "~/f/g")] {
             let found = paths(&of(json!(directory)));
-            for wanted in [known(b), known(g), known("/c"), known("~/d"), known("cat"), ("./x".into(), true)] {
+            for wanted in [known(b), known(g), known("/c"), known("~/d"), known("cat"), ("./x".into(), true)]
+            {
                 assert!(found.contains(&wanted), "{wanted:?} in {directory} of {found:?}");
             }
         }

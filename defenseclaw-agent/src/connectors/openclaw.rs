@@ -9,7 +9,7 @@ use super::{
     intents::{self, Takes},
     payload::{Payload, PayloadError, texts},
 };
-use crate::model::{Ask, Connector, FailMode, Hold, HookEvent, HookOutput, Phase, ToolCall};
+use crate::model::{Ask, Connector, FailMode, Hold, HookEvent, HookOutput, McpTool, Phase, ToolCall};
 
 pub(super) const AGENT: Agent = Agent {
     events: &[
@@ -58,8 +58,7 @@ fn event(payload: &Payload) -> Result<HookEvent, PayloadError> {
     let mut event = HookEvent::new(Connector::OpenClaw, AGENT.phase(&name), name);
     event.session = either("sessionId").or_else(|| either("sessionKey"));
     // Hooks about tools name no directory: the plugin knows the one of the run.
-    event.cwd =
-        either("workspaceDir").or_else(|| either("cwd")).or_else(|| payload.text("directory"));
+    event.cwd = either("workspaceDir").or_else(|| either("cwd")).or_else(|| payload.text("directory"));
     event.transcript = said.text("transcriptPath");
     event.model = either("modelId").or_else(|| said.text("model"));
     event.agent = either("agentId");
@@ -80,10 +79,16 @@ fn tool(said: &Payload) -> Option<ToolCall> {
     let mut call = fields::call(&said.text("toolName")?, said.value("params"));
     call.id = said.text("toolCallId");
     // A tool behind the search for tools is announced twice, first in this form.
+    call.mcp = call.tool.split_once("__").map(|(server, tool)| McpTool {
+        server: Some(server.to_owned()),
+        tool: tool.to_owned(),
+        ..McpTool::default()
+    });
     call.intents = match (call.tool.as_str(), call.input.get("id").and_then(Value::as_str)) {
         ("tool_call", Some(inner)) => {
             intents::of(TOOLS, inner, call.input.get("args").unwrap_or(&Value::Null))
         }
+        _ if call.mcp.is_some() => intents::mcp(&call.input),
         (name, _) => intents::of(TOOLS, name, &call.input),
     };
     call.output = texts(&said.object("result").value("content"));

@@ -28,7 +28,9 @@ fn content(script: &Script, body: &Value, stream: bool) -> Reply {
     let part = match turn {
         Turn::Call(call) => json!({"functionCall": {"name": call.tool, "args": call.input}}),
         // Questions of the client's own want JSON.
-        Turn::Text(_) if body["generationConfig"]["responseMimeType"] == json!("application/json") => {
+        Turn::Text(_)
+            if body.pointer("/generationConfig/responseMimeType") == Some(&json!("application/json")) =>
+        {
             json!({"text": "{}"})
         }
         Turn::Text(text) => json!({"text": text}),

@@ -76,7 +76,7 @@ fn trials_of(client: &'static Client) -> Vec<Trial> {
 
 /// What a test needs and the machine lacks is a failure, or a counted skip where the runner has allowed it.
 fn unless_missing(
-    missing: fn() -> Option<String>,
+    missing: impl FnOnce() -> Option<String>,
     test: impl FnOnce() -> Result<()>,
 ) -> Result<Completion, Failed> {
     match missing() {

@@ -19,7 +19,7 @@ pub(crate) fn answer(script: &Script, request: &Request) -> Reply {
 fn completion(script: &Script, body: &Value) -> Reply {
     let results = tool_results(body);
     let tools: Vec<&str> =
-        array(&body["tools"]).iter().filter_map(|tool| tool["function"]["name"].as_str()).collect();
+        array(&body["tools"]).iter().filter_map(|tool| tool.pointer("/function/name")?.as_str()).collect();
     let (turn, note) = script.next(results.len(), &tools);
     let (message, stop) = match turn {
         Turn::Call(call) => {

@@ -36,8 +36,9 @@ fn response(script: &Script, body: &Value) -> Reply {
             } else {
                 let mut item = json!({"type": "function_call", "id": "fc_1", "call_id": id, "name": name,
                     "arguments": call.input.to_string(), "status": "completed"});
-                if let Some(namespace) = tool.and_then(|tool| tool.namespace.as_ref()) {
-                    item["namespace"] = json!(namespace);
+                let namespace = tool.and_then(|tool| tool.namespace.as_ref());
+                if let (Some(namespace), Some(item)) = (namespace, item.as_object_mut()) {
+                    item.insert("namespace".into(), json!(namespace));
                 }
                 item
             }

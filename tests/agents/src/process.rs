@@ -94,7 +94,9 @@ pub(crate) fn finish(running: Vec<Running>, deadline: Duration, spared: Option<P
         ended.push(Ended { status, stdout, stderr, left: Vec::new() });
     }
     let left = left?;
-    ended.iter_mut().for_each(|it| it.left.clone_from(&left));
+    for it in &mut ended {
+        it.left.clone_from(&left);
+    }
     Ok(ended)
 }
 

@@ -46,11 +46,14 @@ fn of(agent: &'static Agent) -> Vec<Trial> {
     let trial = |what: &str, test: Box<dyn FnOnce() -> Result<()> + Send>| {
         let installed = Arc::clone(&installed);
         Trial::ignorable_test(name(what), move || {
-            crate::unless_missing(prerequisites::of_watching, || {
-                let found = || install::installed(&agent.package).map_err(|err| format!("{err:#}"));
-                installed.get_or_init(found).as_ref().map_err(|text| anyhow::Error::msg(text.clone()))?;
-                test()
-            })
+            crate::unless_missing(
+                || prerequisites::of_watching().or_else(|| agent.elsewhere()),
+                || {
+                    let found = || install::installed(&agent.package).map_err(|err| format!("{err:#}"));
+                    installed.get_or_init(found).as_ref().map_err(|text| anyhow::Error::msg(text.clone()))?;
+                    test()
+                },
+            )
         })
     };
     // One run that is allowed everything serves many proofs; the first that is asked for makes it.
@@ -68,5 +71,9 @@ fn of(agent: &'static Agent) -> Vec<Trial> {
         let test = move || removed::managed_hooks_stay(agent, managed);
         trial("removed::managed_hooks_stay", Box::new(test))
     });
-    proofs.chain(plays).chain(managed).collect()
+    let closed = agent.removed_at_once.then(|| {
+        let test = move || removed::closed_hook_outlasts_its_removal(agent);
+        trial("removed::closed_hook_outlasts_its_removal", Box::new(test))
+    });
+    proofs.chain(plays).chain(managed).chain(closed).collect()
 }

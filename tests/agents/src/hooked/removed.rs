@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use defenseclaw::model::Phase;
 
 use crate::{install, network, script::Call};
@@ -88,6 +88,32 @@ pub(super) fn managed_hooks_stay(agent: &'static Agent, managed: &Managed) -> Re
         }
         let heard = heard(&mut guard, &stage, &names)?;
         ensure!(heard == expected, "calls {names:?} were heard of: {heard:?}, not {expected:?}");
+        guard.strike()
+    })
+}
+
+/// Where settings are read again, a closed hook is asked about that, too: it stays in force though it is gone from the file,
+/// and nobody answers it.
+pub(super) fn closed_hook_outlasts_its_removal(agent: &'static Agent) -> Result<()> {
+    let logs = install::logs(agent.package.name, "hooked-removed-closed")?;
+    network::of_its_own(|| {
+        let mut guard = Guard::set(logs)?;
+        let stage = Stage::set(&guard, agent, "a")?;
+        guard.install(&stage, &["--fail-closed"])?;
+        guard.start()?;
+        let pid = guard.pid().context("there is no daemon")?;
+        let noticed = stage.noticed();
+        let remove = format!(
+            "kill -KILL {pid}; {}; until [ -e {} ]; do sleep 0.1; done",
+            (agent.remove)(&stage),
+            noticed.display()
+        );
+        let script = stage.script(vec![after(&stage, &remove, "removal")?, after(&stage, ":", "next")?]);
+        let played = stage.play(&guard, script)?;
+        guard.is_dead()?;
+        played.ended_well(&stage)?;
+        ensure!(stage.file("removal").exists(), "the hook was not removed; {}", played.told());
+        ensure!(!stage.file("next").exists(), "the tool ran; {}", played.told());
         guard.strike()
     })
 }

@@ -17,8 +17,8 @@ impl Kept {
         // Nothing is installed: it says of every file that it has nothing of ours.
         let ended = guard.connector(stage, "verify", &["--json"])?;
         let said: Value = serde_json::from_slice(&ended.stdout).context("verify said no JSON")?;
-        let files = said["files"].as_array().context("verify said no files")?;
-        let paths = files.iter().filter_map(|file| Some((PathBuf::from(file["path"].as_str()?), None)));
+        let files = said.pointer("/files").and_then(Value::as_array).context("verify said no files")?;
+        let paths = files.iter().filter_map(|file| Some((PathBuf::from(file.get("path")?.as_str()?), None)));
         Self(paths.collect()).again()
     }
 

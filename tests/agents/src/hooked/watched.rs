@@ -4,7 +4,7 @@
 use std::{collections::BTreeSet, fs};
 
 use anyhow::{Context, Result, ensure};
-use defenseclaw::model::{HookCall, Phase};
+use defenseclaw::model::{HookCall, Phase, ToolCall};
 
 use crate::{install, network};
 
@@ -91,8 +91,9 @@ impl Watched {
         format!("{what}-{}", self.marker)
     }
 
-    /// The two rows of the call whose input has this text: allowed, of this tool, one before the other.
-    fn pair(&self, tool: &str, text: &str) -> Result<[&defenseclaw::model::ToolCall; 2]> {
+    /// The two rows of the call whose input has this text: allowed, of this tool, one before the other, and the agent
+    /// says of the second whether the tool failed.
+    fn pair(&self, tool: &str, text: &str, fails: bool) -> Result<[&ToolCall; 2]> {
         let all = || format!("of {:?}", self.heard());
         let mut calls = Vec::new();
         let mut ids = Vec::new();
@@ -103,7 +104,7 @@ impl Watched {
             };
             rows::allowed(row)?;
             ensure!(call.tool == tool, "{phase} of {text} is of {}, not {tool}", call.tool);
-            ensure!(!call.failed, "{phase} of {text} failed: {call:?}");
+            ensure!(call.failed == (fails && phase == Phase::ToolPost), "{phase} of {text}: {call:?}");
             ids.push((row.boot, call.id.clone()));
             calls.push(*call);
         }
@@ -153,7 +154,7 @@ fn tools_ran(it: &Watched) -> Result<()> {
 
 fn command_has_its_rows(it: &Watched) -> Result<()> {
     let name = it.name("command");
-    let [before, after] = it.pair(it.agent.shell.name, &name)?;
+    let [before, after] = it.pair(it.agent.shell.name, &name, false)?;
     for word in ["printf", &it.marker, &format!("{name}.txt")] {
         ensure!(rows::announces_word(before, word), "no command with {word} in {:?}", before.intents);
     }
@@ -165,13 +166,13 @@ fn command_has_its_rows(it: &Watched) -> Result<()> {
 
 fn file_has_its_rows(it: &Watched) -> Result<()> {
     let name = it.name("written");
-    let [before, _] = it.pair(it.agent.write.name, &name)?;
+    let [before, _] = it.pair(it.agent.write.name, &name, false)?;
     ensure!(rows::announces_write(before, &format!("{name}.txt")), "no write in {:?}", before.intents);
     Ok(())
 }
 
 fn mcp_call_has_its_rows(it: &Watched) -> Result<()> {
-    for call in it.pair(it.agent.lookup.name, &it.name("word"))? {
+    for call in it.pair(it.agent.lookup.name, &it.name("word"), false)? {
         let server = call.mcp.as_ref().map(|mcp| (mcp.server.as_deref(), mcp.tool.as_str()));
         let expected = it.agent.names_server.then_some((Some("lab"), "lookup"));
         ensure!(server == expected, "the server is {server:?}, not {expected:?}");
@@ -180,7 +181,7 @@ fn mcp_call_has_its_rows(it: &Watched) -> Result<()> {
 }
 
 fn background_job_outlives_its_rows(it: &Watched) -> Result<()> {
-    let [before, _] = it.pair(it.agent.shell.name, &it.name("job"))?;
+    let [before, _] = it.pair(it.agent.shell.name, &it.name("job"), !it.agent.leaves_jobs)?;
     ensure!(rows::announces_word(before, "sleep"), "no job in {:?}", before.intents);
     let job = format!("sleep {JOB}");
     ensure!(

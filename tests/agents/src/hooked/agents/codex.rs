@@ -62,7 +62,7 @@ metrics_exporter = "none"
     },
     write: Tool {
         call: |path, content| {
-            let lines: String = content.lines().map(|line| format!("+{line}\n")).collect();
+            let lines = content.lines().flat_map(|line| ["+", line, "\n"]).collect::<String>();
             let patch = format!("*** Begin Patch\n*** Add File: {}\n{lines}*** End Patch\n", path.display());
             Call { tool: "apply_patch", input: json!(patch) }
         },

@@ -26,6 +26,7 @@ pub(super) const ALL: &[&Agent] = &[
 ];
 
 /// An agent that npm installs, that a scripted model can drive, and that has hooks.
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own about the agent")]
 #[derive(Debug)]
 pub(super) struct Agent {
     pub(super) connector: Connector,
@@ -51,7 +52,8 @@ pub(super) struct Agent {
     pub(super) runs_foreign: bool,
     /// A call that was held is still followed by the event after a tool.
     pub(super) tells_of_held: bool,
-    /// A job in the background outlives the agent; otherwise the agent tries to end it with the command that began it.
+    /// A job in the background outlives the agent. Otherwise the agent ends it with the command that began it, which it
+    /// then calls a failure.
     pub(super) leaves_jobs: bool,
     /// What a user types to take our hook out of the user's own configuration.
     pub(super) remove: fn(&Stage) -> String,
@@ -79,6 +81,13 @@ pub(super) struct Managed {
 impl Agent {
     pub(super) fn name(&self) -> &'static str {
         self.connector.as_str()
+    }
+
+    /// Why it cannot be run on this machine.
+    pub(super) fn elsewhere(&self) -> Option<String> {
+        let native = matches!(self.connector, Connector::OpenCode | Connector::OpenClaw);
+        (native && !cfg!(target_arch = "x86_64"))
+            .then(|| format!("the lock file of {} is for x86-64", self.package.name))
     }
 }
 

@@ -65,7 +65,7 @@ pub(super) const OPENCLAW: Agent = Agent {
         call: |text| Call { tool: "lab__lookup", input: json!({"text": text}) },
         name: "lab__lookup",
     },
-    names_server: false,
+    names_server: true,
     // Sessions begin and end with the gateway, which is not run here.
     phases: &[Phase::PromptSubmit, Phase::ToolPre, Phase::ToolPost, Phase::Stop],
     runs_foreign: false,

@@ -40,8 +40,8 @@ pub(super) const OPENCODE: Agent = Agent {
         stage.write(&format!("{FOLDER}/opencode.json"), &format!("{settings:#}\n"))?;
         let foreign = format!(
             "import {{ writeFileSync }} from \"node:fs\";\nexport const Other = async () => ({{\n  \
-             \"tool.execute.before\": async () => writeFileSync({:?}, \"x\"),\n}});\n",
-            stage.foreign()
+             \"tool.execute.before\": async () => writeFileSync(\"{}\", \"x\"),\n}});\n",
+            stage.foreign().display()
         );
         stage.write(&format!("{FOLDER}/plugin/other.js"), &foreign)
     },
