@@ -26,7 +26,8 @@ pub(super) const AGENT: Agent = Agent {
         Row::seen("SessionEnd", Phase::SessionEnd),
         Row::seen("PostToolBatch", Phase::Other),
         Row::seen("PermissionDenied", Phase::Other),
-        Row::seen("ConfigChange", Phase::Other),
+        // A change of the user's or a project's settings then counts for nothing until the session ends: our hook stays.
+        Row::held("ConfigChange", Phase::Other, Hold::Prevents),
         Row::seen("Notification", Phase::Other),
         Row::seen("PreCompact", Phase::Other),
         Row::left("PostCompact", Phase::Other),

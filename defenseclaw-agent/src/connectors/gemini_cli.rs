@@ -39,7 +39,7 @@ pub(super) const AGENT: Agent = Agent {
 };
 
 const TOOLS: &[(&str, Takes)] = &[
-    ("run_shell_command", Takes::Shell("command")),
+    ("run_shell_command", Takes::ShellIn("command", "dir_path")),
     ("read_file", Takes::Read("file_path")),
     ("write_file", Takes::Write("file_path")),
     ("replace", Takes::Edit("file_path")),

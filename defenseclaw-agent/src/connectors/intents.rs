@@ -12,6 +12,8 @@ use crate::model::{Intent, Target};
 pub(super) enum Takes {
     /// Shell text.
     Shell(&'static str),
+    /// Shell text, and the field that names the directory it runs in, if that is not the agent's own.
+    ShellIn(&'static str, &'static str),
     /// A file or directory to read.
     Read(&'static str),
     /// A directory to look into; the agent's own if it is not there.
@@ -38,6 +40,7 @@ pub(super) fn of(table: &[(&str, Takes)], tool: &str, input: &Value) -> Vec<Inte
 
 fn taken(takes: &Takes, input: &Value) -> Vec<Intent> {
     let (Takes::Shell(key)
+    | Takes::ShellIn(key, _)
     | Takes::Read(key)
     | Takes::List(key)
     | Takes::Write(key)
@@ -54,6 +57,15 @@ fn taken(takes: &Takes, input: &Value) -> Vec<Intent> {
     let target = || Target::known(text);
     match takes {
         Takes::Shell(_) => shell::intents(text),
+        Takes::ShellIn(_, directory) => {
+            let mut found = shell::intents(text);
+            match input.get(directory) {
+                None | Some(Value::Null) => {}
+                Some(Value::String(directory)) if directory.is_empty() => {}
+                directory => found.iter_mut().for_each(|intent| run_in(intent, directory)),
+            }
+            found
+        }
         Takes::Patch(_) => patch::intents(text),
         Takes::Read(_) | Takes::List(_) => vec![Intent::Read(target())],
         Takes::Write(_) => vec![Intent::Write(target())],
@@ -61,6 +73,26 @@ fn taken(takes: &Takes, input: &Value) -> Vec<Intent> {
         Takes::Delete(_) => vec![Intent::Delete(target())],
         Takes::Url(_) => vec![Intent::Connect(target())],
         Takes::Urls(_) => urls(text),
+    }
+}
+
+/// The command runs in this directory. A program by a relative path is no longer known: its words stay what they are.
+fn run_in(intent: &mut Intent, directory: Option<&Value>) {
+    let relative = |target: &Target| !target.unknown && !target.text.starts_with(['/', '~']);
+    match intent {
+        Intent::Read(path) | Intent::Write(path) | Intent::Delete(path) if relative(path) => {
+            match directory.and_then(Value::as_str) {
+                Some(directory) => path.text = format!("{}/{}", directory.trim_end_matches('/'), path.text),
+                None => path.unknown = true,
+            }
+        }
+        Intent::Exec(words) => {
+            if let Some(program) = words.first_mut().filter(|it| relative(it) && it.text.contains('/')) {
+                program.unknown = true;
+            }
+        }
+        Intent::Read(_) | Intent::Write(_) | Intent::Delete(_) | Intent::Connect(_) | Intent::Unparsed(_) => {
+        }
     }
 }
 
@@ -110,6 +142,34 @@ mod tests {
         ] {
             assert_eq!(of(&table, tool, &input), expected, "{tool} {input}");
         }
+    }
+
+    #[test]
+    fn a_command_s_own_directory_is_where_its_paths_begin() {
+        let table = [("Run", Takes::ShellIn("command", "in"))];
+        let command = "./x a; cat b /c ~/d > $e; cat f/g";
+        let of = |directory: Value| of(&table, "Run", &json!({"command": command, "in": directory}));
+        let paths = |found: &[Intent]| -> Vec<(String, bool)> {
+            let each = |intent: &Intent| match intent {
+                Intent::Read(path) | Intent::Write(path) => Some((path.text.clone(), path.unknown)),
+                Intent::Exec(words) => words.first().map(|word| (word.text.clone(), word.unknown)),
+                Intent::Delete(_) | Intent::Connect(_) | Intent::Unparsed(_) => None,
+            };
+            found.iter().filter_map(each).collect()
+        };
+        let here = paths(&of(json!(null)));
+        assert_eq!(paths(&of(json!(""))), here);
+        let known = |text: &str| (text.to_owned(), false);
+        assert!(here.contains(&known("./x")) && here.contains(&known("b")) && here.contains(&known("f/g")));
+        for (directory, b, g) in [("/y/", "/y/b", "/y/f/g"), ("y", "y/b", "y/f/g"), ("~", "~/b", "~/f/g")] {
+            let found = paths(&of(json!(directory)));
+            for wanted in [known(b), known(g), known("/c"), known("~/d"), known("cat"), ("./x".into(), true)]
+            {
+                assert!(found.contains(&wanted), "{wanted:?} in {directory} of {found:?}");
+            }
+        }
+        let nowhere = paths(&of(json!(7)));
+        assert!(nowhere.contains(&("b".to_owned(), true)) && nowhere.contains(&known("/c")), "{nowhere:?}");
     }
 
     #[test]

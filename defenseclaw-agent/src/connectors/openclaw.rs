@@ -1,4 +1,4 @@
-//! OpenClaw, through our plugin, which passes `{hook, event, ctx}` and returns what we print. Seen on 2026.9.6;
+//! OpenClaw, through our plugin, which passes `{hook, event, ctx, directory}` and returns what we print. Seen on 2026.9.6;
 //! docs/hooks/openclaw.md has the facts and their limits.
 
 use serde_json::{Value, json};
@@ -9,7 +9,7 @@ use super::{
     intents::{self, Takes},
     payload::{Payload, PayloadError, texts},
 };
-use crate::model::{Ask, Connector, FailMode, Hold, HookEvent, HookOutput, Phase, ToolCall};
+use crate::model::{Ask, Connector, FailMode, Hold, HookEvent, HookOutput, McpTool, Phase, ToolCall};
 
 pub(super) const AGENT: Agent = Agent {
     programs: &["openclaw"],
@@ -43,7 +43,7 @@ pub(super) const AGENT: Agent = Agent {
 };
 
 const TOOLS: &[(&str, Takes)] = &[
-    ("exec", Takes::Shell("command")),
+    ("exec", Takes::ShellIn("command", "workdir")),
     ("read", Takes::Read("path")),
     ("write", Takes::Write("path")),
     ("edit", Takes::Edit("path")),
@@ -58,7 +58,8 @@ fn event(payload: &Payload) -> Result<HookEvent, PayloadError> {
     let either = |key: &str| context.text(key).or_else(|| said.text(key));
     let mut event = HookEvent::new(Connector::OpenClaw, AGENT.phase(&name), name);
     event.session = either("sessionId").or_else(|| either("sessionKey"));
-    event.cwd = either("workspaceDir").or_else(|| either("cwd"));
+    // Hooks about tools name no directory: the plugin knows the one of the run.
+    event.cwd = either("workspaceDir").or_else(|| either("cwd")).or_else(|| payload.text("directory"));
     event.transcript = said.text("transcriptPath");
     event.model = either("modelId").or_else(|| said.text("model"));
     event.agent = either("agentId");
@@ -79,10 +80,16 @@ fn tool(said: &Payload) -> Option<ToolCall> {
     let mut call = fields::call(&said.text("toolName")?, said.value("params"));
     call.id = said.text("toolCallId");
     // A tool behind the search for tools is announced twice, first in this form.
+    call.mcp = call.tool.split_once("__").map(|(server, tool)| McpTool {
+        server: Some(server.to_owned()),
+        tool: tool.to_owned(),
+        ..McpTool::default()
+    });
     call.intents = match (call.tool.as_str(), call.input.get("id").and_then(Value::as_str)) {
         ("tool_call", Some(inner)) => {
             intents::of(TOOLS, inner, call.input.get("args").unwrap_or(&Value::Null))
         }
+        _ if call.mcp.is_some() => intents::mcp(&call.input),
         (name, _) => intents::of(TOOLS, name, &call.input),
     };
     call.output = texts(&said.object("result").value("content"));

@@ -1,4 +1,4 @@
-//! opencode, through our plugin, which passes `{hook, input, output}` and does what we print: throw, or replace the
+//! opencode, through our plugin, which passes `{hook, input, output, directory}` and does what we print: throw, or replace the
 //! output. Seen on 1.18.33; docs/hooks/opencode.md has the facts and their limits.
 
 use serde_json::json;
@@ -39,7 +39,7 @@ pub(super) const AGENT: Agent = Agent {
 };
 
 const TOOLS: &[(&str, Takes)] = &[
-    ("bash", Takes::Shell("command")),
+    ("bash", Takes::ShellIn("command", "workdir")),
     ("read", Takes::Read("filePath")),
     ("write", Takes::Write("filePath")),
     ("edit", Takes::Edit("filePath")),
@@ -60,7 +60,9 @@ fn event(payload: &Payload) -> Result<HookEvent, PayloadError> {
     let info = said.object("info");
     let mut event = HookEvent::new(Connector::OpenCode, AGENT.phase(&name), name);
     event.session = said.text("sessionID");
-    event.cwd = ["cwd", "directory"].iter().find_map(|key| said.text(key)).or_else(|| info.text("directory"));
+    // What hooks about tools are passed names no directory: the plugin was told one when it was loaded.
+    event.cwd = ["cwd", "directory"].iter().find_map(|key| said.text(key));
+    event.cwd = event.cwd.or_else(|| info.text("directory")).or_else(|| payload.text("directory"));
     event.agent = info.text("parentID");
     event.repaired = payload.repaired;
     if event.phase == Phase::PromptSubmit {

@@ -150,3 +150,33 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn plugins_say_where_a_tool_works() {
+    let opencode = json!({
+        "hook": "tool.execute.before", "directory": "/p",
+        "input": {"tool": "bash", "sessionID": "s", "callID": "c"}, "output": {"args": {"command": "cat a"}},
+    });
+    let openclaw = json!({
+        "hook": "before_tool_call", "directory": "/p",
+        "event": {"toolName": "exec", "params": {"command": "cat a"}, "toolCallId": "c"}, "ctx": {"runId": "r"},
+    });
+    for (connector, payload) in [(Connector::OpenCode, opencode), (Connector::OpenClaw, openclaw)] {
+        let event = parse(connector, payload.to_string().as_bytes()).unwrap();
+        assert_eq!(event.cwd.as_deref(), Some("/p"), "{connector}");
+    }
+}
+
+#[test]
+fn openclaw_names_tools_of_mcp_servers() {
+    let of = |tool: &str| {
+        let payload =
+            json!({"hook": "before_tool_call", "event": {"toolName": tool, "params": {"text": "x"}}});
+        parse(Connector::OpenClaw, payload.to_string().as_bytes()).unwrap().tools.remove(0)
+    };
+    let call = of("lab__look_up");
+    let server = call.mcp.map(|mcp| (mcp.server, mcp.tool));
+    assert_eq!(server, Some((Some("lab".to_owned()), "look_up".to_owned())));
+    assert!(matches!(call.intents.as_slice(), [crate::model::Intent::Unparsed(_)]), "{:?}", call.intents);
+    assert!(of("memory_search").mcp.is_none());
+}

@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use crate::{
     endpoint::{Reply, Request},
-    script::{Script, ToolResult, Turn},
+    script::{Script, ToolResult, Turn, array, events, text_of},
 };
 
 /// Answers a client of the Messages API. Side requests (titles, token counts, telemetry) get harmless replies.
@@ -23,18 +23,8 @@ pub(crate) fn answer(script: &Script, request: &Request) -> Reply {
 
 fn message(script: &Script, body: &Value) -> Reply {
     let results = tool_results(body);
-    let mut turn = script.turn(results.len());
-    let mut note = format!("turn {}", results.len());
     let tools: Vec<&str> = array(&body["tools"]).iter().filter_map(|tool| tool["name"].as_str()).collect();
-    if tools.is_empty() {
-        turn = Turn::Text("Scripted".into());
-        note = "a message without tools: no part of the script".into();
-    } else if let Turn::Call(call) = &turn
-        && !tools.contains(&call.tool)
-    {
-        note = format!("{note}, but the client offers no {}, only {tools:?}", call.tool);
-        turn = Turn::Text(note.clone());
-    }
+    let (turn, note) = script.next(results.len(), &tools);
     let (block, stop) = match turn {
         Turn::Call(call) => {
             let id = Script::call_id(results.len());
@@ -70,7 +60,7 @@ fn stream(message: &Value, block: &Value, stop: &str) -> String {
     } else {
         (json!({"type": "text", "text": ""}), json!({"type": "text_delta", "text": block["text"]}))
     };
-    let events = [
+    let stream = [
         json!({"type": "message_start", "message": message}),
         json!({"type": "content_block_start", "index": 0, "content_block": start}),
         json!({"type": "content_block_delta", "index": 0, "delta": delta}),
@@ -81,9 +71,7 @@ fn stream(message: &Value, block: &Value, stop: &str) -> String {
         }),
         json!({"type": "message_stop"}),
     ];
-    let frame =
-        |event: &Value| format!("event: {}\ndata: {event}\n\n", event["type"].as_str().unwrap_or_default());
-    events.iter().map(frame).collect()
+    events(&stream)
 }
 
 /// The results in a conversation, oldest first: as many as calls were answered.
@@ -98,18 +86,6 @@ fn tool_results(body: &Value) -> Vec<ToolResult> {
             text: text_of(&block["content"]),
         })
         .collect()
-}
-
-/// Content is a text, or blocks of which some have texts.
-fn text_of(content: &Value) -> String {
-    if let Some(text) = content.as_str() {
-        return text.to_owned();
-    }
-    array(content).iter().filter_map(|block| block["text"].as_str()).collect::<Vec<_>>().join("\n")
-}
-
-fn array(value: &Value) -> &[Value] {
-    value.as_array().map_or(&[], Vec::as_slice)
 }
 
 #[cfg(test)]

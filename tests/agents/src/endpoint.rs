@@ -5,6 +5,7 @@ use std::{
     net::Ipv4Addr,
     sync::Arc,
     thread::{self, JoinHandle},
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result, anyhow};
@@ -15,6 +16,9 @@ use crate::script::{Script, ToolResult};
 
 /// More than any request of these tests; a client that sends more is answered as if it had sent nothing.
 const LONGEST_BODY: u64 = 32 << 20;
+
+/// How long a port may take to become free.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Makes the reply to a request, in one vendor's protocol.
 pub(crate) type Protocol = fn(&Script, &Request) -> Reply;
@@ -73,8 +77,20 @@ pub(crate) struct Endpoint {
 impl Endpoint {
     /// Listens on a free port of 127.0.0.1, in the network of the calling thread.
     pub(crate) fn start(protocol: Protocol, script: Script) -> Result<Self> {
-        let server = Server::http((Ipv4Addr::LOCALHOST, 0))
-            .map_err(|err| anyhow!("cannot listen on 127.0.0.1: {err}"))?;
+        Self::at(0, protocol, script)
+    }
+
+    /// Likewise, on this port.
+    pub(crate) fn at(port: u16, protocol: Protocol, script: Script) -> Result<Self> {
+        let deadline = Instant::now() + PATIENCE;
+        let server = loop {
+            match Server::http((Ipv4Addr::LOCALHOST, port)) {
+                Ok(server) => break server,
+                // The server that had the port before closes it on a thread of its own.
+                Err(_) if port != 0 && Instant::now() < deadline => thread::yield_now(),
+                Err(err) => return Err(anyhow!("cannot listen on 127.0.0.1: {err}")),
+            }
+        };
         let port = server.server_addr().to_ip().context("the endpoint has no address")?.port();
         let server = Arc::new(server);
         let thread = thread::spawn({

@@ -34,22 +34,39 @@ pub(crate) struct Package {
     pub(crate) lock: &'static str,
     /// Its executable below the folder it was installed to.
     pub(crate) executable: fn(&Path) -> Result<PathBuf>,
+    /// What runs that, if the machine need not have it: below the same folder.
+    pub(crate) interpreter: Option<fn(&Path) -> PathBuf>,
 }
 
 /// The client's executable, installed if it is missing.
 pub(crate) fn executable(client: &Client) -> Result<PathBuf> {
-    let Client { name, version, manifest, lock, executable, .. } = *client;
-    Ok(package(&Package { name, version, manifest, lock, executable })?.canonicalize()?)
+    Ok(package(&client.package)?.canonicalize()?)
 }
 
-/// Likewise, of what is no agent; by the name that npm gives it.
+/// Likewise, by the name that npm gives it.
 pub(crate) fn package(package: &Package) -> Result<PathBuf> {
+    let installed = installed(package)?;
+    (package.executable)(&installed)
+        .with_context(|| format!("{} is damaged; remove it and start again", installed.display()))
+}
+
+/// The folder that a package is installed to, which it is if it is missing.
+pub(crate) fn installed(package: &Package) -> Result<PathBuf> {
     let installed = directory()?.join(format!("{}-{}", package.name, package.version));
     if !installed.exists() {
         install(package, &installed)?;
     }
-    (package.executable)(&installed)
-        .with_context(|| format!("{} is damaged; remove it and start again", installed.display()))
+    Ok(installed)
+}
+
+/// An empty folder for the output of a run, below the build directory.
+pub(crate) fn logs(name: &str, mode: &str) -> Result<PathBuf> {
+    let logs = directory()?.join("logs").join(format!("{name}-{mode}"));
+    if logs.exists() {
+        fs::remove_dir_all(&logs).with_context(|| format!("cannot empty {}", logs.display()))?;
+    }
+    fs::create_dir_all(&logs).with_context(|| format!("cannot make {}", logs.display()))?;
+    Ok(logs)
 }
 
 fn install(package: &Package, installed: &Path) -> Result<()> {
@@ -68,7 +85,11 @@ fn install(package: &Package, installed: &Path) -> Result<()> {
         .succeeded("npm ci")
         .with_context(|| format!("cannot install {} {}", package.name, package.version))?;
     let executable = (package.executable)(partial.path())?;
-    let mut version = Command::new(&executable);
+    let mut version = match package.interpreter {
+        Some(interpreter) => Command::new(interpreter(partial.path())),
+        None => Command::new(&executable),
+    };
+    version.args(package.interpreter.map(|_| &executable));
     version.env_clear().env("HOME", partial.path()).arg("--version");
     let version = process::run(&mut version, &logs, &format!("{}-version", package.name), DEADLINE)?;
     version.succeeded("the installed client")?;

@@ -1,8 +1,9 @@
 //! The suite of real coding agents: each is installed at a pinned version, given known tool calls by a scripted
-//! model on loopback, and run alone and under `defenseclaw run`. Then the audit must tell what really happened.
+//! model on loopback, and run alone, under `defenseclaw run`, and with our hooks. Then the audit must tell what really
+//! happened.
 //!
 //! Run it with `cargo xtask test agents` or `cargo run -p suite-agents`. This file only lists the tests; what is
-//! asserted of the audit is in `proofs`, what is known of an agent in `clients`.
+//! asserted of the audit is in `proofs`, what is known of an agent in `clients`, and trials with hooks in `hooked`.
 
 #![expect(clippy::disallowed_methods, reason = "this suite starts agents, npm and the program under test")]
 #![expect(clippy::wildcard_enum_match_arm, reason = "a proof picks the events it is about")]
@@ -11,8 +12,12 @@ mod anthropic;
 mod audit;
 mod clients;
 mod endpoint;
+mod gemini;
+mod hooked;
 mod install;
 mod network;
+mod openai_chat;
+mod openai_responses;
 mod prerequisites;
 mod process;
 mod proofs;
@@ -42,13 +47,14 @@ fn main() -> ExitCode {
     });
     let trials = std::iter::once(driver)
         .chain(clients::ALL.iter().copied().flat_map(trials_of))
+        .chain(hooked::trials())
         .chain(sandboxes::trials())
         .collect();
     libtest_mimic::run(&arguments, trials).exit_code()
 }
 
 fn trials_of(client: &'static Client) -> Vec<Trial> {
-    let alone = Trial::ignorable_test(format!("{}::alone::tools_run", client.name), move || {
+    let alone = Trial::ignorable_test(format!("{}::alone::tools_run", client.package.name), move || {
         unless_missing(prerequisites::of_driver, || {
             run::alone(client)?.tools_ran()?;
             Ok(())
@@ -58,7 +64,7 @@ fn trials_of(client: &'static Client) -> Vec<Trial> {
     let watched = Arc::new(OnceLock::new());
     let proofs = proofs::ALL.iter().map(|(name, proof)| {
         let watched = Arc::clone(&watched);
-        Trial::ignorable_test(format!("{}::watched::{name}", client.name), move || {
+        Trial::ignorable_test(format!("{}::watched::{name}", client.package.name), move || {
             unless_missing(prerequisites::of_watching, || {
                 let run = watched.get_or_init(|| Watched::new(client).map_err(|err| format!("{err:#}")));
                 proof(run.as_ref().map_err(|text| anyhow::Error::msg(text.clone()))?)
@@ -70,7 +76,7 @@ fn trials_of(client: &'static Client) -> Vec<Trial> {
 
 /// What a test needs and the machine lacks is a failure, or a counted skip where the runner has allowed it.
 fn unless_missing(
-    missing: fn() -> Option<String>,
+    missing: impl FnOnce() -> Option<String>,
     test: impl FnOnce() -> Result<()>,
 ) -> Result<Completion, Failed> {
     match missing() {

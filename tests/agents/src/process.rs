@@ -2,7 +2,7 @@
 
 use std::{
     fs::{self, File},
-    path::Path,
+    path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
     sync::mpsc,
     thread,
@@ -46,27 +46,58 @@ impl Ended {
     }
 }
 
-/// Runs `command` with no input. Its output goes to `NAME.stdout` and `NAME.stderr` in `logs`, which stay.
-/// One at a time: every descendant of this process that is left at the end is taken for the command's.
-pub(crate) fn run(command: &mut Command, logs: &Path, name: &str, deadline: Duration) -> Result<Ended> {
+/// A program that was started here.
+#[derive(Debug)]
+pub(crate) struct Running {
+    child: Child,
+    name: String,
+    stdout: PathBuf,
+    stderr: PathBuf,
+}
+
+/// Starts `command` with no input. Its output goes to `NAME.stdout` and `NAME.stderr` in `logs`, which stay.
+pub(crate) fn start(command: &mut Command, logs: &Path, name: &str) -> Result<Running> {
     // Orphans come to this process instead of init, so that none is lost from sight.
     prctl::set_child_subreaper(true).context("cannot become the reaper of orphans")?;
     fs::create_dir_all(logs).with_context(|| format!("cannot make {}", logs.display()))?;
     let stdout = logs.join(format!("{name}.stdout"));
     let stderr = logs.join(format!("{name}.stderr"));
-    let mut child = command
+    let child = command
         .stdin(Stdio::null())
         .stdout(File::create(&stdout)?)
         .stderr(File::create(&stderr)?)
         .spawn()
         .with_context(|| format!("cannot start {}", command.get_program().display()))?;
-    let in_time = wait(&child, deadline);
-    let left = end_descendants(&child);
-    let status = child.wait()?;
-    if !in_time? {
-        bail!("{name} did not end within {deadline:?}; its output is in {}", logs.display());
+    Ok(Running { child, name: name.to_owned(), stdout, stderr })
+}
+
+/// Starts `command` and waits for it. One at a time: every descendant of this process that is left at the end is taken
+/// for the command's.
+pub(crate) fn run(command: &mut Command, logs: &Path, name: &str, deadline: Duration) -> Result<Ended> {
+    let running = start(command, logs, name)?;
+    finish(vec![running], deadline, None)?.pop().context("nothing was run")
+}
+
+/// Waits for all of them. Every descendant of this process that is left then is taken for theirs, but the tree of
+/// `spared`.
+pub(crate) fn finish(running: Vec<Running>, deadline: Duration, spared: Option<Pid>) -> Result<Vec<Ended>> {
+    let in_time: Vec<_> = running.iter().map(|it| wait(&it.child, deadline)).collect();
+    let mains: Vec<Pid> = running.iter().map(|it| pid_of(&it.child)).collect::<Result<_>>()?;
+    let left = end_descendants(&mains, spared);
+    let mut ended = Vec::new();
+    for (mut it, in_time) in running.into_iter().zip(in_time) {
+        let status = it.child.wait()?;
+        if !in_time? {
+            bail!("{} did not end within {deadline:?}; its output is in {}", it.name, it.stdout.display());
+        }
+        let (stdout, stderr) = (fs::read(it.stdout)?, fs::read(it.stderr)?);
+        ended.push(Ended { status, stdout, stderr, left: Vec::new() });
     }
-    Ok(Ended { status, stdout: fs::read(stdout)?, stderr: fs::read(stderr)?, left: left? })
+    let left = left?;
+    for it in &mut ended {
+        it.left.clone_from(&left);
+    }
+    Ok(ended)
 }
 
 /// Waits without reaping, so that the pid stays the child's until `Child::wait`. False: it had to be told to end.
@@ -88,12 +119,12 @@ fn wait(child: &Child, deadline: Duration) -> Result<bool> {
     Ok(false)
 }
 
-/// Ends every descendant of this process but `main`, which has ended or been killed. Returns their command lines.
-fn end_descendants(main: &Child) -> Result<Vec<String>> {
-    let main = pid_of(main)?;
+/// Ends every descendant of this process but `mains`, which have ended or been killed, and the tree of `spared`. Returns
+/// their command lines.
+fn end_descendants(mains: &[Pid], spared: Option<Pid>) -> Result<Vec<String>> {
     let mut ended = Vec::new();
     loop {
-        let left: Vec<Pid> = descendants()?.into_iter().filter(|pid| *pid != main).collect();
+        let left: Vec<Pid> = descendants(spared)?.into_iter().filter(|pid| !mains.contains(pid)).collect();
         if left.is_empty() {
             return Ok(ended);
         }
@@ -127,12 +158,14 @@ pub(crate) fn overrunning_tree_is_ended(logs: &Path) -> Result<()> {
         bail!("a program that overran its deadline was taken for one that ended")
     };
     ensure!(err.to_string().contains("did not end within"), "it failed otherwise: {err:#}");
-    let left = descendants()?;
+    let left = descendants(None)?;
     ensure!(left.is_empty(), "these were left running: {left:?}");
     Ok(())
 }
 
-fn descendants() -> Result<Vec<Pid>> {
+/// Those of this process, without the tree of `spared`.
+fn descendants(spared: Option<Pid>) -> Result<Vec<Pid>> {
+    let spared = spared.map(Pid::as_raw);
     let mut parents = Vec::new();
     for entry in fs::read_dir("/proc")? {
         let Some(pid) = entry?.file_name().to_str().and_then(|name| name.parse::<i32>().ok()) else {
@@ -149,7 +182,12 @@ fn descendants() -> Result<Vec<Pid>> {
     let mut found = vec![i32::try_from(std::process::id())?];
     let mut next = 0;
     while let Some(&ancestor) = found.get(next) {
-        found.extend(parents.iter().filter(|(_, parent)| *parent == ancestor).map(|(pid, _)| *pid));
+        found.extend(
+            parents
+                .iter()
+                .filter(|(pid, parent)| *parent == ancestor && Some(*pid) != spared)
+                .map(|(pid, _)| *pid),
+        );
         next += 1;
     }
     Ok(found.into_iter().skip(1).map(Pid::from_raw).collect())

@@ -22,7 +22,7 @@ use crate::{
 const DEADLINE: Duration = Duration::from_mins(3);
 
 /// The only programs an agent finds, and none of this user's own.
-const SEARCH_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+pub(crate) const SEARCH_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// What happened, as far as the suite itself knows it.
 #[derive(Debug)]
@@ -59,7 +59,7 @@ impl Run {
     }
 
     fn check(&self) -> Result<()> {
-        self.ended.succeeded(self.client.name)?;
+        self.ended.succeeded(self.client.package.name)?;
         self.plan.check_results(self.tool_results())?;
         self.plan.check_answer(&self.answer()?)?;
         if let Some(problem) = &self.files_differ {
@@ -87,7 +87,7 @@ impl Run {
 /// Runs the client with nobody watching.
 pub(crate) fn alone(client: &'static Client) -> Result<Run> {
     let (scene, plan, script) = Scene::set(client)?;
-    let logs = logs(client, "alone")?;
+    let logs = install::logs(client.package.name, "alone")?;
     let run = play(client, &scene, plan, script, &logs, Vec::new())?;
     scene.strike()?;
     Ok(run)
@@ -96,7 +96,7 @@ pub(crate) fn alone(client: &'static Client) -> Result<Run> {
 /// Runs the client under `defenseclaw run`, and asks for the audit.
 pub(crate) fn watched(client: &'static Client) -> Result<(Run, Evidence)> {
     let (scene, plan, script) = Scene::set(client)?;
-    let logs = logs(client, "watched")?;
+    let logs = install::logs(client.package.name, "watched")?;
     let program = program_under_test()?;
     let database = scene.beside("audit.db");
     let report = logs.join("report.json");
@@ -147,7 +147,8 @@ fn play(
         line.extend((client.arguments)("Do what the test asks for."));
         let [program, arguments @ ..] = line.as_slice() else { anyhow::bail!("nothing to run") };
         let mut command = Command::new(program);
-        in_scene(command.args(arguments), scene).envs((client.environment)(&endpoint.url(), scene));
+        in_scene(command.args(arguments), scene)
+            .envs((client.environment)(&endpoint.url(), &scene.scratch()));
         let ended = process::run(&mut command, logs, "agent", DEADLINE);
         let port = endpoint.port;
         let exchanges = endpoint.finish();
@@ -167,14 +168,4 @@ fn in_scene<'a>(command: &'a mut Command, scene: &Scene) -> &'a mut Command {
         .env("TMPDIR", scene.scratch())
         .env("LANG", "C.UTF-8")
         .current_dir(scene.project())
-}
-
-/// An empty folder for the output of this run, below the build directory.
-fn logs(client: &Client, mode: &str) -> Result<PathBuf> {
-    let logs = install::directory()?.join("logs").join(format!("{}-{mode}", client.name));
-    if logs.exists() {
-        fs::remove_dir_all(&logs).with_context(|| format!("cannot empty {}", logs.display()))?;
-    }
-    fs::create_dir_all(&logs).with_context(|| format!("cannot make {}", logs.display()))?;
-    Ok(logs)
 }

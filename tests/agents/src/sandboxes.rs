@@ -34,6 +34,15 @@ struct Sandbox {
     arguments: &'static [&'static str],
 }
 
+pub(crate) const CODEX: Package = Package {
+    name: "codex",
+    version: "0.169.0",
+    manifest: include_str!("../clients/codex/package.json"),
+    lock: include_str!("../clients/codex/package-lock.json"),
+    executable: |installed| of_bin(installed, "codex"),
+    interpreter: None,
+};
+
 static ALL: [Sandbox; 3] = [
     Sandbox {
         name: "bwrap",
@@ -48,20 +57,11 @@ static ALL: [Sandbox; 3] = [
             manifest: include_str!("../clients/srt/package.json"),
             lock: include_str!("../clients/srt/package-lock.json"),
             executable: |installed| of_bin(installed, "srt"),
+            interpreter: None,
         }),
         arguments: &["--settings", "@/srt.json", "--"],
     },
-    Sandbox {
-        name: "codex",
-        package: Some(Package {
-            name: "codex",
-            version: "0.169.0",
-            manifest: include_str!("../clients/codex/package.json"),
-            lock: include_str!("../clients/codex/package-lock.json"),
-            executable: |installed| of_bin(installed, "codex"),
-        }),
-        arguments: &["sandbox", "--"],
-    },
+    Sandbox { name: "codex", package: Some(CODEX), arguments: &["sandbox", "--"] },
 ];
 
 /// How the sandbox is started.

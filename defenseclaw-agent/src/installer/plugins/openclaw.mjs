@@ -34,9 +34,22 @@ function ask(payload) {
   });
 }
 
+// Only the hooks about a run say where it works; those about its tools do not.
+const RUNS = 1000;
+const directories = new Map();
+
+function directoryOf(ctx) {
+  const run = ctx?.runId;
+  if (ctx?.workspaceDir && run && !directories.has(run)) {
+    directories.set(run, ctx.workspaceDir);
+    if (directories.size > RUNS) directories.delete(directories.keys().next().value);
+  }
+  return ctx?.workspaceDir ?? directories.get(run);
+}
+
 async function answer(hook, event, ctx) {
   try {
-    return await ask({ hook, event, ctx });
+    return await ask({ hook, event, ctx, directory: directoryOf(ctx) });
   } catch (err) {
     if (!CLOSED || !HELD.includes(hook)) return undefined;
     const why = `DefenseClaw gave no answer: ${err.message}`;

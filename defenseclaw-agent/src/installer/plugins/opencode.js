@@ -42,20 +42,20 @@ async function answer(payload, held) {
 
 const BUS = ["session.created", "session.idle", "permission.asked"];
 
-export const DefenseClaw = async () => ({
+export const DefenseClaw = async ({ directory }) => ({
   "tool.execute.before": async (input, output) => {
-    const said = await answer({ hook: "tool.execute.before", input, output }, true);
+    const said = await answer({ hook: "tool.execute.before", input, output, directory }, true);
     if (said.throw) throw new Error(said.throw);
   },
   "tool.execute.after": async (input, output) => {
-    const said = await answer({ hook: "tool.execute.after", input, output }, false);
+    const said = await answer({ hook: "tool.execute.after", input, output, directory }, false);
     if (said.output) output.output = said.output;
   },
   "chat.message": async (input, output) => {
-    const said = await answer({ hook: "chat.message", input, output }, true);
+    const said = await answer({ hook: "chat.message", input, output, directory }, true);
     if (said.throw) throw new Error(said.throw);
   },
   event: async ({ event }) => {
-    if (BUS.includes(event.type)) await answer({ hook: "event", input: event, output: {} }, false);
+    if (BUS.includes(event.type)) await answer({ hook: "event", input: event, output: {}, directory }, false);
   },
 });

@@ -11,18 +11,23 @@ use anyhow::{Context, Result, ensure};
 use serde::Deserialize;
 use serde_json::json;
 
-use crate::{anthropic, scene::Scene, script::Call};
+use crate::{anthropic, install::Package, script::Call};
 
 use super::{Answer, Client};
 
-pub(crate) const CLAUDE_CODE: Client = Client {
+pub(crate) const PACKAGE: Package = Package {
     name: "claude-code",
     version: "2.1.330",
     manifest: include_str!("../../clients/claude-code/package.json"),
     lock: include_str!("../../clients/claude-code/package-lock.json"),
     executable,
+    interpreter: None,
+};
+
+pub(crate) const CLAUDE_CODE: Client = Client {
+    package: PACKAGE,
     protocol: anthropic::answer,
-    arguments,
+    arguments: |prompt| arguments(prompt, "Bash,Write,Read"),
     environment,
     shell: |command| Call { tool: "Bash", input: json!({"command": command, "description": "Test"}) },
     write: |path, content| Call { tool: "Write", input: json!({"file_path": path, "content": content}) },
@@ -47,18 +52,16 @@ fn executable(installed: &Path) -> Result<PathBuf> {
     anyhow::bail!("no package in {} has an executable for this platform", packages.display())
 }
 
-fn arguments(prompt: &str) -> Vec<OsString> {
+pub(crate) fn arguments(prompt: &str, tools: &str) -> Vec<OsString> {
     // Naming the tools works for every user; skipping permissions is refused to root.
-    ["-p", prompt, "--output-format", "json", "--allowedTools", "Bash,Write,Read"]
-        .map(OsString::from)
-        .to_vec()
+    ["-p", prompt, "--output-format", "json", "--allowedTools", tools].map(OsString::from).to_vec()
 }
 
-fn environment(url: &str, scene: &Scene) -> Vec<(&'static str, OsString)> {
+pub(crate) fn environment(url: &str, scratch: &Path) -> Vec<(&'static str, OsString)> {
     vec![
         ("ANTHROPIC_BASE_URL", url.into()),
         ("ANTHROPIC_API_KEY", "none-it-is-a-test".into()),
-        ("CLAUDE_CODE_TMPDIR", scene.scratch().into()),
+        ("CLAUDE_CODE_TMPDIR", scratch.into()),
         ("CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC", "1".into()),
         ("DISABLE_AUTOUPDATER", "1".into()),
         ("DISABLE_ERROR_REPORTING", "1".into()),

@@ -2,14 +2,15 @@
 
 mod claude_code;
 
-use std::{
-    ffi::OsString,
-    path::{Path, PathBuf},
-};
+use std::{ffi::OsString, path::Path};
 
 use anyhow::Result;
 
-use crate::{endpoint::Protocol, scene::Scene, script::Call};
+use crate::{endpoint::Protocol, install::Package, script::Call};
+pub(crate) use claude_code::{
+    PACKAGE as CLAUDE_CODE_PACKAGE, arguments as claude_code_arguments,
+    environment as claude_code_environment,
+};
 
 /// Every client that is tested.
 pub(crate) const ALL: &[&Client] = &[&claude_code::CLAUDE_CODE];
@@ -17,22 +18,14 @@ pub(crate) const ALL: &[&Client] = &[&claude_code::CLAUDE_CODE];
 /// A coding agent that npm installs and that a scripted model can drive.
 #[derive(Debug)]
 pub(crate) struct Client {
-    /// In test names and folders.
-    pub(crate) name: &'static str,
-    /// Pinned: what is asserted was observed on this one.
-    pub(crate) version: &'static str,
-    /// `package.json` that asks for it.
-    pub(crate) manifest: &'static str,
-    /// `package-lock.json` with the hashes of what npm may install.
-    pub(crate) lock: &'static str,
-    /// Its executable below the folder it was installed to.
-    pub(crate) executable: fn(&Path) -> Result<PathBuf>,
+    /// What npm installs.
+    pub(crate) package: Package,
     /// How it speaks to its model.
     pub(crate) protocol: Protocol,
     /// Arguments for one run without a terminal.
     pub(crate) arguments: fn(prompt: &str) -> Vec<OsString>,
     /// What it needs in its otherwise empty environment, beside `HOME`, `PATH` and `TMPDIR`.
-    pub(crate) environment: fn(url: &str, scene: &Scene) -> Vec<(&'static str, OsString)>,
+    pub(crate) environment: fn(url: &str, scratch: &Path) -> Vec<(&'static str, OsString)>,
     /// The call that runs a shell command.
     pub(crate) shell: fn(command: &str) -> Call,
     /// The call that makes a file.
