@@ -154,8 +154,16 @@ rules:
         Ok(())
     }
 
-    /// Ends the daemon, and reads what its audit holds.
+    /// Ends the daemon, and reads what its audit holds of hooks.
     pub(super) fn stop(&mut self) -> Result<Vec<HookCall>> {
+        let hook = |row| if let AuditRecord::Hook(call) = row { Some(*call) } else { None };
+        let calls: Vec<HookCall> = self.records()?.into_iter().filter_map(hook).collect();
+        fs::write(self.logs.join("rows.log"), format!("{calls:#?}\n"))?;
+        Ok(calls)
+    }
+
+    /// Ends the daemon, and reads all that its audit holds.
+    pub(super) fn records(&mut self) -> Result<Vec<AuditRecord>> {
         let pid = self.pid().context("there is no daemon")?;
         let mut child = self.daemon.take().context("there is no daemon")?;
         kill(pid, Signal::SIGTERM)?;
@@ -164,15 +172,12 @@ rules:
         let database = self.path("audit.db");
         let verified = verify(&database, None)?;
         ensure!(verified.first_break.is_none(), "the audit's chain is broken: {verified:?}");
-        let mut calls = Vec::new();
+        let mut records = Vec::new();
         Reader::open(&database)?.records(&Filter::default(), 0, None, |stored| {
-            if let AuditRecord::Hook(call) = stored.record {
-                calls.push(*call);
-            }
+            records.push(stored.record);
             Ok::<_, StoreError>(std::ops::ControlFlow::Continue(()))
         })?;
-        fs::write(self.logs.join("rows.log"), format!("{calls:#?}\n"))?;
-        Ok(calls)
+        Ok(records)
     }
 
     /// `defenseclaw connector WORDS`, for the agent of the stage.

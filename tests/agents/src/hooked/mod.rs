@@ -4,6 +4,7 @@
 mod agents;
 mod blocked;
 mod daemon_down;
+mod declared;
 mod etc;
 mod guard;
 mod removed;
@@ -25,12 +26,16 @@ use watched::Watched;
 /// A trial that needs a run of its own.
 type Play = fn(&'static Agent) -> Result<()>;
 
-const PLAYS: [(&str, Play); 6] = [
+const PLAYS: [(&str, Play); 7] = [
     ("blocked::neither_command_nor_file_happens", blocked::neither_command_nor_file_happens),
     ("daemon_down::open_lets_the_tool_run", daemon_down::open_lets_the_tool_run),
     ("daemon_down::closed_holds_the_tool", daemon_down::closed_holds_the_tool),
     ("daemon_down::closed_holds_the_prompt", daemon_down::closed_holds_the_prompt),
     ("removed::from_the_user_s_own_configuration", removed::from_the_user_s_own_configuration),
+    (
+        "declared::programs_belong_to_the_calls_that_announced_them",
+        declared::programs_belong_to_the_calls_that_announced_them,
+    ),
     ("together::rows_never_mix_sessions", together::rows_never_mix_sessions),
 ];
 
