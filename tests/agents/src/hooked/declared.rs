@@ -5,7 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{Context, Result, ensure};
 use defenseclaw::model::{
-    Action, AuditRecord, Correlated, Correlation, Event, HookCall, Phase, ProcessKey, SessionId, ToolCallId,
+    Action, AuditRecord, Correlated, Correlation, Event, HookCall, Phase, ProcessKey, SessionId, Text,
+    ToolCallId,
 };
 
 use crate::{install, network};
@@ -54,7 +55,8 @@ fn commands(agent: &Agent, stage: &Stage) -> Vec<crate::script::Call> {
         }
         format!(": > {file}; cat {file}")
     };
-    (0..CALLS).map(|nth| (agent.shell.call)(&command(nth))).collect()
+    let lookup = (agent.lookup.call)(&format!("word-{}", stage.marker));
+    (0..CALLS).map(|nth| (agent.shell.call)(&command(nth))).chain([lookup]).collect()
 }
 
 fn word(stage: &Stage, nth: usize) -> String {
@@ -97,7 +99,37 @@ fn check(records: &[AuditRecord], stage: &Stage) -> Result<SessionId> {
                 .with_context(|| format!("the program with {word}"))?;
         }
     }
-    session.context("nothing was announced")
+    let session = session.context("nothing was announced")?;
+    served(records, &hooks, stage, session)?;
+    Ok(session)
+}
+
+/// What no hook speaks of is said to be explained by none: the MCP server, unless it was started for the call to it.
+fn served(records: &[AuditRecord], hooks: &[HookCall], stage: &Stage, session: SessionId) -> Result<()> {
+    let server = stage.server().display().to_string();
+    let names = |text: &Text| String::from_utf8_lossy(&text.0).contains(&server);
+    let asked = rows::with(hooks, Phase::ToolPre, &format!("word-{}", stage.marker));
+    let asked: Vec<ToolCallId> = asked.iter().filter_map(|(row, ..)| row.calls.first().copied()).collect();
+    let says = |row: &Correlated| match row.tool_call {
+        // A long command line is kept in part.
+        None => {
+            row.correlation == Correlation::KernelOnly
+                && (names(&row.program) || row.reason.contains("servers of the agent"))
+        }
+        Some(call) => asked.contains(&call) && row.attributed.iter().any(|known| names(&known.what)),
+    };
+    let found = records
+        .iter()
+        .any(|row| matches!(row, AuditRecord::Correlated(row) if row.session == session && says(row)));
+    let said = || {
+        let rows = records.iter().filter_map(|row| match row {
+            AuditRecord::Correlated(row) if row.session == session => Some(format!("{row:?}")),
+            _ => None,
+        });
+        rows.collect::<Vec<_>>().join("\n")
+    };
+    ensure!(found, "nothing says what started {server}:\n{}", said());
+    Ok(())
 }
 
 /// `cat WORD`, however it was started.
