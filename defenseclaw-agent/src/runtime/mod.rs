@@ -7,6 +7,7 @@ pub mod clock;
 mod confine;
 mod daemon;
 mod diagnose;
+mod evasion;
 mod guard;
 mod handed;
 mod host;

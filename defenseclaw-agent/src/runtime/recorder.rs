@@ -3,7 +3,7 @@
 
 use tracing::{debug, info, warn};
 
-use super::clock;
+use super::{clock, evasion};
 use crate::{
     enforce,
     model::{AuditRecord, KernelPath, Loss, LossReason, ProcessKey, SessionId, ToolCallId},
@@ -49,7 +49,11 @@ impl Recorder {
     }
 
     pub(super) fn step(&mut self, input: Input) {
+        let evasion = if let Input::Event(event) = &input { evasion::of(event) } else { None };
         pipeline::step(&mut self.state, input, clock::boot_now(), &mut self.effects);
+        // Behind the row that it rests on.
+        let finding = evasion.map(|found| Effect::Store(AuditRecord::Finding(Box::new(found))));
+        self.effects.extend(finding);
     }
 
     /// Carries out what the inputs since the last call have led to. Waits while the audit's queue is full.
