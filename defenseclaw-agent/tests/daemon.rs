@@ -520,7 +520,10 @@ fn a_slow_disk_holds_no_answer_and_loses_no_row() {
     const CALLERS: usize = 64;
     let place = Place::started();
     let secret = place.path("secret/key").display().to_string();
+    // It answers when it has opened its audit.
+    place.request(b"GET /v1/status HTTP/1.1\r\nhost: d\r\n\r\n");
     let database = rusqlite::Connection::open(place.path("audit.db")).unwrap();
+    database.busy_timeout(PATIENCE).unwrap();
     // Nobody else can write until this ends.
     database.execute_batch("BEGIN IMMEDIATE").unwrap();
     thread::scope(|scope| {
