@@ -292,8 +292,11 @@ impl Asking<'_> {
                 succeeds(there.is_empty_directory())
             }
             Operation::Rename { from, to, flags } => {
+                // Only a directory can be what a name with a slash at its end will be.
+                let slash = to.as_os_str().as_bytes().ends_with(b"/");
                 let (from, to) = (there!(self.find(from, false)), there!(self.find(to, false)));
-                Some(self.rename(&from, &to, *flags))
+                let natural = self.rename(&from, &to, *flags);
+                Some(if slash && !from.is_directory() { Natural::Fails } else { natural })
             }
             Operation::Link { from, to } => {
                 let (from, to) = (there!(self.find(from, false)), there!(self.find(to, false)));
