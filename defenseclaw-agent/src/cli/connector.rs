@@ -19,7 +19,7 @@ use crate::{
     config::{self, Config},
     hook::{self, Arguments},
     installer::{self, FileState, Finding, InstallError, Registry, Request, Roots, Scope, State, Whole},
-    model::{Connector, FailMode},
+    model::{Connector, FailMode, VERIFY_EVENT},
 };
 
 /// What to do.
@@ -253,8 +253,8 @@ fn round_trip(request: &Request) -> Result<(), String> {
     let words = [request.connector.as_str().to_owned()].into_iter().chain(request.arguments.clone());
     let words: Vec<OsString> = words.map(OsString::from).collect();
     let told = Arguments::read(&words, |_| None, nix::unistd::geteuid().is_root())?;
-    // Each agent says in another field which event it is. No agent has this one, so nothing is judged.
-    let name = "defenseclaw.verify";
+    // Each agent says in another field which event it is. No agent has this one, so nothing is judged or watched for it.
+    let name = VERIFY_EVENT;
     let payload = serde_json::json!({"hook_event_name": name, "hook": name, "agent_action_name": name});
     let deadline = Instant::now() + told.timeout;
     let asked = hook::ask(&told.socket, told.connector, payload.to_string().as_bytes(), deadline);

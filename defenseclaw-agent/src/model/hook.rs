@@ -6,6 +6,9 @@ use serde::{Deserialize, Serialize};
 
 use super::{Content, WallTime, policy::words, tool::ToolCall};
 
+/// Name of the event with which `connector verify` tries whether the daemon answers.
+pub const VERIFY_EVENT: &str = "defenseclaw.verify";
+
 words! {
     /// The agents whose hooks we speak.
     Connector {

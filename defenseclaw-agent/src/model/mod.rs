@@ -28,7 +28,7 @@ pub use correlation::{Attributed, Correlated, Correlation, Evidence, EvidenceRef
 pub use event::{Event, KernelVerdict, Vantage};
 pub use hook::{
     Ask, Attendance, Connector, Control, EXIT_HEADER, FailMode, Found, Hold, HookEvent, HookOutput,
-    PAYLOAD_MAX, Phase, Reply, STDOUT_HEADER,
+    PAYLOAD_MAX, Phase, Reply, STDOUT_HEADER, VERIFY_EVENT,
 };
 pub use hook_call::{Answer, Caller, HookCall, JudgedBy};
 pub use ids::{

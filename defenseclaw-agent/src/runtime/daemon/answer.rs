@@ -20,7 +20,7 @@ use crate::{
     connectors,
     model::{
         Answer, Attendance, Caller, Connector, Decision, FailMode, HookCall, HookEvent, HookOutput, JudgedBy,
-        PolicyAction, Reply,
+        PolicyAction, Reply, VERIFY_EVENT,
     },
     policy::{self, Bindings},
     runtime::clock,
@@ -104,8 +104,10 @@ impl Answers for Daemon {
             answer: Answer::new(outcome.reply, failed.then_some(fail_mode), &outcome.output),
             latency_ns: clock::boot_now().0.saturating_sub(boot.0),
         };
-        let whose = self.whose(caller, &in_force, &config, call.event.as_ref());
-        self.queue.add(call, Some(whose)).await;
+        // Somebody tries whether we answer: no agent's process is behind it.
+        let tried = call.event.as_ref().is_some_and(|event| event.name == VERIFY_EVENT);
+        let whose = (!tried).then(|| self.whose(caller, &in_force, &config, call.event.as_ref()));
+        self.queue.add(call, whose).await;
         outcome.output
     }
 
