@@ -280,7 +280,12 @@ fn readers() {
     assert_eq!(theirs.run(&place.hook("pre")), 0);
     place.wait("they are not adopted", |place| place.n_sessions() == 2);
     let id = |value: &serde_json::Value| value["session"].as_str().unwrap().to_owned();
-    let all: Vec<serde_json::Value> = serde_json::from_str(&place.get("/v1/sessions").1).unwrap();
+    let kept = |place: &Place| -> Vec<serde_json::Value> {
+        serde_json::from_str(&place.get("/v1/sessions").1).unwrap()
+    };
+    // Adopted is not in the audit yet.
+    place.wait("their sessions are not kept", |place| kept(place).len() == 2);
+    let all = kept(&place);
     let [own, other] = [0, 1].map(|at| id(&all[at]));
     // The owner of one of them, by the program and by hand.
     place.home_of(NOBODY);
