@@ -11,6 +11,7 @@ use std::{
     },
     path::PathBuf,
     process::{Child, Command, Output, Stdio},
+    sync::atomic::{AtomicUsize, Ordering},
     thread,
     time::{Duration, Instant},
 };
@@ -87,12 +88,17 @@ impl Place {
     fn start(self) -> Self {
         let mut place = self;
         place.daemon = Some(place.command().spawn().unwrap());
+        place.started_again()
+    }
+
+    /// The same, of a daemon that was started by hand.
+    fn started_again(self) -> Self {
         let deadline = Instant::now() + PATIENCE;
-        while UnixStream::connect(place.path("d.sock")).is_err() {
+        while UnixStream::connect(self.path("d.sock")).is_err() {
             assert!(Instant::now() < deadline, "the daemon does not listen");
             thread::yield_now();
         }
-        place
+        self
     }
 
     fn hook(&self, arguments: &[&str]) -> Command {
@@ -125,23 +131,31 @@ impl Place {
     }
 
     /// The same; the directory is still there.
-    fn stop_here(mut self) -> (Vec<HookCall>, Self) {
+    fn stop_here(self) -> (Vec<HookCall>, Self) {
+        let (records, place) = self.stop_with_all();
+        let hook = |record| {
+            let AuditRecord::Hook(call) = record else { panic!("{record:?}") };
+            *call
+        };
+        (records.into_iter().map(hook).collect(), place)
+    }
+
+    fn stop_with_all(mut self) -> (Vec<AuditRecord>, Self) {
         let mut daemon = self.daemon.take().unwrap();
         kill(Pid::from_raw(i32::try_from(daemon.id()).unwrap()), Signal::SIGTERM).unwrap();
         assert!(daemon.wait().unwrap().success());
         assert!(!self.path("d.sock").exists());
         let database = self.path("audit.db");
         assert!(verify(&database, None).unwrap().first_break.is_none());
-        let mut calls = Vec::new();
+        let mut records = Vec::new();
         Reader::open(&database)
             .unwrap()
             .records(&Filter::default(), 0, None, |stored| {
-                let AuditRecord::Hook(call) = stored.record else { panic!("{stored:?}") };
-                calls.push(*call);
+                records.push(stored.record);
                 Ok::<_, defenseclaw::store::StoreError>(std::ops::ControlFlow::Continue(()))
             })
             .unwrap();
-        (calls, self)
+        (records, self)
     }
 }
 
@@ -547,6 +561,54 @@ fn a_slow_disk_holds_no_answer_and_loses_no_row() {
     database.execute_batch("ROLLBACK").unwrap();
     drop(database);
     assert_eq!(place.stop().len(), CALLERS);
+}
+
+/// Whoever asks while there is no daemon, or while one dies, gets the fail mode; nobody waits for ever, and no protected
+/// file is allowed by accident.
+#[test]
+fn a_daemon_that_is_killed_and_started_again_leaves_nobody_without_an_answer() {
+    const CALLERS: usize = 16;
+    const CALLS: usize = 12;
+    let mut place = Place::started();
+    let mut daemon = place.daemon.take().unwrap();
+    let secret = place.path("secret/key").display().to_string();
+    let answered = AtomicUsize::new(0);
+    let wait_for = |number| {
+        let deadline = Instant::now() + PATIENCE;
+        while answered.load(Ordering::Relaxed) < number {
+            assert!(Instant::now() < deadline, "{answered:?} of {number} are answered");
+            thread::yield_now();
+        }
+    };
+    thread::scope(|scope| {
+        for caller in 0..CALLERS {
+            let (place, secret, answered) = (&place, &secret, &answered);
+            scope.spawn(move || {
+                let payload =
+                    before("Read", &serde_json::json!({"file_path": secret}), &format!("s{caller}"));
+                for _ in 0..CALLS {
+                    let output = place.ask(&["claude-code", "--fail", "closed"], &payload);
+                    assert!(is_denied(&output), "{output:?}");
+                    answered.fetch_add(1, Ordering::Relaxed);
+                }
+            });
+        }
+        wait_for(CALLERS * CALLS / 4);
+        daemon.kill().unwrap();
+        daemon.wait().unwrap();
+        wait_for(CALLERS * CALLS / 2);
+        daemon = place.command().spawn().unwrap();
+    });
+    place.daemon = Some(daemon);
+    let place = place.started_again();
+    place.ask(&["claude-code"], &before("Read", &serde_json::json!({"file_path": secret}), "last"));
+    let (records, _place) = place.stop_with_all();
+    let is = |record: &AuditRecord, fits: fn(&HookCall) -> bool| matches!(record, AuditRecord::Hook(call) if fits(call));
+    let judged = records.iter().filter(|row| is(row, |call| call.policy.is_some())).count();
+    let failed = records.iter().filter(|row| is(row, |call| call.answer.failed.is_some())).count();
+    // What was lost with the first one is said.
+    assert!(records.iter().any(|row| matches!(row, AuditRecord::Loss(_))), "nothing says that it was killed");
+    assert!(judged > CALLERS * CALLS / 8 && failed > 0, "{judged} judged, {failed} by the fail mode");
 }
 
 #[test]
