@@ -21,7 +21,7 @@ use crate::{build_ebpf, process, run, workspace};
 use tally::{Counts, Tally};
 
 /// A guest that has not finished its suite by then never will.
-const GUEST_TIMEOUT: Duration = Duration::from_mins(60);
+const GUEST_TIMEOUT: Duration = Duration::from_hours(1);
 /// Four runs with hundreds of attempts each, every one a process.
 const BYPASS_TIMEOUT: Duration = Duration::from_mins(40);
 /// Names the features that must be there: without one, a test fails instead of skipping itself.
