@@ -251,13 +251,18 @@ fn namespace() {
 fn stopped() {
     let mut place = Place::started(None);
     place.payload("pre", "s", "ls");
+    place.write("verify", r#"{"hook_event_name": "defenseclaw.verify"}"#);
     let mut agent = place.agent();
+    // Who only tries whether we answer is not watched for it.
+    assert_eq!(agent.run(&place.hook("verify")), 0);
     assert_eq!(agent.run(&format!("sleep 1000 & {}", place.hook("pre"))), 0);
     place.wait("it is not adopted", |place| place.n_sessions() == 1);
     let rows = place.stop();
     // Nothing of it stays behind, and it goes on.
     assert_eq!(agent.run("kill $!"), 0);
     let session = only(&rows);
+    let of: Vec<_> = hooks(&rows).iter().map(|call| call.session).collect();
+    assert_eq!(of, [None, Some(session)]);
     assert_eq!((end(&rows, session).main, end(&rows, session).left_running), (MainExit::StillRunning, 2));
 }
 

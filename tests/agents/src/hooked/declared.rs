@@ -108,14 +108,13 @@ fn check(records: &[AuditRecord], stage: &Stage) -> Result<SessionId> {
 fn served(records: &[AuditRecord], hooks: &[HookCall], stage: &Stage, session: SessionId) -> Result<()> {
     let server = stage.server().display().to_string();
     let names = |text: &Text| String::from_utf8_lossy(&text.0).contains(&server);
+    // A tree is named by its topmost process.
+    let relays =
+        |text: &Text| stage.agent.relay.is_some_and(|relay| String::from_utf8_lossy(&text.0).contains(relay));
     let asked = rows::with(hooks, Phase::ToolPre, &format!("word-{}", stage.marker));
     let asked: Vec<ToolCallId> = asked.iter().filter_map(|(row, ..)| row.calls.first().copied()).collect();
     let says = |row: &Correlated| match row.tool_call {
-        // A long command line is kept in part.
-        None => {
-            row.correlation == Correlation::KernelOnly
-                && (names(&row.program) || row.reason.contains("servers of the agent"))
-        }
+        None => row.correlation == Correlation::KernelOnly && (names(&row.program) || relays(&row.program)),
         Some(call) => asked.contains(&call) && row.attributed.iter().any(|known| names(&known.what)),
     };
     let found = records

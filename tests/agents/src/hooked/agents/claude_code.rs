@@ -69,6 +69,7 @@ pub(super) const CLAUDE_CODE: Agent = Agent {
     tells_of_held: false,
     leaves_jobs: true,
     remove: |_| format!("mv ~/{SETTINGS}.before-defenseclaw ~/{SETTINGS}"),
+    relay: None,
     crowd: 8,
     removed_at_once: true,
     managed: Some(Managed {

@@ -86,6 +86,7 @@ metrics_exporter = "none"
     tells_of_held: false,
     leaves_jobs: true,
     remove: |_| "mv ~/.codex/hooks.json.before-defenseclaw ~/.codex/hooks.json".into(),
+    relay: None,
     crowd: 2,
     removed_at_once: false,
     managed: Some(Managed {

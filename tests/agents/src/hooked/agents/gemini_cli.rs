@@ -75,6 +75,7 @@ pub(super) const GEMINI_CLI: Agent = Agent {
     tells_of_held: false,
     leaves_jobs: true,
     remove: |_| format!("mv ~/{SETTINGS}.before-defenseclaw ~/{SETTINGS}"),
+    relay: None,
     crowd: 2,
     removed_at_once: false,
     managed: Some(Managed {

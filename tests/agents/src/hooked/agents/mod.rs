@@ -57,6 +57,8 @@ pub(super) struct Agent {
     pub(super) leaves_jobs: bool,
     /// What a user types to take our hook out of the user's own configuration.
     pub(super) remove: fn(&Stage) -> String,
+    /// A program of the agent's own that its servers run below.
+    pub(super) relay: Option<&'static str>,
     /// How many run at once in the trial of what they declare, at most eight; some are large.
     pub(super) crowd: usize,
     /// Hooks are read again while a session runs, and [`Stage::noticed`] is made then.

@@ -72,6 +72,7 @@ pub(super) const OPENCLAW: Agent = Agent {
     tells_of_held: true,
     leaves_jobs: false,
     remove: |_| format!("mv ~/{SETTINGS}.before-defenseclaw ~/{SETTINGS}"),
+    relay: Some("service-child-relay.js"),
     crowd: 2,
     removed_at_once: false,
     managed: None,

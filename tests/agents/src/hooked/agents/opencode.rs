@@ -74,6 +74,7 @@ pub(super) const OPENCODE: Agent = Agent {
     tells_of_held: false,
     leaves_jobs: true,
     remove: |_| format!("rm ~/{FOLDER}/plugin/defenseclaw.js"),
+    relay: None,
     crowd: 2,
     removed_at_once: false,
     managed: Some(Managed { switch_off: |_| format!("rm -r ~/{FOLDER}/plugin"), hole: None }),
