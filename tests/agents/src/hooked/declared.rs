@@ -51,12 +51,24 @@ fn commands(agent: &Agent, stage: &Stage) -> Vec<crate::script::Call> {
     let command = |nth: usize| {
         let file = word(stage, nth);
         if agent.leaves_jobs && nth.is_multiple_of(JOBS) {
-            return format!("setsid sh -c ': > {file}; exec cat {file}' > /dev/null 2>&1 &");
+            return format!(
+                "setsid sh -c ': > {file}; cat {file}; : > {}' > /dev/null 2>&1 &",
+                over(stage, nth)
+            );
         }
         format!(": > {file}; cat {file}")
     };
     let lookup = (agent.lookup.call)(&format!("word-{}", stage.marker));
-    (0..CALLS).map(|nth| (agent.shell.call)(&command(nth))).chain([lookup]).collect()
+    // A job that outlives its call must not outlive the agent, or nobody sees it.
+    let jobs = (0..CALLS).filter(|nth| agent.leaves_jobs && nth.is_multiple_of(JOBS));
+    let wait = jobs.map(|nth| format!("until [ -e {} ]; do sleep 0.1; done", over(stage, nth)));
+    let wait = (agent.shell.call)(&wait.chain(["true".to_owned()]).collect::<Vec<_>>().join("; "));
+    (0..CALLS).map(|nth| (agent.shell.call)(&command(nth))).chain([wait, lookup]).collect()
+}
+
+/// Made when a job is over.
+fn over(stage: &Stage, nth: usize) -> String {
+    stage.file(&format!("over{nth:02}")).display().to_string()
 }
 
 fn word(stage: &Stage, nth: usize) -> String {
