@@ -1,5 +1,7 @@
 //! What happened, in one line of words for a person. Everything that came from a process is escaped here.
 
+mod approvals;
+
 use std::{fmt::Write, time::Duration};
 
 use nix::{errno::Errno, sys::signal::Signal};
@@ -24,6 +26,10 @@ pub fn record(record: &AuditRecord) -> String {
         AuditRecord::Hook(call) => hook(call),
         AuditRecord::Correlated(row) => correlated(row),
         AuditRecord::Finding(row) => finding(row),
+        AuditRecord::Asked(approval) => approvals::asked(approval),
+        AuditRecord::Settled(settled) => approvals::settled(settled),
+        AuditRecord::Granted(grant) => approvals::granted(grant),
+        AuditRecord::GrantEnded(ended) => approvals::grant_ended(ended),
         AuditRecord::Loss(loss) => self::loss(loss),
         AuditRecord::SessionEnd(end) => session_end(end),
     }

@@ -121,6 +121,10 @@ impl Lines {
             AuditRecord::Finding(row) => {
                 (Some(row.session), row.boot, row.process.map_or(0, |process| process.tgid), "finding")
             }
+            AuditRecord::Asked(approval) => (approval.session, approval.since, 0, "asked"),
+            AuditRecord::Settled(settled) => (settled.session, settled.boot, 0, "settled"),
+            AuditRecord::Granted(grant) => (grant.session, grant.since, 0, "granted"),
+            AuditRecord::GrantEnded(ended) => (ended.session, ended.boot, 0, "grant_ended"),
             AuditRecord::Loss(loss) => (loss.session, loss.last, 0, "loss"),
             AuditRecord::SessionEnd(end) => (Some(end.session), end.boot, 0, "session_end"),
         };
@@ -154,6 +158,10 @@ impl Lines {
             | AuditRecord::PolicyLoaded(_)
             | AuditRecord::Posture(_)
             | AuditRecord::Handover(_)
+            | AuditRecord::Asked(_)
+            | AuditRecord::Settled(_)
+            | AuditRecord::Granted(_)
+            | AuditRecord::GrantEnded(_)
             | AuditRecord::SessionEnd(_) => line = output::strong(&line),
             AuditRecord::Event(event) => {
                 if event.policy_action() == Some(PolicyAction::Block) {

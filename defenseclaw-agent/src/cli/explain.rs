@@ -67,6 +67,10 @@ fn find(reader: &Reader, name: &str) -> anyhow::Result<(SessionId, Subject)> {
             | AuditRecord::Posture(_)
             | AuditRecord::Handover(_)
             | AuditRecord::Finding(_)
+            | AuditRecord::Asked(_)
+            | AuditRecord::Settled(_)
+            | AuditRecord::Granted(_)
+            | AuditRecord::GrantEnded(_)
             | AuditRecord::Loss(_)
             | AuditRecord::SessionEnd(_) => bail!("row {seq} is neither an event nor about a tool call"),
         };

@@ -1,6 +1,7 @@
 //! Domain types: what every other room speaks. No I/O, no clock, nothing of the kernel ABI.
 
 mod action;
+mod approval;
 mod asker;
 mod capability;
 mod correlation;
@@ -18,6 +19,10 @@ mod tool;
 pub use action::{
     Access, Action, CredChange, EventKind, Exec, ExitStatus, FileRef, ModuleOp, MountOp, NamespaceOp,
     Namespaces, NetEndpoint, PtraceOp, SocketKind, Transport, UnixName,
+};
+pub use approval::{
+    Ancestor, Answerer, Approval, ApprovalId, ApprovalSettled, Grant, GrantEnded, GrantId, Outcome,
+    ParseApprovalIdError, Ruled, Ruling, Subject, Via, Waiter,
 };
 pub use asker::Asker;
 pub use capability::{

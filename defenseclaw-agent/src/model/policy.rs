@@ -203,6 +203,8 @@ words! {
         HookReply = "hook_reply",
         /// BPF LSM.
         Lsm = "lsm",
+        /// BPF LSM, and a stop: the operation waits in the kernel for a person.
+        Pause = "pause",
         /// Landlock.
         Landlock = "landlock",
         /// BPF at the cgroup.

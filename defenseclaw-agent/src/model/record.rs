@@ -3,8 +3,8 @@
 use serde::{Deserialize, Serialize};
 
 use super::{
-    BootTime, Connector, Correlated, Event, ExitStatus, Finding, HookCall, Loss, Mode, Posture, ProcessKey,
-    Protection, SessionId, Severity, Text, WallTime,
+    Approval, ApprovalSettled, BootTime, Connector, Correlated, Event, ExitStatus, Finding, Grant,
+    GrantEnded, HookCall, Loss, Mode, Posture, ProcessKey, Protection, SessionId, Severity, Text, WallTime,
 };
 
 /// One row of the audit.
@@ -29,6 +29,14 @@ pub enum AuditRecord {
     Correlated(Box<Correlated>),
     /// Something is worth a person's time.
     Finding(Box<Finding>),
+    /// A person is asked.
+    Asked(Box<Approval>),
+    /// A question has ended.
+    Settled(ApprovalSettled),
+    /// An answer holds from now on.
+    Granted(Grant),
+    /// It does not any more.
+    GrantEnded(GrantEnded),
     /// Something is missing.
     Loss(Loss),
     /// A session ended.

@@ -17,8 +17,9 @@ use session::Session;
 use crate::{
     correlate::{Correlator, Said},
     model::{
-        Action, AuditRecord, BootTime, Event, ExitStatus, Handover, HandoverStep, HookCall, KernelPath, Loss,
-        PolicyLoaded, PolicyRefused, PostureChange, ProcessKey, SessionId, SessionStart, ToolCallId,
+        Action, Answerer, Approval, ApprovalSettled, AuditRecord, BootTime, Event, ExitStatus, Grant,
+        GrantId, Handover, HandoverStep, HookCall, KernelPath, Loss, PolicyLoaded, PolicyRefused,
+        PostureChange, ProcessKey, Ruled, SessionId, SessionStart, ToolCallId, Waiter,
     },
     policy,
     tree::{ProcessFacts, ProcessTree},
@@ -56,6 +57,10 @@ pub enum Input {
     Posture(PostureChange),
     /// A hook was judged, and its answer waits: what this leads to is to be carried out before.
     Hook(Box<HookCall>),
+    /// Somebody has answered a question. `ticket` comes back with [`Effect::Answered`].
+    Ruled { ruled: Box<Ruled>, ticket: u64 },
+    /// Somebody takes a grant back.
+    Revoked { grant: GrantId, by: Answerer, ticket: u64 },
     /// Observations are missing.
     Loss(Loss),
     /// The main process of a session ended.
@@ -85,6 +90,14 @@ pub enum Effect {
     TreeEnded { session: SessionId },
     /// End this process, because a rule says so and the program that refused may not, or nothing could refuse.
     Kill(ProcessKey),
+    /// Let those who wait for an answer go on, or refuse them. With a grant, the kernel need not ask again while it holds.
+    Settle { waiters: Vec<Waiter>, allow: bool, message: Option<String>, grant: Option<Box<Grant>> },
+    /// The kernel must ask again about what this grant was for.
+    Ungrant(Box<Grant>),
+    /// A person is to be told that there is a question, or that there is none any more.
+    Notify(Box<Approval>, Option<Box<ApprovalSettled>>),
+    /// What became of [`Input::Ruled`] or [`Input::Revoked`]: an error says why it was not taken.
+    Answered { ticket: u64, result: Result<(), String> },
     /// From now on children of this process are born with the label of that call, or with none.
     Label { process: ProcessKey, call: Option<ToolCallId> },
 }
@@ -205,6 +218,9 @@ pub fn step(state: &mut State, input: Input, now: BootTime, effects: &mut Vec<Ef
             state.correlator.hook(&mut call, &state.tree, &mut state.said);
             effects.push(Effect::Store(AuditRecord::Hook(call)));
             carry(&mut state.said, effects);
+        }
+        Input::Ruled { ticket, .. } | Input::Revoked { ticket, .. } => {
+            effects.push(Effect::Answered { ticket, result: Err("nobody is asked here".to_owned()) });
         }
         Input::Loss(loss) => effects.push(Effect::Store(AuditRecord::Loss(loss))),
         Input::MainExited { session, status } => {

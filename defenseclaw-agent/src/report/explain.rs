@@ -135,6 +135,10 @@ impl ExplanationBuilder {
             | AuditRecord::PolicyRefused(_)
             | AuditRecord::Posture(_)
             | AuditRecord::Handover(_)
+            | AuditRecord::Asked(_)
+            | AuditRecord::Settled(_)
+            | AuditRecord::Granted(_)
+            | AuditRecord::GrantEnded(_)
             | AuditRecord::Loss(_)
             | AuditRecord::SessionEnd(_) => {}
         }

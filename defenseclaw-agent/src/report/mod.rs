@@ -160,7 +160,12 @@ impl ReportBuilder {
                 self.handovers.push(HandoverAt { at_ns, unwatched_ns, step: change.step.clone() });
             }
             // What was announced is in the audit; the report is about what was done.
-            AuditRecord::Hook(_) | AuditRecord::Correlated(_) => {}
+            AuditRecord::Hook(_)
+            | AuditRecord::Correlated(_)
+            | AuditRecord::Asked(_)
+            | AuditRecord::Settled(_)
+            | AuditRecord::Granted(_)
+            | AuditRecord::GrantEnded(_) => {}
             AuditRecord::Finding(finding) => {
                 if self.findings.len() < FINDINGS_MAX {
                     self.findings.push((**finding).clone());

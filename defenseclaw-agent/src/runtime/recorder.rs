@@ -73,6 +73,8 @@ impl Recorder {
                 }
                 Effect::TreeEnded { session } => due.ended.push(session),
                 Effect::Kill(process) => ends.push(process),
+                Effect::Settle { .. } | Effect::Ungrant(_) | Effect::Notify(..) | Effect::Answered { .. } => {
+                }
                 Effect::Label { process, call } => due.labels.push((process, call)),
             }
         }

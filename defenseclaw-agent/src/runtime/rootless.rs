@@ -88,7 +88,13 @@ impl Record {
         pipeline::step(&mut self.state, input, clock::boot_now(), &mut effects);
         let rows = effects.into_iter().filter_map(|effect| match effect {
             Effect::Store(record) => Some(record),
-            Effect::TreeEnded { .. } | Effect::Kill(_) | Effect::Label { .. } => None,
+            Effect::TreeEnded { .. }
+            | Effect::Kill(_)
+            | Effect::Settle { .. }
+            | Effect::Ungrant(_)
+            | Effect::Notify(..)
+            | Effect::Answered { .. }
+            | Effect::Label { .. } => None,
         });
         let rows: Vec<_> = rows.collect();
         if rows.is_empty() { Ok(()) } else { Ok(self.writer.append(rows)?) }

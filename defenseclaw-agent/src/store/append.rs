@@ -120,6 +120,10 @@ fn own(connection: &Connection, writer: i64, record: &AuditRecord) -> rusqlite::
         | AuditRecord::Posture(_)
         // The end of the session follows.
         | AuditRecord::Handover(Handover { step: HandoverStep::Released, .. })
+        | AuditRecord::Asked(_)
+        | AuditRecord::Settled(_)
+        | AuditRecord::Granted(_)
+        | AuditRecord::GrantEnded(_)
         | AuditRecord::Loss(_) => {}
     }
     Ok(())

@@ -49,6 +49,22 @@ impl Backlog {
                     self.events += 1;
                     self.count(lost("finding", row.boot, Some(row.session)));
                 }
+                AuditRecord::Asked(row) => {
+                    self.events += 1;
+                    self.count(lost("asked", row.since, row.session));
+                }
+                AuditRecord::Settled(row) => {
+                    self.events += 1;
+                    self.count(lost("settled", row.boot, row.session));
+                }
+                AuditRecord::Granted(row) => {
+                    self.events += 1;
+                    self.count(lost("granted", row.since, row.session));
+                }
+                AuditRecord::GrantEnded(row) => {
+                    self.events += 1;
+                    self.count(lost("grant_ended", row.boot, row.session));
+                }
                 AuditRecord::Loss(loss) => self.count(loss),
                 AuditRecord::SessionStart(_)
                 | AuditRecord::PolicyLoaded(_)

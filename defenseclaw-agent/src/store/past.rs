@@ -56,6 +56,10 @@ impl Reader {
                 | AuditRecord::Handover(_)
                 | AuditRecord::Hook(_)
                 | AuditRecord::Correlated(_)
+                | AuditRecord::Asked(_)
+                | AuditRecord::Settled(_)
+                | AuditRecord::Granted(_)
+                | AuditRecord::GrantEnded(_)
                 | AuditRecord::Finding(_) => {}
             }
         }

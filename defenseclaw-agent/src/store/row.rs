@@ -24,6 +24,10 @@ pub(super) fn session_of(record: &AuditRecord) -> Option<SessionId> {
         AuditRecord::Hook(call) => call.session,
         AuditRecord::Correlated(row) => Some(row.session),
         AuditRecord::Finding(row) => Some(row.session),
+        AuditRecord::Asked(row) => row.session,
+        AuditRecord::Settled(row) => row.session,
+        AuditRecord::Granted(row) => row.session,
+        AuditRecord::GrantEnded(row) => row.session,
         AuditRecord::Loss(loss) => loss.session,
         AuditRecord::SessionEnd(end) => Some(end.session),
     }
@@ -46,6 +50,10 @@ pub(super) fn columns<'a>(record: &'a AuditRecord, body: &'a [u8]) -> [ValueRef<
         AuditRecord::Hook(call) => (call.boot, "hook"),
         AuditRecord::Correlated(row) => (row.boot, "correlated"),
         AuditRecord::Finding(row) => (row.boot, "finding"),
+        AuditRecord::Asked(row) => (row.since, "asked"),
+        AuditRecord::Settled(row) => (row.boot, "settled"),
+        AuditRecord::Granted(row) => (row.since, "granted"),
+        AuditRecord::GrantEnded(row) => (row.boot, "grant_ended"),
         AuditRecord::Loss(loss) => (loss.first, "loss"),
         AuditRecord::SessionEnd(end) => (end.boot, "session_end"),
     };
@@ -66,7 +74,11 @@ pub(super) fn columns<'a>(record: &'a AuditRecord, body: &'a [u8]) -> [ValueRef<
             (Some(row.rule.as_str()), row.process.map(|process| process.tgid), None, None)
         }
         AuditRecord::Loss(loss) => (Some(loss.kind.as_str()), None, None, None),
-        AuditRecord::PolicyLoaded(_)
+        AuditRecord::Asked(_)
+        | AuditRecord::Settled(_)
+        | AuditRecord::Granted(_)
+        | AuditRecord::GrantEnded(_)
+        | AuditRecord::PolicyLoaded(_)
         | AuditRecord::PolicyRefused(_)
         | AuditRecord::Posture(_)
         | AuditRecord::Handover(_)
