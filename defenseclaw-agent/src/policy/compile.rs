@@ -48,6 +48,7 @@ impl Session {
                 .map(|(_, entry)| *entry)
                 .collect(),
             unresolved: Some(self.unresolved),
+            asks: self.asks,
             owners: self.owners.clone(),
             identities: self.identities(),
         };

@@ -24,6 +24,8 @@ pub struct Image {
     pub defaults: Vec<Entry>,
     /// Objects that cannot be resolved.
     pub unresolved: Option<Entry>,
+    /// `confirm` asks somebody, and this is what becomes of a question that nobody answers; none: nobody is asked.
+    pub asks: Option<PolicyAction>,
     /// Sets of executables that [`Unless`] names.
     pub owners: Vec<Vec<PathPattern>>,
     /// Absolute paths, without wildcards, whose files are protected by inode as well: whole trees and single files.

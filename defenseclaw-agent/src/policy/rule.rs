@@ -278,11 +278,12 @@ impl Rule {
 }
 
 impl Settings {
-    /// What is done about a raw action in a mode, and whether another mode would block.
-    pub fn applied(&self, raw: PolicyAction, mode: Mode) -> (PolicyAction, bool) {
+    /// What is done about a raw action in a mode, and whether another mode would block. `asks`: somebody can be asked.
+    pub fn applied(&self, raw: PolicyAction, mode: Mode, asks: bool) -> (PolicyAction, bool) {
         match (raw, mode) {
             (PolicyAction::Allow | PolicyAction::Alert, _) => (raw, false),
             (PolicyAction::Confirm | PolicyAction::Block, Mode::Observe) => (PolicyAction::Alert, true),
+            (PolicyAction::Confirm, Mode::Hitl) if asks => (PolicyAction::Confirm, false),
             (PolicyAction::Confirm, Mode::Action | Mode::Hitl) => (self.confirm_fallback, false),
             (PolicyAction::Block, Mode::Action | Mode::Hitl) => (PolicyAction::Block, false),
         }

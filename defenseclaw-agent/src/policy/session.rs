@@ -46,6 +46,8 @@ pub struct Session {
     pub(super) defaults: BTreeMap<Subject, Entry>,
     pub(super) unresolved: Entry,
     pub(super) mode: Mode,
+    /// Somebody can be asked, and this is what becomes of a question that nobody answers: block or allow.
+    pub(super) asks: Option<PolicyAction>,
     /// Places in `paths` by a name that must be in the object's path, or by its extension.
     pub(super) by_name: HashMap<Vec<u8>, Vec<usize>>,
     pub(super) by_extension: HashMap<Vec<u8>, Vec<usize>>,
@@ -93,8 +95,17 @@ pub(super) struct BoundWild {
 }
 
 impl Session {
-    /// Binds a policy.
+    /// Binds a policy where nobody can be asked: `confirm` becomes its fallback at once.
     pub fn new(policy: &Policy, bindings: &Bindings) -> Result<Self, Vec<Problem>> {
+        Self::bind(policy, bindings, false)
+    }
+
+    /// Binds a policy where somebody can be asked: in mode hitl `confirm` stays what it is.
+    pub fn asking(policy: &Policy, bindings: &Bindings) -> Result<Self, Vec<Problem>> {
+        Self::bind(policy, bindings, true)
+    }
+
+    fn bind(policy: &Policy, bindings: &Bindings, asks: bool) -> Result<Self, Vec<Problem>> {
         let mut problems = Problems::default();
         let profile = policy.profile(&bindings.profile);
         if profile.is_none() && bindings.profile != "default" {
@@ -120,6 +131,7 @@ impl Session {
             defaults: BTreeMap::new(),
             unresolved: NOTHING,
             mode,
+            asks: (asks && mode == Mode::Hitl).then_some(policy.settings.confirm_fallback),
             by_name: HashMap::new(),
             by_extension: HashMap::new(),
             of_root: Vec::new(),
@@ -144,6 +156,11 @@ impl Session {
     /// The mode it was bound with.
     pub fn mode(&self) -> Mode {
         self.mode
+    }
+
+    /// What becomes of a question that nobody answers; none where nobody is asked.
+    pub fn asks(&self) -> Option<PolicyAction> {
+        self.asks
     }
 
     /// What the audit says of a rule.
@@ -205,7 +222,7 @@ impl Session {
             PolicyAction::Alert => Severity::Medium,
             PolicyAction::Allow => Severity::Info,
         };
-        let (action, would_block) = policy.settings.applied(raw, self.mode);
+        let (action, would_block) = policy.settings.applied(raw, self.mode, self.asks.is_some());
         let rule = u16::try_from(self.info.len()).unwrap_or(u16::MAX);
         self.info.push(RuleInfo { id: id.to_owned(), severity, reason });
         Entry { effects, rule, action, raw_action: raw, would_block, kill: false, unless: None }
@@ -285,7 +302,7 @@ impl Binder<'_> {
     ) {
         let settings = &self.policy.settings;
         let raw = rule.raw_action(settings.thresholds, session.mode);
-        let (action, would_block) = settings.applied(raw, session.mode);
+        let (action, would_block) = settings.applied(raw, session.mode, session.asks.is_some());
         let number = session.rules.len();
         let entry = Entry {
             effects: rule.effects,

@@ -37,7 +37,7 @@ fn severe(rule: &Rule, policy: &Policy, problems: &mut Problems) {
     if rule.severity == Severity::Critical {
         for mode in [Mode::Action, Mode::Hitl] {
             let raw = rule.raw_action(settings.thresholds, mode);
-            if settings.applied(raw, mode).0 != PolicyAction::Allow {
+            if settings.applied(raw, mode, false).0 != PolicyAction::Allow {
                 continue;
             }
             let (message, hint) = if raw == PolicyAction::Allow {
