@@ -6,7 +6,10 @@ use tracing::{debug, info, warn};
 use super::{clock, evasion};
 use crate::{
     enforce,
-    model::{AuditRecord, KernelPath, Loss, LossReason, ProcessKey, SessionId, ToolCallId},
+    model::{
+        Approval, ApprovalSettled, AuditRecord, Grant, KernelPath, Loss, LossReason, ProcessKey, SessionId,
+        ToolCallId, Waiter,
+    },
     pipeline::{self, Effect, Input, State},
     sensor::{self, Sensor, SensorError},
     store::{StoreError, Writer},
@@ -31,6 +34,26 @@ pub(super) struct Due {
     pub(super) events: u64,
     /// And what is missing.
     pub(super) losses: Vec<Loss>,
+    /// Questions that have an answer: who waits for it.
+    pub(super) settled: Vec<Settled>,
+    /// Grants that the kernel must forget.
+    pub(super) ungranted: Vec<Grant>,
+    /// What people are to be told of: a question, or its end.
+    pub(super) notices: Vec<(Box<Approval>, Option<Box<ApprovalSettled>>)>,
+    /// What became of answers, by their tickets.
+    pub(super) answered: Vec<(u64, Result<(), String>)>,
+}
+
+/// Those who waited for one answer, and the answer.
+#[derive(Debug)]
+#[expect(dead_code, reason = "nobody is paused yet")]
+pub(super) struct Settled {
+    pub(super) waiters: Vec<Waiter>,
+    pub(super) allow: bool,
+    /// For the agent.
+    pub(super) message: Option<String>,
+    /// The kernel need not ask again while it holds.
+    pub(super) grant: Option<Box<Grant>>,
 }
 
 impl Recorder {
@@ -73,8 +96,12 @@ impl Recorder {
                 }
                 Effect::TreeEnded { session } => due.ended.push(session),
                 Effect::Kill(process) => ends.push(process),
-                Effect::Settle { .. } | Effect::Ungrant(_) | Effect::Notify(..) | Effect::Answered { .. } => {
+                Effect::Settle { waiters, allow, message, grant } => {
+                    due.settled.push(Settled { waiters, allow, message, grant });
                 }
+                Effect::Ungrant(grant) => due.ungranted.push(*grant),
+                Effect::Notify(approval, end) => due.notices.push((approval, end)),
+                Effect::Answered { ticket, result } => due.answered.push((ticket, result)),
                 Effect::Label { process, call } => due.labels.push((process, call)),
             }
         }
