@@ -23,6 +23,8 @@ pub(super) struct Place<'a> {
     pub(super) generation: u64,
     /// Of the image's sets.
     pub(super) numbers: &'a Numbers,
+    /// No hook before the start of a program is attached: who must be asked about it is held when it has started.
+    pub(super) holds: bool,
 }
 
 /// An image, ready to be written.
@@ -92,6 +94,12 @@ pub(super) fn lay_out(
     if blocks(image) {
         laid.has |= has::BLOCKS;
     }
+    if image.asks.is_some() {
+        laid.has |= has::ASKS;
+        if place.holds {
+            laid.has |= has::HOLDS;
+        }
+    }
     Ok(Layout { image: laid, rows })
 }
 
@@ -102,7 +110,7 @@ fn blocks(image: &Image) -> bool {
     let hosts = image.hosts.iter().flat_map(|row| row.entries.iter().map(|(_, entry)| entry));
     let privileges = image.privileges.iter().map(|(_, entry)| entry);
     let mut all = paths.chain(names).chain(addresses).chain(hosts).chain(privileges).chain(&image.defaults);
-    all.any(|entry| entry.action == PolicyAction::Block)
+    all.any(|entry| entry.action >= PolicyAction::Confirm)
 }
 
 #[expect(clippy::large_stack_arrays, reason = "32 KiB, moved to the heap at once")]

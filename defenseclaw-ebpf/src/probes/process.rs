@@ -1,12 +1,13 @@
 //! Processes: enrolment follows fork before the child runs, and ends at exit. Attached at every level.
 
 use aya_ebpf::{macros::btf_tracepoint, programs::BtfTracePointContext};
-use defenseclaw_ebpf::{Count, Kind, Label};
+use defenseclaw_ebpf::{Count, Kind, Label, image::effect};
 
 use super::environment;
 use crate::{
     emit::{Record, Ring, count, short},
     lsm::namespaces_that_differ,
+    pause,
     scope::{self, Actor, SCOPE},
     shim::*,
     verdict::{self, Judged},
@@ -84,9 +85,19 @@ pub fn process_exec(ctx: BtfTracePointContext) -> i32 {
         verdict::forget_owner(&actor);
         return 0;
     };
+    // Judged by what executed it.
+    let mut judged = Judged::NOTHING;
     if policy.judges() {
+        if policy.holds() {
+            let device = u64::from(shim_super_block_dev_direct(shim_inode_sb_direct(inode)));
+            judged = record.judge(&policy, effect::EXEC, device, shim_inode_ino_direct(inode));
+            if !judged.asks() {
+                judged = Judged::NOTHING;
+            }
+        }
         record.learn_owner(&actor);
     }
+    let asks = policy.asks() && pause::started(&mut record, &actor, &judged);
     record
         .arg::<0>(pair(shim_cred_euid_direct(credentials), shim_cred_egid_direct(credentials)))
         .arg::<1>(u64::from(shim_super_block_dev_direct(shim_inode_sb_direct(inode))))
@@ -110,7 +121,10 @@ pub fn process_exec(ctx: BtfTracePointContext) -> i32 {
     record.user_bytes(arguments as *const u8, argv_len);
     let (start, end) = (shim_mm_struct_env_start_direct(memory), shim_mm_struct_env_end_direct(memory));
     environment::put(&mut record, start, end);
-    record.submit(Ring::Priority);
+    let handed_over = record.hand_over(Ring::Priority);
+    if asks {
+        pause::hold(&actor, handed_over);
+    }
     0
 }
 
