@@ -202,8 +202,6 @@ pub mod has {
     pub const NAMES: u64 = 1 << 7;
     /// Some entry asks a person.
     pub const ASKS: u64 = 1 << 60;
-    /// Programs are judged when they have started, because no hook before that is attached.
-    pub const HOLDS: u64 = 1 << 61;
     /// It blocks something: whom it judges must not get out of sight.
     pub const BLOCKS: u64 = 1 << 62;
     /// The image is in force. Without it nothing is judged.

@@ -245,6 +245,13 @@ fn stop() -> i32 {
     if unsafe { bpf_send_signal(SIGSTOP) } == 0 { -ERESTARTNOINTR } else { -EPERM }
 }
 
+/// Ends the current process, which runs already what it may not.
+#[inline(always)]
+pub fn kill() {
+    // SAFETY: takes a number.
+    unsafe { bpf_send_signal(SIGKILL) };
+}
+
 #[inline(always)]
 fn fallback(judged: &Judged) -> (Judged, i32) {
     if judged.falls_back_to_allow() {
@@ -441,46 +448,18 @@ pub fn forget_start(actor: &Actor) {
     }
 }
 
-/// A program has started. Says whether it is to be stopped, and writes into its record why. `judged` is what policy says of
-/// it now, where it was not asked before.
+/// A program has started. Says whether it is to be stopped, and writes into its record why.
 #[inline(never)]
-pub fn started(record: &mut Record, actor: &Actor, judged: &Judged) -> bool {
-    let key = key(actor.tgid, actor.tgid);
-    if let Some(pause) = PAUSES.get_ptr_mut(&key) {
-        // SAFETY: the row lies in the map, and its thread is the current one.
-        let pause = unsafe { &mut *pause };
-        if pause.state == state::STARTING {
-            pause.state = state::WAITING;
-            record.verdict(&Judged::of_rule(pause.rule, pause.generation, action::CONFIRM));
-            return true;
-        }
-    }
-    if !judged.asks() {
+pub fn started(record: &mut Record, actor: &Actor) -> bool {
+    let Some(pause) = PAUSES.get_ptr_mut(&key(actor.tgid, actor.tgid)) else { return false };
+    // SAFETY: the row lies in the map, and its thread is the current one.
+    let pause = unsafe { &mut *pause };
+    if pause.state != state::STARTING {
         return false;
     }
-    let mut question = Question::new(actor, judged, Kind::ProcessExec, object(record, Kind::ProcessExec));
-    (question.key, question.what) = (key, u32::from(effect::EXEC));
-    let known = question.answer();
-    if known == Answer::Allow {
-        record.verdict(&judged.with_action(action::ALLOW));
-        return false;
-    }
-    if known != Answer::Block
-        && may_stop(actor.task, Kind::ProcessExec)
-        && question.begin(state::WAITING, pause_flags::HELD)
-    {
-        record.verdict(judged);
-        return true;
-    }
-    let (done, answer) = if known == Answer::Block { answered(judged, known) } else { fallback(judged) };
-    record.verdict(&done.asking(known != Answer::Block && asking()));
-    done.count();
-    if answer != 0 {
-        // It runs already, so this is how it is refused.
-        // SAFETY: takes a number.
-        unsafe { bpf_send_signal(SIGKILL) };
-    }
-    false
+    pause.state = state::WAITING;
+    record.verdict(&Judged::of_rule(pause.rule, pause.generation, action::CONFIRM));
+    true
 }
 
 /// Stops the program whose record was handed over, before its first instruction; or what the fallback says if it was not.
@@ -501,8 +480,7 @@ pub fn hold(actor: &Actor, handed_over: bool) {
     }
     PAUSES.remove(&key).ok();
     if !allow {
-        // SAFETY: takes a number.
-        unsafe { bpf_send_signal(SIGKILL) };
+        kill();
     }
 }
 

@@ -274,19 +274,9 @@ impl Policy {
     /// Whether some rule asks a person.
     #[inline(always)]
     pub fn asks(&self) -> bool {
-        self.has(has::ASKS)
-    }
-
-    /// Whether programs are judged when they have started.
-    #[inline(always)]
-    pub fn holds(&self) -> bool {
-        self.has(has::HOLDS)
-    }
-
-    #[inline(always)]
-    fn has(&self, bit: u64) -> bool {
         // SAFETY: the image lies in its map.
-        self.current != 0 && self.image().is_some_and(|policy| unsafe { (*policy.image).has } & bit != 0)
+        self.current != 0
+            && self.image().is_some_and(|policy| unsafe { (*policy.image).has } & has::ASKS != 0)
     }
 
     /// The image, and the executables of the task.

@@ -56,6 +56,6 @@ impl Enforcer {
                 profiles.insert(profile, found);
             }
         }
-        Ok(Self { maps, seed, registry: Registry::resume(owner_rows.clone()), owner_rows, profiles, holds: false })
+        Ok(Self { maps, seed, registry: Registry::resume(owner_rows.clone()), owner_rows, profiles })
     }
 }

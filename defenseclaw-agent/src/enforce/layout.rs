@@ -23,8 +23,6 @@ pub(super) struct Place<'a> {
     pub(super) generation: u64,
     /// Of the image's sets.
     pub(super) numbers: &'a Numbers,
-    /// No hook before the start of a program is attached: who must be asked about it is held when it has started.
-    pub(super) holds: bool,
 }
 
 /// An image, ready to be written.
@@ -96,9 +94,6 @@ pub(super) fn lay_out(
     }
     if image.asks.is_some() {
         laid.has |= has::ASKS;
-        if place.holds {
-            laid.has |= has::HOLDS;
-        }
     }
     Ok(Layout { image: laid, rows })
 }

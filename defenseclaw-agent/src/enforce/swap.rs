@@ -32,8 +32,6 @@ pub struct Enforcer {
     /// What stands in the map.
     pub(super) owner_rows: BTreeMap<OwnerKey, Masks>,
     pub(super) profiles: BTreeMap<u32, Profile>,
-    /// See [`Enforcer::hold_started`].
-    pub(super) holds: bool,
 }
 
 #[derive(Debug, Default)]
@@ -92,7 +90,6 @@ impl Enforcer {
             registry: Registry::default(),
             owner_rows: BTreeMap::new(),
             profiles: BTreeMap::new(),
-            holds: false,
         }
     }
 
@@ -102,12 +99,6 @@ impl Enforcer {
         map: impl FnMut(&'static str) -> Option<aya::maps::MapData>,
     ) -> Result<Pauses, EnforceError> {
         Pauses::begin(map, &mut self.maps, self.seed)
-    }
-
-    /// For programs that have no hook before the start of a program: one that must be asked about is held when it has
-    /// started. To be said before a policy is put in force.
-    pub fn hold_started(&mut self) {
-        self.holds = true;
     }
 
     /// Puts a policy in force for a profile, in place of the one before.
@@ -133,7 +124,7 @@ impl Enforcer {
         let mut registry = self.registry.clone();
         registry.recognise(policy, self.seed);
         let numbers = registry.register(policy);
-        let place = layout::Place { seed: self.seed, slot, generation, numbers: &numbers, holds: self.holds };
+        let place = layout::Place { seed: self.seed, slot, generation, numbers: &numbers };
         let Layout { image, rows } = layout::lay_out(policy, identities, &place)?;
 
         let mut undo = Undo::default();
@@ -193,7 +184,7 @@ impl Enforcer {
             return Ok(0);
         };
         let InForce { slot, keys, image, numbers } = in_force;
-        let place = layout::Place { seed: self.seed, slot: *slot, generation: image.generation, numbers, holds: self.holds };
+        let place = layout::Place { seed: self.seed, slot: *slot, generation: image.generation, numbers };
         let files_only = Image { rules: policy.rules.clone(), ..Image::default() };
         let rows = layout::lay_out(&files_only, identities, &place)?.rows;
 

@@ -153,6 +153,17 @@ fn judge_only(actor: &Actor, file: Ptr, access: u64, effects: u32) -> i32 {
     }
 }
 
+/// A program that has started already: whether it may is asked now, and refused is killed.
+#[inline(never)]
+pub fn start(actor: &Actor, file: Ptr) {
+    let Ok((mut record, judged)) = judged(actor, file, access::EXECUTE, u32::from(effect::EXEC)) else { return };
+    if !judged.asks() {
+        record.drop_unseen();
+    } else if pause::ask_start(&mut record, actor, &judged) != 0 {
+        pause::kill();
+    }
+}
+
 #[inline(always)]
 fn judged(actor: &Actor, file: Ptr, access: u64, effects: u32) -> Result<(Record, Judged), i32> {
     let Some(policy) = verdict::policy(actor) else { return Err(0) };

@@ -1,12 +1,12 @@
 //! Processes: enrolment follows fork before the child runs, and ends at exit. Attached at every level.
 
 use aya_ebpf::{macros::btf_tracepoint, programs::BtfTracePointContext};
-use defenseclaw_ebpf::{Count, Kind, Label, image::effect};
+use defenseclaw_ebpf::{Count, Kind, Label};
 
 use super::environment;
 use crate::{
     emit::{Record, Ring, count, short},
-    lsm::namespaces_that_differ,
+    lsm::{file::start, namespaces_that_differ},
     pause,
     scope::{self, Actor, SCOPE},
     shim::*,
@@ -85,19 +85,10 @@ pub fn process_exec(ctx: BtfTracePointContext) -> i32 {
         verdict::forget_owner(&actor);
         return 0;
     };
-    // Judged by what executed it.
-    let mut judged = Judged::NOTHING;
     if policy.judges() {
-        if policy.holds() {
-            let device = u64::from(shim_super_block_dev_direct(shim_inode_sb_direct(inode)));
-            judged = record.judge(&policy, effect::EXEC, device, shim_inode_ino_direct(inode));
-            if !judged.asks() {
-                judged = Judged::NOTHING;
-            }
-        }
         record.learn_owner(&actor);
     }
-    let asks = policy.asks() && pause::started(&mut record, &actor, &judged);
+    let asks = policy.asks() && pause::started(&mut record, &actor);
     record
         .arg::<0>(pair(shim_cred_euid_direct(credentials), shim_cred_egid_direct(credentials)))
         .arg::<1>(u64::from(shim_super_block_dev_direct(shim_inode_sb_direct(inode))))
@@ -124,6 +115,18 @@ pub fn process_exec(ctx: BtfTracePointContext) -> i32 {
     let handed_over = record.hand_over(Ring::Priority);
     if asks {
         pause::hold(&actor, handed_over);
+    }
+    0
+}
+
+/// A program has started, and nobody was asked before: level `tracepoint`. Runs before `process_exec`.
+#[btf_tracepoint(function = "sched_process_exec")]
+pub fn process_start(ctx: BtfTracePointContext) -> i32 {
+    let Some(actor) = scope::current() else { return 0 };
+    let Some(policy) = verdict::policy(&actor) else { return 0 };
+    if policy.asks() {
+        pause::forget_start(&actor);
+        start(&actor, shim_linux_binprm_file_direct(ctx.arg(2)));
     }
     0
 }

@@ -30,7 +30,7 @@ impl Kernel {
     fn new(image: &Image) -> Self {
         let mut registry = Registry::default();
         let numbers = registry.register(image);
-        let place = Place { seed: SEED, slot: 0, generation: 1, numbers: &numbers, holds: false };
+        let place = Place { seed: SEED, slot: 0, generation: 1, numbers: &numbers };
         let laid = lay_out(image, &[], &place).unwrap();
         Self {
             image: laid.image,

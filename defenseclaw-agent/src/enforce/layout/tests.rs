@@ -17,7 +17,7 @@ const SEED: u64 = 0x0123_4567_89ab_cdef;
 
 fn lay(image: &Image) -> Result<Layout, EnforceError> {
     let numbers = Registry::default().register(image);
-    let place = Place { seed: SEED, slot: 3, generation: 9, numbers: &numbers, holds: false };
+    let place = Place { seed: SEED, slot: 3, generation: 9, numbers: &numbers };
     lay_out(image, &[], &place)
 }
 
@@ -256,7 +256,7 @@ fn too_much_is_refused_by_the_rule_that_is_too_much() {
 fn files_are_found_by_inode() {
     let image = Image::default();
     let numbers = Numbers::default();
-    let place = Place { seed: SEED, slot: 3, generation: 1, numbers: &numbers, holds: false };
+    let place = Place { seed: SEED, slot: 3, generation: 1, numbers: &numbers };
     let file = Identity { dev: 8 << 20 | 1, ino: 42, entries: vec![sample::entry(1)] };
     let laid = lay_out(&image, &[file], &place).unwrap();
     let cell = found(&laid, abi::inode(SEED, 8 << 20 | 1, 42), class::INODE, has::INODE).unwrap();
