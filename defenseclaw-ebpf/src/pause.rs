@@ -8,7 +8,9 @@
 use core::ffi::c_void;
 
 use aya_ebpf::{
-    helpers::generated::{bpf_ktime_get_boot_ns, bpf_loop, bpf_probe_read_kernel, bpf_send_signal, bpf_task_pt_regs},
+    helpers::generated::{
+        bpf_ktime_get_boot_ns, bpf_loop, bpf_probe_read_kernel, bpf_send_signal, bpf_task_pt_regs,
+    },
     macros::map,
     maps::{Array, HashMap},
 };
@@ -422,7 +424,8 @@ pub fn ask_start(record: &mut Record, actor: &Actor, judged: &Judged) -> i32 {
     }
     // A script whose interpreter is asked about as well: there is one question at a time.
     let first = !is_starting(question.key);
-    if first && may_stop(actor.task, Kind::ProcessExec) && question.begin(state::STARTING, pause_flags::HELD) {
+    if first && may_stop(actor.task, Kind::ProcessExec) && question.begin(state::STARTING, pause_flags::HELD)
+    {
         record.let_go();
         return 0;
     }
@@ -522,7 +525,12 @@ fn effects_of(opened_for: u64) -> u32 {
 #[inline(always)]
 fn telling(kind: Kind) -> u32 {
     match kind {
-        Kind::FileChmod | Kind::FileChown | Kind::Mount | Kind::Bpf | Kind::ModuleLoad | Kind::SocketCreate => 1,
+        Kind::FileChmod
+        | Kind::FileChown
+        | Kind::Mount
+        | Kind::Bpf
+        | Kind::ModuleLoad
+        | Kind::SocketCreate => 1,
         Kind::FileMknod => 0b1001,
         Kind::FileRename => 1,
         Kind::Ptrace | Kind::Signal => 0b111,

@@ -108,8 +108,7 @@ impl Pauses {
             let data = map(name).ok_or(EnforceError::NoMap { map: name })?;
             Map::from_map_data(data).map_err(shape(name))
         };
-        let mut pausable: Array<MapData, u64> =
-            typed(PAUSABLE)?.try_into().map_err(shape(PAUSABLE))?;
+        let mut pausable: Array<MapData, u64> = typed(PAUSABLE)?.try_into().map_err(shape(PAUSABLE))?;
         for (number, kinds) in syscalls::restartable() {
             let kinds = kinds.iter().fold(0_u64, |bits, kind: &Kind| bits | 1 << (*kind as u16));
             if (number as usize) < SYSCALLS {
@@ -294,8 +293,11 @@ impl Pauses {
         }
         let Ok(rows) = self.rows() else { return true };
         let mut soon = false;
-        let waits: BTreeSet<u32> =
-            rows.iter().filter(|(_, pause)| pause.state == state::WAITING).map(|(key, _)| tgid(*key)).collect();
+        let waits: BTreeSet<u32> = rows
+            .iter()
+            .filter(|(_, pause)| pause.state == state::WAITING)
+            .map(|(key, _)| tgid(*key))
+            .collect();
         self.wakes.retain(|process, threads| {
             // Woken with the last of its answers.
             if waits.contains(process) {

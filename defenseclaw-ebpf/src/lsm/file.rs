@@ -113,7 +113,8 @@ pub fn bprm_check_security(ctx: LsmContext) -> i32 {
     let Some(policy) = verdict::policy(&actor) else { return 0 };
     let program: Ptr = ctx.arg(0);
     // Once for itself, and once more for the interpreter of a script.
-    if policy.asks() && shim_linux_binprm_filename_direct(program) == shim_linux_binprm_interp_direct(program) {
+    if policy.asks() && shim_linux_binprm_filename_direct(program) == shim_linux_binprm_interp_direct(program)
+    {
         pause::forget_start(&actor);
     }
     judge_only(&actor, shim_linux_binprm_file_direct(program), access::EXECUTE, u32::from(effect::EXEC))
@@ -156,7 +157,9 @@ fn judge_only(actor: &Actor, file: Ptr, access: u64, effects: u32) -> i32 {
 /// A program that has started already: whether it may is asked now, and refused is killed.
 #[inline(never)]
 pub fn start(actor: &Actor, file: Ptr) {
-    let Ok((mut record, judged)) = judged(actor, file, access::EXECUTE, u32::from(effect::EXEC)) else { return };
+    let Ok((mut record, judged)) = judged(actor, file, access::EXECUTE, u32::from(effect::EXEC)) else {
+        return;
+    };
     if !judged.asks() {
         record.drop_unseen();
     } else if pause::ask_start(&mut record, actor, &judged) != 0 {

@@ -8,8 +8,9 @@ use defenseclaw_ebpf::{
 };
 
 use crate::{
-    cgroup, pause,
+    cgroup,
     emit::{Ring, short},
+    pause,
     scope::{self, Actor},
     shim::*,
     sockaddr::{AF_INET, AF_INET6, AF_UNIX, Address, mapped, socket_word_direct},

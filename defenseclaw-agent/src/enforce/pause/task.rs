@@ -70,7 +70,9 @@ impl Task {
 }
 
 fn pending_stop(pending: u64) -> Option<i32> {
-    [libc::SIGSTOP, libc::SIGTSTP, libc::SIGTTIN, libc::SIGTTOU].into_iter().find(|stop| pending & bit(*stop) != 0)
+    [libc::SIGSTOP, libc::SIGTSTP, libc::SIGTTIN, libc::SIGTTOU]
+        .into_iter()
+        .find(|stop| pending & bit(*stop) != 0)
 }
 
 fn status(tgid: u32, tid: u32) -> Option<String> {
@@ -88,7 +90,8 @@ mod tests {
 
     #[test]
     fn masks_are_read_as_the_kernel_writes_them() {
-        let status = "Name:\tx\nSigPnd:\t0000000000000000\nShdPnd:\t0000000000040000\nSigBlk:\t0000000000004000\n";
+        let status =
+            "Name:\tx\nSigPnd:\t0000000000000000\nShdPnd:\t0000000000040000\nSigBlk:\t0000000000004000\n";
         assert_eq!(field(status, "ShdPnd:"), bit(libc::SIGSTOP));
         assert_eq!(field(status, "SigBlk:"), bit(libc::SIGTERM));
         assert_eq!(field(status, "SigIgn:"), 0);

@@ -93,7 +93,10 @@ pub(super) fn orphans(setting: &Setting) -> Result<()> {
         client.wait_late(5)?;
         client.pauses.stop_asking()?;
         let settled = client.pauses.settle_all()?;
-        ensure!(settled.len() == 5 && settled.iter().all(|one| one.fallback == Decided::Block), "{settled:?}");
+        ensure!(
+            settled.len() == 5 && settled.iter().all(|one| one.fallback == Decided::Block),
+            "{settled:?}"
+        );
         for pid in pids {
             ensure!(client.end(pid, 60)?.code() == Some(1), "it was not refused");
         }

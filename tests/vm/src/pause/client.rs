@@ -244,5 +244,10 @@ fn says(event: &Event) -> Option<bool> {
     if text.contains("late") || text.contains("127.77.3.") || text.contains("7703") {
         return None;
     }
-    Some(!(text.contains("no-") || text.contains("bin/no") || text.contains("127.77.2.") || text.contains("7702")))
+    Some(
+        !(text.contains("no-")
+            || text.contains("bin/no")
+            || text.contains("127.77.2.")
+            || text.contains("7702")),
+    )
 }

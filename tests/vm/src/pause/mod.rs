@@ -49,7 +49,8 @@ pub(crate) fn trials(setting: &Setting) -> Vec<Trial> {
 
 /// `pause PROGRAM …`: the programs that wait.
 pub(crate) fn program_main(arguments: &[&[u8]]) -> ExitCode {
-    let words: Vec<String> = arguments.iter().map(|word| String::from_utf8_lossy(word).into_owned()).collect();
+    let words: Vec<String> =
+        arguments.iter().map(|word| String::from_utf8_lossy(word).into_owned()).collect();
     program::main(&words)
 }
 

@@ -2,7 +2,6 @@
 
 use std::{
     fs, io,
-    mem::size_of,
     os::{fd::AsRawFd, unix::ffi::OsStrExt},
     path::Path,
 };
@@ -48,7 +47,8 @@ pub(super) const OPERATIONS: &[Operation] = &[
     of("sendto", |_, who| {
         let socket = socket(libc::AF_INET, libc::SOCK_DGRAM)?;
         let to = address(number(who), 9);
-        sys!(libc::SYS_sendto, socket.as_raw_fd(), c"x".as_ptr(), 1, 0, &raw const to, size_of_val(&to)).map(|sent| sent - 1)
+        sys!(libc::SYS_sendto, socket.as_raw_fd(), c"x".as_ptr(), 1, 0, &raw const to, size_of_val(&to))
+            .map(|sent| sent - 1)
     }),
     of("open to truncate", |dir, who| closed(open(dir, who, "cut", libc::O_WRONLY | libc::O_TRUNC))),
     of("make a file", |dir, who| made(dir, who, libc::O_WRONLY)),
@@ -117,9 +117,17 @@ pub(super) const OPERATIONS: &[Operation] = &[
     of("send to a unix socket", |dir, who| {
         let socket = socket(libc::AF_UNIX, libc::SOCK_DGRAM)?;
         let to = unix(dir, who, "hears");
-        sys!(libc::SYS_sendto, socket.as_raw_fd(), c"x".as_ptr(), 1, libc::MSG_DONTWAIT, &raw const to, size_of_val(&to))
-            .map(|sent| sent - 1)
-            .or_else(|err| if err.raw_os_error() == Some(libc::EAGAIN) { Ok(0) } else { Err(err) })
+        sys!(
+            libc::SYS_sendto,
+            socket.as_raw_fd(),
+            c"x".as_ptr(),
+            1,
+            libc::MSG_DONTWAIT,
+            &raw const to,
+            size_of_val(&to)
+        )
+        .map(|sent| sent - 1)
+        .or_else(|err| if err.raw_os_error() == Some(libc::EAGAIN) { Ok(0) } else { Err(err) })
     }),
     of("make a unix socket", |dir, who| {
         let socket = socket(libc::AF_UNIX, libc::SOCK_STREAM)?;

@@ -4,7 +4,10 @@
 use std::{
     fs, io,
     mem::size_of,
-    os::unix::{ffi::OsStrExt, process::{CommandExt, ExitStatusExt}},
+    os::unix::{
+        ffi::OsStrExt,
+        process::{CommandExt, ExitStatusExt},
+    },
     path::Path,
     process::{Command, ExitCode},
     thread,
@@ -64,7 +67,8 @@ fn random(dir: &Path, seed: u64, calls: u64) -> Result<(), String> {
     for call in 0..calls {
         let operation = &OPERATIONS[random.below(OPERATIONS.len())];
         let who = if random.percent(50) { "yes" } else { "no" };
-        operations::check(operation, dir, who).map_err(|wrong| format!("call {call} of seed {seed}: {wrong}"))?;
+        operations::check(operation, dir, who)
+            .map_err(|wrong| format!("call {call} of seed {seed}: {wrong}"))?;
     }
     Ok(())
 }
@@ -93,7 +97,8 @@ fn threads(dir: &Path) -> Result<(), String> {
                     // Only calls that leave nothing behind: they share their files.
                     let operation = &OPERATIONS[random.below(operations::SHARED)];
                     let who = if random.percent(50) { "yes" } else { "no" };
-                    operations::check(operation, dir, who).map_err(|wrong| format!("thread {seed} call {call}: {wrong}"))?;
+                    operations::check(operation, dir, who)
+                        .map_err(|wrong| format!("thread {seed} call {call}: {wrong}"))?;
                 }
                 Ok(())
             }));
@@ -118,7 +123,8 @@ fn starts(dir: &Path, gate: &Path) -> Result<(), String> {
                 unsafe { command.pre_exec(|| Ok(())) };
             }
             let status = command.status().map_err(|err| format!("{name}: {err}"))?;
-            let right = if allowed { status.code() == Some(7) } else { status.signal() == Some(libc::SIGKILL) };
+            let right =
+                if allowed { status.code() == Some(7) } else { status.signal() == Some(libc::SIGKILL) };
             if !right {
                 return Err(format!("{name} in round {round}: {status:?}"));
             }
@@ -155,8 +161,9 @@ extern "C" fn handle(_signal: i32) {
 }
 
 fn timer(dir: &Path, flags: i32) -> Result<(), String> {
-    let beat = open(&dir.join(format!("handled-{}", sys::pid())), libc::O_CREAT | libc::O_WRONLY | libc::O_APPEND)
-        .map_err(|err| err.to_string())?;
+    let beat =
+        open(&dir.join(format!("handled-{}", sys::pid())), libc::O_CREAT | libc::O_WRONLY | libc::O_APPEND)
+            .map_err(|err| err.to_string())?;
     HANDLED.store(beat as i32, std::sync::atomic::Ordering::Relaxed);
     // SAFETY: zeroes are a valid action and timer; both outlive the calls.
     unsafe {
@@ -229,7 +236,8 @@ fn vfork_open(dir: &Path) -> Result<(), String> {
 
 /// A call that cannot wait, again and again until it is let through.
 fn retry() -> Result<(), String> {
-    let socket = sys!(libc::SYS_socket, libc::AF_INET, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC, 0).map_err(|err| err.to_string())?;
+    let socket = sys!(libc::SYS_socket, libc::AF_INET, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC, 0)
+        .map_err(|err| err.to_string())?;
     let address = operations::address([127, 77, 3, 1], 9);
     let mut text = *b"x";
     let mut part = libc::iovec { iov_base: text.as_mut_ptr().cast(), iov_len: 1 };

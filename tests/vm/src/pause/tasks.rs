@@ -42,7 +42,10 @@ pub(super) fn ended(setting: &Setting) -> Result<()> {
             send(process, signal)?;
             let status = client.end(pid, 60)?;
             ensure!(status.signal() == Some(signal as i32), "{signal}: {status:?}");
-            ensure!(client.until(10, |client| client.pauses.waiting().is_ok_and(|all| all.is_empty()))?, "it still waits");
+            ensure!(
+                client.until(10, |client| client.pauses.waiting().is_ok_and(|all| all.is_empty()))?,
+                "it still waits"
+            );
             ensure!(!client.answer(&asked.waiter, true)?, "an answer to nobody");
         }
         Ok(())
