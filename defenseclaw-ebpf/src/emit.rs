@@ -54,10 +54,37 @@ const STRING_MASK: u32 = 0xfff;
 #[repr(C)]
 pub struct Scratch {
     busy: u64,
+    parked: Parked,
+    asked: pause::Asked,
     progress: Progress,
     spare: path::Buffer,
     first: path::Buffer,
     rest: [u8; RECORD_MAX + 8],
+}
+
+/// What is known of a record besides what stands in its buffer.
+#[derive(Clone, Copy)]
+#[repr(C)]
+struct Parked {
+    first: u32,
+    rest: u32,
+    flags: u32,
+    tid: u32,
+    entry: u64,
+    generation: u64,
+    kind: u32,
+}
+
+/// The verifier wants to know what an LSM program may return.
+#[inline(always)]
+pub fn allowed_values(answer: i32) -> i32 {
+    const EPERM: i32 = 1;
+    const ERESTARTNOINTR: i32 = 513;
+    match answer {
+        0 => 0,
+        _ if answer == -ERESTARTNOINTR => -ERESTARTNOINTR,
+        _ => -EPERM,
+    }
 }
 
 const _: () = assert!(OFFSET_MASK as usize + STRING_MAX <= RECORD_MAX);
@@ -152,7 +179,7 @@ pub fn short(
             Some(_) => flags::HAS_RESULT | flags::AT_SYSCALL_EXIT,
             None => 0,
         };
-        begin(header, kind, flags, HEAD, shim_task_struct_pid_direct(actor.task));
+        begin(header, kind as u32, flags, HEAD, shim_task_struct_pid_direct(actor.task));
         name_actor(header, actor);
         let words = (&raw mut (*record).body).cast::<u64>();
         let args = fill();
@@ -186,7 +213,7 @@ unsafe fn zero(words: *mut u64, count: usize) {
 
 /// First words of a header: [`ABI_VERSION`], kind and flags; length and thread.
 #[inline(always)]
-unsafe fn begin(header: *mut Header, kind: Kind, flags: u32, len: u32, tid: u32) {
+unsafe fn begin(header: *mut Header, kind: u32, flags: u32, len: u32, tid: u32) {
     let words = header.cast::<u64>();
     // SAFETY: the caller owns the header, which begins with two words of smaller fields; the ABI is little-endian.
     unsafe {
@@ -227,7 +254,11 @@ pub struct Record {
     /// In the scratch buffer.
     head: *mut Short,
     row: *mut Counters,
+    /// Of the scratch buffer.
+    slot: u32,
     kind: Kind,
+    /// The same, of one that was parked.
+    number: u32,
     tid: u32,
     /// Bytes of head and first path, and of the strings behind them.
     first: u32,
@@ -371,7 +402,9 @@ impl Record {
                     scratch,
                     head,
                     row,
+                    slot: first + slot,
                     kind,
+                    number: kind as u32,
                     tid: 0,
                     first: HEAD,
                     rest: 0,
@@ -634,17 +667,67 @@ impl Record {
     #[inline(always)]
     pub fn submit_judged(mut self, judged: &Judged) -> i32 {
         if judged.asks() {
-            return pause::ask(&mut self, judged);
+            return allowed_values(pause::pause_operation(self.park(judged)));
         }
         self.verdict(judged);
         self.submit(Ring::of(judged));
         judged.carry_out()
     }
 
+    /// Puts aside what is known of it, for a function that the verifier looks at by itself. Says where.
+    #[inline(always)]
+    pub fn park(&mut self, judged: &Judged) -> u32 {
+        let (entry, generation) = judged.words();
+        let kind = self.kind as u32;
+        let parked =
+            Parked { first: self.first, rest: self.rest, flags: self.flags, tid: self.tid, kind, entry, generation };
+        // SAFETY: the buffer is ours.
+        unsafe { (&raw mut (*self.scratch).parked).write_volatile(parked) };
+        self.slot
+    }
+
+    /// Takes it up again.
+    #[inline(always)]
+    pub fn unpark(slot: u32) -> Option<(Self, Judged)> {
+        let scratch = SCRATCH.get_ptr_mut(slot)?;
+        // SAFETY: `scratch` points into the scratch map, and nobody else has the buffer.
+        let parked = unsafe { (&raw const (*scratch).parked).read_volatile() };
+        let row = COUNTERS.get_ptr_mut(processor() * KINDS as u32 + (parked.kind & (KINDS as u32 - 1)))?;
+        let path = parked.first.wrapping_sub(HEAD) & STRING_MASK;
+        // SAFETY: as above.
+        let head = path::head(unsafe { &raw mut (*scratch).first }, path::END - path).cast();
+        let record = Self {
+            scratch,
+            slot,
+            head,
+            row,
+            kind: Kind::FileOpen,
+            number: parked.kind,
+            tid: parked.tid,
+            first: HEAD + path,
+            rest: parked.rest,
+            flags: parked.flags,
+            string: 0,
+            paths: path::Known::default(),
+            seed: 0,
+            components: 0,
+            leaf: 0,
+            lost: 0,
+        };
+        Some((record, Judged::from_words(parked.entry, parked.generation)))
+    }
+
+    /// Room for a question about it.
+    #[inline(always)]
+    pub fn asked(&self) -> *mut pause::Asked {
+        // SAFETY: `scratch` points into the scratch map and is ours.
+        unsafe { &raw mut (*self.scratch).asked }
+    }
+
     /// What it is about.
     #[inline(always)]
-    pub fn kind(&self) -> Kind {
-        self.kind
+    pub fn kind(&self) -> u32 {
+        self.number
     }
 
     /// Its arguments.
@@ -681,7 +764,7 @@ impl Record {
             if len as usize > RECORD_MAX {
                 add(self.row, Count::Oversized);
             } else {
-                begin(&raw mut (*self.head).header, self.kind, self.flags, len, self.tid);
+                begin(&raw mut (*self.head).header, self.number, self.flags, len, self.tid);
                 let failed = match ring {
                     Ring::Priority => output(&PRIORITY, self.head.cast(), len),
                     Ring::Bulk => output(&BULK, self.head.cast(), len),

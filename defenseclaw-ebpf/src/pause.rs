@@ -15,7 +15,7 @@ use aya_ebpf::{
     maps::{Array, HashMap},
 };
 use defenseclaw_ebpf::{
-    Kind, access,
+    KINDS, Kind, access,
     asking::{
         GRANTS_MAX, GrantKey, Granted, HELD_RULE, PAUSES_MAX, Pause, STOPS_MAX, SYSCALLS, pause_flags, state,
         what,
@@ -25,9 +25,10 @@ use defenseclaw_ebpf::{
 };
 
 use crate::{
-    emit::{Record, Ring, short},
+    emit::{Record, Ring},
     scope::{self, Actor},
     shim::*,
+    sockaddr::{AF_INET, mapped},
     verdict::{self, Judged},
 };
 
@@ -65,17 +66,20 @@ mod hook {
     pub const OTHER: u32 = 1 << 4;
 }
 
+/// What a question needs to be kept in: too much for a stack of 512 bytes, and what lies in a map the verifier does not follow.
+#[repr(C)]
+pub struct Asked {
+    pause: Pause,
+    grant: GrantKey,
+    text: Text,
+}
+
 /// What a hook asks about.
-pub struct Question {
+struct Question {
+    /// In the record's buffer.
+    asked: *mut Asked,
     key: u64,
-    object: u64,
-    start_ns: u64,
-    session: u64,
-    generation: u64,
-    what: u32,
-    rule: u32,
     hook: u32,
-    flags: u32,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -94,55 +98,74 @@ enum Answer {
 
 impl Question {
     #[inline(always)]
-    fn new(actor: &Actor, judged: &Judged, kind: Kind, object: u64) -> Self {
+    fn new(asked: *mut Asked, actor: &Actor, judged: &Judged, kind: u32, object: u64) -> Self {
         // SAFETY: the label stays in the map as long as its task, which is the current one, runs this program.
         let (session, mut start_ns) = unsafe { ((*actor.label).session, (*actor.label).start_ns) };
         if start_ns == 0 {
             start_ns = scope::start_ns_direct(actor.task);
         }
-        Self {
-            key: key(actor.tgid, shim_task_struct_pid_direct(actor.task)),
-            object,
-            start_ns,
-            session,
-            generation: judged.generation(),
-            what: what::KIND | kind as u32,
-            rule: judged.rule(),
-            hook: hook::OTHER,
-            flags: if judged.falls_back_to_allow() { pause_flags::FALLBACK_ALLOW } else { 0 },
+        let flags = if judged.falls_back_to_allow() { pause_flags::FALLBACK_ALLOW } else { 0 };
+        // SAFETY: the caller has the place to itself; the helper has no preconditions.
+        unsafe {
+            let pause = &raw mut (*asked).pause;
+            (*pause).object = object;
+            (*pause).start_ns = start_ns;
+            (*pause).since_ns = bpf_ktime_get_boot_ns();
+            (*pause).session = session;
+            (*pause).generation = judged.generation();
+            (*pause).what = what::KIND | about(kind);
+            (*pause).rule = judged.rule();
+            (*pause).used = core::hint::black_box(0);
+            (*pause).stops = core::hint::black_box(0);
+            (*pause).flags = flags;
         }
+        let key = key(actor.tgid, shim_task_struct_pid_direct(actor.task));
+        Self { asked, key, hook: hook::OTHER }
+    }
+
+    #[inline(always)]
+    fn pause(&mut self) -> &mut Pause {
+        // SAFETY: the place is ours as long as the record.
+        unsafe { &mut (*self.asked).pause }
+    }
+
+    #[inline(always)]
+    fn is_about_held(&mut self) -> bool {
+        self.pause().rule == u32::from(HELD_RULE)
     }
 
     /// What was answered already.
     #[inline(always)]
-    fn answer(&self) -> Answer {
-        if self.rule == u32::from(HELD_RULE) {
+    fn answer(&mut self) -> Answer {
+        if self.is_about_held() {
             return Answer::Wait;
         }
-        if let Some(pause) = PAUSES.get_ptr_mut(&self.key) {
+        let (key, hook) = (self.key, self.hook);
+        let question = self.pause();
+        if let Some(pause) = PAUSES.get_ptr_mut(&key) {
             // SAFETY: the row lies in the map; user space replaces it as a whole while the thread is stopped.
             let pause = unsafe { &mut *pause };
-            let effects = pause.what | self.what;
-            let covered = pause.what == self.what || effects & what::KIND == 0 && effects == pause.what;
-            if pause.object == self.object && pause.start_ns == self.start_ns && covered {
+            let effects = pause.what | question.what;
+            let covered = pause.what == question.what || effects & what::KIND == 0 && effects == pause.what;
+            if pause.object == question.object && pause.start_ns == question.start_ns && covered {
                 if pause.state == state::STARTING {
                     return Answer::Starting;
                 }
                 if pause.state == state::BLOCK {
-                    PAUSES.remove(&self.key).ok();
+                    PAUSES.remove(&key).ok();
                     return Answer::Block;
                 }
                 if pause.state == state::ALLOW {
-                    if pause.used & self.hook == 0 {
-                        pause.used |= self.hook;
+                    if pause.used & hook == 0 {
+                        pause.used |= hook;
                         return Answer::Allow;
                     }
                     // Once was enough; this is the next one.
-                    PAUSES.remove(&self.key).ok();
+                    PAUSES.remove(&key).ok();
                 } else if pause.state != state::WAITING {
                     // Refused before; there may be a grant now.
                 } else if pause.stops >= STOPS_MAX {
-                    PAUSES.remove(&self.key).ok();
+                    PAUSES.remove(&key).ok();
                     return Answer::Block;
                 } else {
                     pause.stops += 1;
@@ -150,14 +173,18 @@ impl Question {
                 }
             }
         }
-        let key = GrantKey {
-            session: self.session,
-            object: self.object,
-            generation: self.generation,
-            what: self.what,
-            rule: self.rule,
+        // SAFETY: the place is ours as long as the record.
+        let granted = unsafe {
+            let grant = &raw mut (*self.asked).grant;
+            let pause = &raw const (*self.asked).pause;
+            (*grant).session = (*pause).session;
+            (*grant).object = (*pause).object;
+            (*grant).generation = (*pause).generation;
+            (*grant).what = (*pause).what;
+            (*grant).rule = (*pause).rule;
+            GRANTS.get_ptr(&*grant)
         };
-        let Some(granted) = GRANTS.get_ptr(&key) else { return Answer::None };
+        let Some(granted) = granted else { return Answer::None };
         // SAFETY: the row lies in the map; the helper has no preconditions.
         unsafe {
             if (*granted).expires_ns < bpf_ktime_get_boot_ns() {
@@ -172,28 +199,18 @@ impl Question {
 
     /// Whether there is room to wait.
     #[inline(always)]
-    fn begin(&self, state: u32, flags: u32) -> bool {
-        let pause = Pause {
-            object: self.object,
-            start_ns: self.start_ns,
-            // SAFETY: the helper has no preconditions.
-            since_ns: unsafe { bpf_ktime_get_boot_ns() },
-            session: self.session,
-            generation: self.generation,
-            what: self.what,
-            rule: self.rule,
-            state,
-            used: 0,
-            stops: 0,
-            flags: self.flags | flags,
-        };
-        PAUSES.insert(&self.key, &pause, 0).is_ok()
+    fn begin(&mut self, state: u32, flags: u32) -> bool {
+        let key = self.key;
+        let pause = self.pause();
+        pause.state = state;
+        pause.flags |= flags;
+        PAUSES.insert(&key, &*pause, 0).is_ok()
     }
 
     /// Of one that could not be asked: whether somebody may be asked now, so that the next try passes.
     #[inline(always)]
-    fn refuse(&self, answer: i32) -> bool {
-        self.rule != u32::from(HELD_RULE) && answer != 0 && asking() && self.begin(state::REFUSED, 0)
+    fn refuse(&mut self) -> bool {
+        !self.is_about_held() && asking() && !is_starting(self.key) && self.begin(state::REFUSED, 0)
     }
 
     #[inline(always)]
@@ -215,7 +232,7 @@ pub fn asking() -> bool {
 
 /// Whether the current task can be stopped in this system call, for an operation of this kind.
 #[inline(always)]
-fn may_stop(task: Ptr, kind: Kind) -> bool {
+fn may_stop(task: Ptr, kind: u32) -> bool {
     if !asking()
         || shim_task_struct_flags_direct(task) & NOT_STOPPED != 0
         // A tracer would see the stop, and could take it away.
@@ -223,7 +240,7 @@ fn may_stop(task: Ptr, kind: Kind) -> bool {
         || shim_task_struct_thread_status_exists(task)
             && shim_task_struct_thread_status_direct(task) & TS_COMPAT != 0
         // Its parent waits for it, and would be stopped as well.
-        || kind as u32 != Kind::ProcessExec as u32 && !shim_task_struct_vfork_done_direct(task).is_null()
+        || kind != Kind::ProcessExec as u32 && !shim_task_struct_vfork_done_direct(task).is_null()
     {
         return false;
     }
@@ -237,7 +254,7 @@ fn may_stop(task: Ptr, kind: Kind) -> bool {
     if number == KILL && shim_pt_regs_arg0_direct(registers) as i32 <= 0 {
         return false;
     }
-    PAUSABLE.get(number as u32).is_some_and(|kinds| kinds >> (kind as u32 & 63) & 1 != 0)
+    PAUSABLE.get(number as u32).is_some_and(|kinds| kinds >> (kind & 63) & 1 != 0)
 }
 
 /// Stops the current process when this system call is left, which is what `-ERESTARTNOINTR` is then for.
@@ -254,36 +271,33 @@ pub fn kill() {
     unsafe { bpf_send_signal(SIGKILL) };
 }
 
-#[inline(always)]
-fn fallback(judged: &Judged) -> (Judged, i32) {
-    if judged.falls_back_to_allow() {
-        (judged.with_action(action::ALLOW), 0)
-    } else {
-        (judged.with_action(action::BLOCK), -EPERM)
-    }
-}
-
-/// Asks about the operation that a record describes, and is what the LSM program returns.
+/// Asks about the operation that a parked record describes, and is what the LSM program returns. A function of its own for the
+/// verifier, too: it goes through it once for each program and not for each way that leads here.
+#[unsafe(no_mangle)]
 #[inline(never)]
-pub fn ask(record: &mut Record, judged: &Judged) -> i32 {
-    let Some(actor) = &scope::current() else { return judged.carry_out() };
+pub extern "C" fn pause_operation(slot: u32) -> i32 {
+    let Some(actor) = &scope::current() else { return -EPERM };
+    let Some((mut record, judged)) = Record::unpark(slot) else { return -EPERM };
+    let (record, judged) = (&mut record, &judged);
     let kind = record.kind();
-    let mut question = Question::new(actor, judged, kind, object(record, kind));
     let arguments = record.arguments();
+    let asked = record.asked();
+    let object = object(record, kind, &arguments);
+    let mut question = Question::new(asked, actor, judged, kind, object);
     let mut restarts = true;
-    if kind as u32 == Kind::FileOpen as u32 {
+    if kind == Kind::FileOpen as u32 {
         let opened_for = arguments[0];
-        question.what = effects_of(opened_for);
+        question.pause().what = effects_of(opened_for);
         question.hook = if arguments[2] == 0 { hook::MAKE } else { hook::OPEN };
         if arguments[2] == 0 {
             // What a new file is opened for besides is not asked again.
-            question.what |= u32::from(effect::READ);
+            question.pause().what |= u32::from(effect::READ);
         }
         // The file is there now, so the call would fail.
         restarts = opened_for & access::CREATE == 0 || arguments[2] == 0 || arguments[3] & O_EXCL == 0;
-    } else if kind as u32 == Kind::FileTruncate as u32 {
-        (question.what, question.hook) = (u32::from(effect::WRITE), hook::TRUNCATE);
-    } else if kind as u32 == Kind::Namespace as u32 {
+    } else if kind == Kind::FileTruncate as u32 {
+        (question.pause().what, question.hook) = (u32::from(effect::WRITE), hook::TRUNCATE);
+    } else if kind == Kind::Namespace as u32 {
         // Other hooks of that kind are asked for a capability, and what they return is lost.
         restarts = arguments[0] == namespace::USER_CREATE;
     }
@@ -293,11 +307,7 @@ pub fn ask(record: &mut Record, judged: &Judged) -> i32 {
         return 0;
     }
     if known == Answer::Allow || known == Answer::Block {
-        let (done, answer) = answered(judged, known);
-        record.verdict(&done);
-        record.hand_over(Ring::of(&done));
-        done.count();
-        return answer;
+        return answered(record, judged, known);
     }
     if restarts && may_stop(actor.task, kind) {
         if known == Answer::Wait {
@@ -315,125 +325,107 @@ pub fn ask(record: &mut Record, judged: &Judged) -> i32 {
                 return answer;
             }
             question.end();
-            let (done, answer) = fallback(judged);
-            done.count();
-            return answer;
+            return if judged.falls_back_to_allow() { 0 } else { -EPERM };
         }
     }
-    let (done, answer) = fallback(judged);
-    record.verdict(&done.asking(question.refuse(answer)));
+    fall_back(record, judged, &mut question)
+}
+
+/// There is an answer.
+#[inline(always)]
+fn answered(record: &mut Record, judged: &Judged, known: Answer) -> i32 {
+    let allowed = known == Answer::Allow;
+    let done = judged.with_action(if allowed { action::ALLOW } else { action::BLOCK });
+    record.verdict(&done);
     record.hand_over(Ring::of(&done));
     done.count();
-    answer
+    if allowed { 0 } else { -EPERM }
 }
 
+/// There is none, and nobody can wait for it here.
 #[inline(always)]
-fn answered(judged: &Judged, known: Answer) -> (Judged, i32) {
-    if known == Answer::Allow {
-        (judged.with_action(action::ALLOW), 0)
-    } else {
-        (judged.with_action(action::BLOCK), -EPERM)
+fn fall_back(record: &mut Record, judged: &Judged, question: &mut Question) -> i32 {
+    if judged.falls_back_to_allow() {
+        record.verdict(&judged.with_action(action::ALLOW));
+        record.hand_over(Ring::Bulk);
+        return 0;
     }
-}
-
-/// The same about an internet address, in a record without strings. `restarts` is false in programs of the cgroup, which do
-/// not decide what the system call returns.
-#[inline(never)]
-pub fn ask_address(kind: Kind, actor: &Actor, judged: &Judged, object: u64, args: &[u64; 6]) -> i32 {
-    let question = Question::new(actor, judged, about(kind), object);
-    let known = question.answer();
-    if known == Answer::None && may_stop(actor.task, kind) && question.begin(state::WAITING, 0) {
-        if short(kind, Ring::Priority, actor, None, judged, || *args) {
-            judged.count();
-            let answer = stop();
-            if answer == -EPERM {
-                question.end();
-            }
-            return answer;
-        }
-        question.end();
-        let (done, answer) = fallback(judged);
-        done.count();
-        return answer;
-    }
-    if known == Answer::Wait && may_stop(actor.task, kind) {
-        return stop();
-    }
-    let (done, answer) = match known {
-        Answer::Allow | Answer::Block => answered(judged, known),
-        Answer::None | Answer::Wait | Answer::Starting => {
-            let (done, answer) = fallback(judged);
-            (done.asking(question.refuse(answer)), answer)
-        }
-    };
+    let done = judged.with_action(action::BLOCK).asking(question.refuse());
+    record.verdict(&done);
+    record.hand_over(Ring::of(&done));
     done.count();
-    short(kind, Ring::of(&done), actor, None, &done, || *args);
-    answer
+    -EPERM
 }
 
-/// An address is reached for in several ways.
-#[inline(always)]
-fn about(kind: Kind) -> Kind {
-    if kind as u32 == Kind::NetSend as u32 { Kind::NetConnect } else { kind }
-}
-
-/// What was said of an address, to a program of the cgroup: it cannot stop anybody.
+/// What was said of an address, to a program of the cgroup, which cannot stop anybody: an action, and 8 besides if somebody
+/// may be asked so that the next try passes.
+#[unsafe(no_mangle)]
 #[inline(never)]
-pub fn settled_address(kind: Kind, actor: &Actor, judged: &Judged, object: u64) -> Judged {
-    let mut question = Question::new(actor, judged, about(kind), object);
+pub extern "C" fn pause_address(entry: u64, generation: u64, object: u64, kind: u32) -> u32 {
+    let judged = Judged::from_words(entry, generation);
+    let Some(actor) = &scope::current() else { return u32::from(action::BLOCK) };
+    // SAFETY: numbers, of which each is written before it is read.
+    let mut asked: Asked = unsafe { core::mem::MaybeUninit::uninit().assume_init() };
+    let mut question = Question::new(&raw mut asked, actor, &judged, kind, object);
     question.hook = hook::CGROUP;
-    let known = question.answer();
-    match known {
-        Answer::Allow | Answer::Block => answered(judged, known).0,
+    match question.answer() {
+        Answer::Allow => u32::from(action::ALLOW),
+        Answer::Block => u32::from(action::BLOCK),
+        Answer::None | Answer::Wait | Answer::Starting if judged.falls_back_to_allow() => u32::from(action::ALLOW),
         Answer::None | Answer::Wait | Answer::Starting => {
-            let (done, answer) = fallback(judged);
-            done.asking(question.refuse(answer))
+            u32::from(action::BLOCK) | if question.refuse() { 8 } else { 0 }
         }
     }
+}
+
+/// The same, of what was judged.
+#[inline(always)]
+pub fn settled_address(kind: Kind, judged: &Judged, object: u64) -> Judged {
+    let (entry, generation) = judged.words();
+    let found = pause_address(entry, generation, object, kind as u32);
+    judged.with_action(found as u8 & 7).asking(found & 8 != 0)
 }
 
 /// The object of a question about an address: the one that is reached.
 #[inline(always)]
-pub fn address_object(high: u64, low: u64, port: u16) -> u64 {
+pub fn address_object(high: u64, low: u64, port: u64) -> u64 {
     let low = match (high, low) {
         (0, 0) => 1,
         (0, 0xffff_0000_0000) => 0xffff_7f00_0001,
         _ => low,
     };
-    image::mix(image::address(verdict::seed(), high, low, 128), u64::from(port))
+    image::mix(image::address(verdict::seed(), high, low, 128), port)
 }
 
 /// A program that may start only if somebody says so: it starts, and is stopped then. What the LSM program returns.
+#[unsafe(no_mangle)]
 #[inline(never)]
-pub fn ask_start(record: &mut Record, actor: &Actor, judged: &Judged) -> i32 {
-    let mut question = Question::new(actor, judged, Kind::ProcessExec, object(record, Kind::ProcessExec));
+pub extern "C" fn pause_start(slot: u32) -> i32 {
+    let Some(actor) = &scope::current() else { return -EPERM };
+    let Some((mut record, judged)) = Record::unpark(slot) else { return -EPERM };
+    let (record, judged) = (&mut record, &judged);
+    const EXEC: u32 = Kind::ProcessExec as u32;
+    let asked = record.asked();
+    let object = object(record, EXEC, &[0; 4]);
+    let mut question = Question::new(asked, actor, judged, EXEC, object);
     // Whoever executes becomes the leader.
     question.key = key(actor.tgid, actor.tgid);
-    question.what = u32::from(effect::EXEC);
+    question.pause().what = u32::from(effect::EXEC);
     let known = question.answer();
     if known == Answer::Starting {
         record.let_go();
         return 0;
     }
     if known == Answer::Allow || known == Answer::Block {
-        let (done, answer) = answered(judged, known);
-        record.verdict(&done);
-        record.hand_over(Ring::of(&done));
-        done.count();
-        return answer;
+        return answered(record, judged, known);
     }
     // A script whose interpreter is asked about as well: there is one question at a time.
     let first = !is_starting(question.key);
-    if first && may_stop(actor.task, Kind::ProcessExec) && question.begin(state::STARTING, pause_flags::HELD)
-    {
+    if first && may_stop(actor.task, EXEC) && question.begin(state::STARTING, pause_flags::HELD) {
         record.let_go();
         return 0;
     }
-    let (done, answer) = fallback(judged);
-    record.verdict(&done.asking(first && question.refuse(answer)));
-    record.hand_over(Ring::of(&done));
-    done.count();
-    answer
+    fall_back(record, judged, &mut question)
 }
 
 #[inline(always)]
@@ -488,8 +480,10 @@ pub fn hold(actor: &Actor, handed_over: bool) {
 }
 
 /// Whether a program that was held is still to be; once it is not, nobody asks again.
+#[unsafe(no_mangle)]
 #[inline(never)]
-pub fn is_held(actor: &Actor) -> bool {
+pub extern "C" fn pause_is_held() -> u32 {
+    let Some(actor) = &scope::current() else { return 0 };
     let held = PAUSES.get_ptr(&key(actor.tgid, actor.tgid)).is_some_and(|pause| {
         // SAFETY: the row lies in the map.
         let pause = unsafe { &*pause };
@@ -499,7 +493,13 @@ pub fn is_held(actor: &Actor) -> bool {
         // SAFETY: the label is that of the current task.
         unsafe { (*actor.label.cast_mut()).held = 0 };
     }
-    held
+    u32::from(held)
+}
+
+/// Several ways to reach for an address.
+#[inline(always)]
+fn about(kind: u32) -> u32 {
+    if kind == Kind::NetSend as u32 { Kind::NetConnect as u32 } else { kind }
 }
 
 /// Effects of an open, as what is asked about.
@@ -521,34 +521,49 @@ fn effects_of(opened_for: u64) -> u32 {
     u32::from(effects)
 }
 
-/// Which arguments tell one object from another, as bits.
-#[inline(always)]
-fn telling(kind: Kind) -> u32 {
-    match kind {
-        Kind::FileChmod
-        | Kind::FileChown
-        | Kind::Mount
-        | Kind::Bpf
-        | Kind::ModuleLoad
-        | Kind::SocketCreate => 1,
-        Kind::FileMknod => 0b1001,
-        Kind::FileRename => 1,
-        Kind::Ptrace | Kind::Signal => 0b111,
-        Kind::Namespace | Kind::PerfOpen => 0b11,
-        Kind::CredChange => 0b101,
-        _ => 0,
-    }
-}
+/// Which arguments tell one object from another, by kind: bits.
+static TELLING: [u8; KINDS] = {
+    let mut telling = [0; KINDS];
+    telling[Kind::FileChmod as usize] = 1;
+    telling[Kind::FileChown as usize] = 1;
+    telling[Kind::FileRename as usize] = 1;
+    telling[Kind::FileMknod as usize] = 0b1001;
+    telling[Kind::Mount as usize] = 1;
+    telling[Kind::Bpf as usize] = 1;
+    telling[Kind::ModuleLoad as usize] = 1;
+    telling[Kind::SocketCreate as usize] = 1;
+    telling[Kind::Ptrace as usize] = 0b111;
+    telling[Kind::Signal as usize] = 0b111;
+    telling[Kind::Namespace as usize] = 0b11;
+    telling[Kind::PerfOpen as usize] = 0b11;
+    telling[Kind::CredChange as usize] = 0b101;
+    telling
+};
 
 /// Hash of what a record is about: its strings and the arguments that tell one object from another.
 #[inline(always)]
-fn object(record: &Record, kind: Kind) -> u64 {
-    let (strings, len) = record.strings(kind as u32 == Kind::ProcessExec as u32);
-    let mut text = Text { hash: verdict::seed(), at: strings as u64, left: len };
-    // SAFETY: `word` has the signature the helper calls, and `text` outlives the call.
-    unsafe { bpf_loop(1 << 11, word as *mut c_void, (&raw mut text).cast(), 0) };
-    let mut hash = image::finish(text.hash, len);
-    let (telling, arguments) = (telling(kind), record.arguments());
+fn object(record: &Record, kind: u32, arguments: &[u64; 4]) -> u64 {
+    if kind == Kind::NetConnect as u32 || kind == Kind::NetSend as u32 || kind == Kind::NetBind as u32 {
+        let (high, low) = if arguments[0] as u16 == AF_INET {
+            (0, mapped(arguments[2] as u32))
+        } else {
+            (u64::from_be(arguments[2]), u64::from_be(arguments[3]))
+        };
+        return address_object(high, low, arguments[1]);
+    }
+    let (strings, len) = record.strings(kind == Kind::ProcessExec as u32);
+    // SAFETY: the place is ours as long as the record; `word` has the signature the helper calls.
+    let mut hash = unsafe {
+        let text = &raw mut (*record.asked()).text;
+        (*text).hash = verdict::seed();
+        (*text).at = strings as u64;
+        (*text).left = len;
+        let mut context = text;
+        bpf_loop(1 << 11, word as *mut c_void, (&raw mut context).cast(), 0);
+        image::finish((*text).hash, len)
+    };
+    // SAFETY: the masked index lies in the array. Volatile, or it would be a chain of comparisons.
+    let telling = unsafe { (&raw const TELLING).cast::<u8>().add(kind as usize & (KINDS - 1)).read_volatile() };
     let mut at = 0;
     while at < 4 {
         if telling >> at & 1 != 0 {
@@ -559,6 +574,7 @@ fn object(record: &Record, kind: Kind) -> u64 {
     hash
 }
 
+#[repr(C)]
 struct Text {
     hash: u64,
     /// A number: the helper below checks it, not the verifier.
@@ -567,8 +583,8 @@ struct Text {
 }
 
 unsafe extern "C" fn word(_index: u64, context: *mut c_void) -> i64 {
-    // SAFETY: the helper passes the `Text` that `object` gave it.
-    let text = unsafe { &mut *context.cast::<Text>() };
+    // SAFETY: the helper passes the pointer to a `Text` that `object` gave it.
+    let text = unsafe { &mut **context.cast::<*mut Text>() };
     if text.left == 0 {
         return 1;
     }

@@ -145,6 +145,17 @@ impl Judged {
         Self { entry: Entry(self.entry.0 | u64::from(refused) << 57), ..*self }
     }
 
+    /// All of it, as numbers.
+    #[inline(always)]
+    pub fn words(&self) -> (u64, u64) {
+        (self.entry.0, self.generation)
+    }
+
+    #[inline(always)]
+    pub fn from_words(entry: u64, generation: u64) -> Self {
+        Self { entry: Entry(entry), generation }
+    }
+
     /// What a rule by its number asks.
     #[inline(always)]
     pub fn of_rule(rule: u32, generation: u64, action: u8) -> Self {
@@ -248,7 +259,7 @@ pub fn policy(actor: &Actor) -> Option<Policy> {
     // neighbours (asserted below).
     let word = unsafe { (&raw const (*actor.label).profile).cast::<u64>().read_volatile() };
     let profile = word as u32;
-    if word >> 32 != 0 && pause::is_held(actor) {
+    if word >> 32 != 0 && pause::pause_is_held() != 0 {
         return Some(Policy { label: actor.label, current: HELD_IMAGE, profile });
     }
     let current = *CURRENT.get(profile)?;

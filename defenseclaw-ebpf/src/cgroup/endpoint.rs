@@ -132,7 +132,7 @@ fn judge(ctx: &SockAddrContext, kind: Kind, actor: &Actor, effect: u16, family: 
     let (high, low) = (u64::from_be(at.address[0]), u64::from_be(at.address[1]));
     let mut judged = policy.address(effect, high, low, at.port);
     if judged.asks() {
-        judged = pause::settled_address(kind, actor, &judged, pause::address_object(high, low, at.port));
+        judged = pause::settled_address(kind, &judged, pause::address_object(high, low, u64::from(at.port)));
     }
     if judged.blocks() {
         return denied(kind, actor, word(ctx, family), &at, &judged);

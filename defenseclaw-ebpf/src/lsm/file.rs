@@ -7,7 +7,7 @@ use defenseclaw_ebpf::{
 };
 
 use crate::{
-    emit::Record,
+    emit::{Record, allowed_values},
     pause,
     scope::{self, Actor},
     shim::*,
@@ -143,7 +143,7 @@ fn judge_only(actor: &Actor, file: Ptr, access: u64, effects: u32) -> i32 {
     }
     match judged(actor, file, access, effects) {
         Ok((mut record, judged)) if judged.asks() && access & access::EXECUTE != 0 => {
-            pause::ask_start(&mut record, actor, &judged)
+            allowed_values(pause::pause_start(record.park(&judged)))
         }
         Ok((record, judged)) if judged.is_notable() => record.submit_judged(&judged),
         Ok((record, _)) => {
@@ -162,7 +162,7 @@ pub fn start(actor: &Actor, file: Ptr) {
     };
     if !judged.asks() {
         record.drop_unseen();
-    } else if pause::ask_start(&mut record, actor, &judged) != 0 {
+    } else if pause::pause_start(record.park(&judged)) != 0 {
         pause::kill();
     }
 }

@@ -9,8 +9,7 @@ use defenseclaw_ebpf::{
 
 use crate::{
     cgroup,
-    emit::{Ring, short},
-    pause,
+    emit::{Record, Ring, short},
     scope::{self, Actor},
     shim::*,
     sockaddr::{AF_INET, AF_INET6, AF_UNIX, Address, mapped, socket_word_direct},
@@ -59,8 +58,7 @@ fn operation(kind: Kind, effect: u16, actor: &Actor, socket: Ptr, from: Ptr, len
         };
         if judged.asks() {
             let args = [word(socket, family), u64::from(port), u64::from(address), 0, 0, 0];
-            let object = pause::address_object(0, mapped(address), port);
-            return pause::ask_address(kind, actor, &judged, object, &args);
+            return ask(kind, actor, &judged, &args);
         }
         short(kind, Ring::of(&judged), actor, None, &judged, || {
             [word(socket, family), u64::from(port), u64::from(address), 0, 0, 0]
@@ -102,12 +100,20 @@ fn record(kind: Kind, effect: u16, actor: &Actor, socket: Ptr, address: &Address
     };
     if judged.asks() {
         let args = address.args(word(socket, address.family), bytes);
-        return pause::ask_address(kind, actor, &judged, address.object(), &args);
+        return ask(kind, actor, &judged, &args);
     }
     short(kind, Ring::of(&judged), actor, None, &judged, || {
         address.args(word(socket, address.family), bytes)
     });
     judged.carry_out()
+}
+
+/// A person decides about it.
+#[inline(always)]
+fn ask(kind: Kind, actor: &Actor, judged: &Judged, args: &[u64; 6]) -> i32 {
+    let Some(mut record) = Record::begin(kind, actor) else { return judged.carry_out() };
+    record.arg::<0>(args[0]).arg::<1>(args[1]).arg::<2>(args[2]).arg::<3>(args[3]).arg::<4>(args[4]).arg::<5>(args[5]);
+    record.submit_judged(judged)
 }
 
 #[lsm(hook = "socket_connect")]
@@ -176,7 +182,7 @@ pub fn socket_create(ctx: LsmContext) -> i32 {
         let socket = (protocol << 16 | kind) << 32 | u64::from(family);
         if judged.asks() {
             let args = [socket, 0, 0, 0, 0, 0];
-            return pause::ask_address(Kind::SocketCreate, &actor, &judged, socket, &args);
+            return ask(Kind::SocketCreate, &actor, &judged, &args);
         }
         short(Kind::SocketCreate, Ring::of(&judged), &actor, None, &judged, || [socket, 0, 0, 0, 0, 0]);
     }

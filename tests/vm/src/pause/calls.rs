@@ -12,7 +12,7 @@ use crate::{check::Setting, sys};
 pub(super) fn each(setting: &Setting) -> Result<()> {
     client::with(setting.level, |client| {
         let pid = client.start(&["each"])?;
-        let status = client.end(pid, 300)?;
+        let status = client.end(pid, 60)?;
         ensure!(status.success(), "{status:?}");
         println!("answered: {:?}", client.answered);
         ensure!(client.refused.is_empty(), "{:?}", client.refused);

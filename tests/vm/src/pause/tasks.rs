@@ -25,7 +25,7 @@ fn paused(asked: &Asked) -> Result<ProcessKey> {
 pub(super) fn threads(setting: &Setting) -> Result<()> {
     client::with(setting.level, |client| {
         let pid = client.start(&["threads"])?;
-        let status = client.end(pid, 300)?;
+        let status = client.end(pid, 60)?;
         ensure!(status.success(), "{status:?}");
         Ok(())
     })
