@@ -11,7 +11,7 @@ use std::{
 use serde::Serialize;
 
 use crate::{
-    model::{Connector, FailMode, Mode},
+    model::{Connector, FailMode, Mode, Way},
     policy::{
         PRESETS, Position, Problem, Source,
         document::{Fields, Node, Problems, Reader, parse},
@@ -33,7 +33,7 @@ const KEYS: &[&str] = &[
     "repair",
     "connectors",
 ];
-const CONNECTOR_KEYS: &[&str] = &["enabled", "mode", "fail_mode", "block_message", "timeout"];
+const CONNECTOR_KEYS: &[&str] = &["enabled", "mode", "fail_mode", "block_message", "timeout", "ask"];
 /// What an agent waits at most for any hook is more than this.
 const TIMEOUT_MAX: Duration = Duration::from_secs(14);
 const TIMEOUT_MIN: Duration = Duration::from_millis(10);
@@ -77,6 +77,8 @@ pub struct ConnectorConfig {
     /// How long a hook may take from start to exit.
     #[serde(rename = "timeout", serialize_with = "as_text")]
     pub timeout: Duration,
+    /// How a person is asked in mode hitl; none: as is safe for the agent.
+    pub ask: Option<Way>,
 }
 
 impl Default for ConnectorConfig {
@@ -87,6 +89,7 @@ impl Default for ConnectorConfig {
             fail_mode: FailMode::Open,
             block_message: None,
             timeout: Duration::from_secs(2),
+            ask: None,
         }
     }
 }
@@ -203,6 +206,9 @@ impl ConnectorConfig {
         if let Some(node) = fields.get("block_message") {
             self.block_message = reader.text(node, "block_message").map(str::to_owned);
         }
+        if let Some(node) = fields.get("ask") {
+            self.ask = reader.word(node, "ask", Way::ALL, Way::as_str);
+        }
         if let Some(node) = fields.get("timeout")
             && let Some(text) = reader.text(node, "timeout")
         {
@@ -257,7 +263,7 @@ mod tests {
         assert_eq!(read("version: 1\n").unwrap(), Config::new("/run/d.sock".into(), "/a.db".into()));
         let config = read(
             "version: 1\nsocket: /s\naudit: /b.db\npolicy: strict\nmode: hitl\nprofile: p\ncontrol_group: g\n\
-             connectors:\n  codex: {enabled: false, mode: action, fail_mode: closed, block_message: no, timeout: 500ms}\n",
+             connectors:\n  codex: {enabled: false, mode: action, fail_mode: closed, block_message: no, timeout: 500ms, ask: hold}\n",
         )
         .unwrap();
         assert_eq!((config.socket.to_str(), config.mode), (Some("/s"), Some(Mode::Hitl)));
@@ -268,6 +274,7 @@ mod tests {
             fail_mode: FailMode::Closed,
             block_message: Some("no".to_owned()),
             timeout: Duration::from_millis(500),
+            ask: Some(Way::Hold),
         };
         assert_eq!((codex, config.connector(Connector::Cursor)), (want, ConnectorConfig::default()));
     }
