@@ -2,7 +2,7 @@
 
 use std::{future::Future, io, sync::Arc, time::Duration};
 
-use http_body_util::{BodyExt, Full, Limited};
+use http_body_util::{BodyExt, Either, Full, Limited};
 use hyper::{
     Method, Request, Response, StatusCode,
     body::{Body, Bytes, Incoming},
@@ -13,8 +13,11 @@ use hyper::{
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{net::UnixStream, sync::Semaphore, task::JoinSet, time};
 
-use super::{AFTER_HEADER, Answers, Listener, Peer, Unread, Wanted};
-use crate::model::{Connector, EXIT_HEADER, HookOutput, PAYLOAD_MAX, REPORT_MAX, STDOUT_HEADER};
+use super::{
+    AFTER_HEADER, Answered, Answers, Listener, Peer, Unread, Wanted,
+    held::{Sent, held},
+};
+use crate::model::{Connector, EXIT_HEADER, HOLD_HEADER, HookOutput, PAYLOAD_MAX, REPORT_MAX, STDOUT_HEADER};
 
 /// Bytes of a request's head.
 const HEAD_MAX: usize = 16 << 10;
@@ -89,8 +92,8 @@ async fn connection<A: Answers>(server: Arc<Server<A>>, stream: UnixStream) {
     let service = service_fn(|request| {
         let (server, peer) = (&server, &peer);
         async move {
-            let answered = time::timeout(limits.request_time, server.answer(peer, request));
-            let late = |_| text(StatusCode::REQUEST_TIMEOUT, "the request took too long");
+            let answered = time::timeout(limits.request_time, server.route(peer, request));
+            let late = |_| text(StatusCode::REQUEST_TIMEOUT, "the request took too long").map(Either::Left);
             Ok::<_, io::Error>(answered.await.unwrap_or_else(late))
         }
     });
@@ -108,6 +111,17 @@ async fn connection<A: Answers>(server: Arc<Server<A>>, stream: UnixStream) {
 }
 
 impl<A: Answers> Server<A> {
+    /// Hooks are answered in a form of their own.
+    async fn route(&self, peer: &Peer, request: Request<Incoming>) -> Response<Sent> {
+        let name =
+            request.uri().path().strip_prefix("/v1/hooks/").filter(|_| request.method() == Method::POST);
+        match name.map(Connector::from_name) {
+            Some(Some(connector)) => self.hook(peer, connector, request).await,
+            Some(None) => text(StatusCode::NOT_FOUND, "there is no such connector").map(Either::Left),
+            None => self.answer(peer, request).await.map(Either::Left),
+        }
+    }
+
     async fn answer(&self, peer: &Peer, request: Request<Incoming>) -> Response<Full<Bytes>> {
         let path = request.uri().path().to_owned();
         match (request.method(), path.as_str()) {
@@ -134,13 +148,6 @@ impl<A: Answers> Server<A> {
                 Ok(()) => json(&self.answers.status(peer)),
                 Err(why) => text(StatusCode::UNPROCESSABLE_ENTITY, &why),
             },
-            (&Method::POST, path) if path.starts_with("/v1/hooks/") => {
-                let name = path.trim_start_matches("/v1/hooks/");
-                match Connector::from_name(name) {
-                    Some(connector) => self.hook(peer, connector, request).await,
-                    None => text(StatusCode::NOT_FOUND, "there is no such connector"),
-                }
-            }
             (&Method::POST, "/v1/missed") => {
                 match Limited::new(request.into_body(), REPORT_MAX).collect().await {
                     Ok(lines) => {
@@ -162,29 +169,30 @@ impl<A: Answers> Server<A> {
         }
     }
 
-    async fn hook(
-        &self,
-        peer: &Peer,
-        connector: Connector,
-        request: Request<Incoming>,
-    ) -> Response<Full<Bytes>> {
+    async fn hook(&self, peer: &Peer, connector: Connector, request: Request<Incoming>) -> Response<Sent> {
+        let refused = |status, why: &str| text(status, why).map(Either::Left);
         let Some(length) = request.body().size_hint().exact() else {
-            return text(StatusCode::LENGTH_REQUIRED, "say the length of the payload");
+            return refused(StatusCode::LENGTH_REQUIRED, "say the length of the payload");
         };
         let length = match u32::try_from(length) {
             Ok(length) if length as usize <= PAYLOAD_MAX => length,
-            _ => return text(StatusCode::PAYLOAD_TOO_LARGE, "a payload has at most 4 MiB"),
+            _ => return refused(StatusCode::PAYLOAD_TOO_LARGE, "a payload has at most 4 MiB"),
         };
+        let hold = request.headers().get(HOLD_HEADER).and_then(|value| value.to_str().ok()?.parse().ok());
+        let hold = Duration::from_millis(hold.unwrap_or_default());
         // It is never closed.
         let Ok(_room) = self.payloads.acquire_many(length).await else {
-            return text(StatusCode::SERVICE_UNAVAILABLE, "the daemon is stopping");
+            return refused(StatusCode::SERVICE_UNAVAILABLE, "the daemon is stopping");
         };
         match Limited::new(request.into_body(), PAYLOAD_MAX).collect().await {
             Ok(payload) => {
                 let payload = payload.to_bytes().to_vec();
-                reply(self.answers.hook(peer.caller, connector, payload).await)
+                match self.answers.hook(peer.caller, connector, payload, hold).await {
+                    Answered::Now(output) => reply(output).map(Either::Left),
+                    Answered::Held { within, output } => held(within, output),
+                }
             }
-            Err(err) => text(StatusCode::BAD_REQUEST, &format!("the payload broke off: {err}")),
+            Err(err) => refused(StatusCode::BAD_REQUEST, &format!("the payload broke off: {err}")),
         }
     }
 }

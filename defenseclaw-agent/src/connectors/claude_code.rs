@@ -40,7 +40,7 @@ pub(super) const AGENT: Agent = Agent {
     ],
     fails: FailMode::Open,
     way: Way::Native,
-    talks: talks,
+    talks,
     event,
     hold,
     allow: silence,

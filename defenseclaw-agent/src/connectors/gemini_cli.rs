@@ -29,7 +29,7 @@ pub(super) const AGENT: Agent = Agent {
     ],
     fails: FailMode::Open,
     way: Way::Hold,
-    talks: talks,
+    talks,
     event,
     hold: as_stated,
     allow: silence,
