@@ -8,7 +8,7 @@ use crate::{
     enforce,
     model::{
         Approval, ApprovalSettled, AuditRecord, Grant, KernelPath, Loss, LossReason, ProcessKey, SessionId,
-        ToolCallId, Waiter,
+        Settlement, ToolCallId, Waiter,
     },
     pipeline::{self, Effect, Input, State},
     sensor::{self, Sensor, SensorError},
@@ -48,8 +48,10 @@ pub(super) struct Due {
 #[derive(Debug)]
 #[expect(dead_code, reason = "nobody is paused yet")]
 pub(super) struct Settled {
+    /// What they asked.
+    pub(super) approval: Box<Approval>,
     pub(super) waiters: Vec<Waiter>,
-    pub(super) allow: bool,
+    pub(super) verdict: Settlement,
     /// For the agent.
     pub(super) message: Option<String>,
     /// The kernel need not ask again while it holds.
@@ -96,8 +98,8 @@ impl Recorder {
                 }
                 Effect::TreeEnded { session } => due.ended.push(session),
                 Effect::Kill(process) => ends.push(process),
-                Effect::Settle { waiters, allow, message, grant } => {
-                    due.settled.push(Settled { waiters, allow, message, grant });
+                Effect::Settle { approval, waiters, verdict, message, grant } => {
+                    due.settled.push(Settled { approval, waiters, verdict, message, grant });
                 }
                 Effect::Ungrant(grant) => due.ungranted.push(*grant),
                 Effect::Notify(approval, end) => due.notices.push((approval, end)),

@@ -165,6 +165,7 @@ impl Watch {
             events: past.events.values().sum(),
             policies: past.policies.clone(),
             judge: self.policy.as_ref().and_then(|policy| policy.guard.judge()),
+            questions: past.questions.clone(),
         });
         self.step(Input::Handover(handover));
         if let Some(posture) =
