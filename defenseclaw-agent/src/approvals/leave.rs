@@ -4,9 +4,7 @@ use super::{
     Approvals, End, Said, falls_back_to_allow,
     open::{Open, Whose, process_of},
 };
-use crate::model::{
-    Approval, ApprovalId, BootTime, Outcome, ProcessKey, SessionId, Settlement, Waiter,
-};
+use crate::model::{Approval, ApprovalId, BootTime, Outcome, ProcessKey, SessionId, Settlement, Waiter};
 
 impl Approvals {
     /// A process has ended. Who tried and was refused may try again as another process: its question stands.
@@ -39,12 +37,18 @@ impl Approvals {
             return;
         }
         let Some(bucket) = self.buckets.get(whose) else { return };
-        let elsewhere = |open: &&Open| {
-            open.approval.subject != asks.subject && open.waiters.contains(&asks.waiter)
-        };
+        let elsewhere =
+            |open: &&Open| open.approval.subject != asks.subject && open.waiters.contains(&asks.waiter);
         let left: Vec<_> = bucket.open.values().filter(elsewhere).map(|open| open.approval.id).collect();
         for id in left {
-            self.leave_one(whose, id, |waiter| *waiter == asks.waiter, "who asked does something else", now, said);
+            self.leave_one(
+                whose,
+                id,
+                |waiter| *waiter == asks.waiter,
+                "who asked does something else",
+                now,
+                said,
+            );
         }
     }
 

@@ -182,7 +182,10 @@ impl Approvals {
         }
         // Each of an agent's own dialogues is answered by itself.
         let joins = |open: &&mut Open| !open.native && open.approval.subject == approval.subject;
-        if exact && !native && let Some(open) = bucket.open.values_mut().find(joins) {
+        if exact
+            && !native
+            && let Some(open) = bucket.open.values_mut().find(joins)
+        {
             if open.join(approval.waiter.clone()) {
                 self.version += 1;
                 return;
@@ -269,7 +272,9 @@ impl Approvals {
         let End { allowed, outcome, grant } = end;
         let message = match &outcome {
             Outcome::Ruled { message, .. } => message.clone(),
-            Outcome::Expired | Outcome::NotAsked { .. } | Outcome::Withdrawn { .. } | Outcome::Orphaned => None,
+            Outcome::Expired | Outcome::NotAsked { .. } | Outcome::Withdrawn { .. } | Outcome::Orphaned => {
+                None
+            }
         };
         let (id, session) = (approval.id, approval.session);
         let settled = ApprovalSettled { id, session, boot: now, allowed, outcome, waiters: n_waited };

@@ -122,7 +122,9 @@ fn shown(open: &Open, event: &HookEvent, heard: &mut Vec<Call>) -> Option<Shown>
         // It went on without the tool having run.
         Phase::PromptSubmit | Phase::Stop => Some(Shown::Denied),
         Phase::SessionStart | Phase::SessionEnd => Some(Shown::Unknown),
-        Phase::ToolPre | Phase::Permission | Phase::SubagentStart | Phase::SubagentStop | Phase::Other => None,
+        Phase::ToolPre | Phase::Permission | Phase::SubagentStart | Phase::SubagentStop | Phase::Other => {
+            None
+        }
     }
 }
 

@@ -71,8 +71,10 @@ fn about(action: &Action) -> Option<About> {
                 PtraceOp::VmRead => "vm_read",
                 PtraceOp::VmWrite => "vm_write",
             };
-            let (effects, object, exact) =
-                privileged(Privilege::Ptrace, &[&format!("{word} {}", process(*target)), &format!("mode {mode:#x}")]);
+            let (effects, object, exact) = privileged(
+                Privilege::Ptrace,
+                &[&format!("{word} {}", process(*target)), &format!("mode {mode:#x}")],
+            );
             (effects, object, exact && is_known(*target))
         }
         Action::Signal { signal, target } => {

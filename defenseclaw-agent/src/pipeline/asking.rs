@@ -5,8 +5,8 @@ use super::{Effect, State};
 use crate::{
     approvals::{self, Said},
     model::{
-        Action, Ancestor, Approval, ApprovalId, AskingHook, BootTime, Caller, Event, HookCall,
-        PolicyAction, ProcessKey, Severity, Text, Waiter, WallTime,
+        Action, Ancestor, Approval, ApprovalId, AskingHook, BootTime, Caller, Event, HookCall, PolicyAction,
+        ProcessKey, Severity, Text, Waiter, WallTime,
     },
     tree::ProcessTree,
 };
@@ -28,7 +28,13 @@ pub(super) struct Question {
 }
 
 /// After the event's row: who does not wait any more, and who does now.
-pub(super) fn event(state: &mut State, event: &Event, asks: Option<Question>, now: BootTime, effects: &mut Vec<Effect>) {
+pub(super) fn event(
+    state: &mut State,
+    event: &Event,
+    asks: Option<Question>,
+    now: BootTime,
+    effects: &mut Vec<Effect>,
+) {
     let leaves = matches!(event.action, Action::ProcessExit { .. } | Action::ProcessExec(_));
     if asks.is_none() && !leaves {
         return;

@@ -64,12 +64,7 @@ impl Policies {
     }
 
     /// Says of an event what policy says of it, before the tree knows the event. What follows from it besides is the answer.
-    pub(super) fn explain(
-        &mut self,
-        event: &mut Event,
-        tree: &ProcessTree,
-        held: Option<Held>,
-    ) -> Explained {
+    pub(super) fn explain(&mut self, event: &mut Event, tree: &ProcessTree, held: Option<Held>) -> Explained {
         let Self(sessions) = self;
         let asked = event.verdict.filter(|verdict| asks(event, *verdict));
         let Some(judges) = sessions.get_mut(&event.session) else {

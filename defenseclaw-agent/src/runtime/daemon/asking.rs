@@ -17,7 +17,7 @@ use crate::{
     connectors,
     model::{
         Attendance, BootTime, Caller, Connector, Decision, Enforced, HookEvent, HookOutput, Mechanism, Mode,
-        PolicyAction, ProcessKey, Reply, Way,
+        Outcome, PolicyAction, ProcessKey, Reply, Way,
     },
     policy,
     runtime::clock,
@@ -134,10 +134,7 @@ impl Waiting {
         };
         let (reply, decision) = match told {
             Some(Told::Settled { allow: true, .. }) => self.allowed(daemon),
-            Some(Told::Settled { allow: false, message }) => {
-                let late = clock::boot_now() >= until.boot;
-                self.refused(message.as_deref(), late)
-            }
+            Some(Told::Settled { allow: false, outcome }) => self.refused(outcome.as_ref()),
             Some(Told::Ended) => self.fell_back("nobody can be asked any more"),
             None => {
                 daemon.queue.withdraw(hold.ticket).await;
@@ -168,11 +165,18 @@ impl Waiting {
         (Reply::Allow, decided)
     }
 
-    fn refused(&self, message: Option<&str>, late: bool) -> (Reply, Decision) {
-        let said = match message {
-            Some(message) => format!("A person was asked and said no: {message}"),
-            None if late => "A person was asked, and nobody has answered in time.".to_owned(),
-            None => "A person was asked and said no.".to_owned(),
+    fn refused(&self, outcome: Option<&Outcome>) -> (Reply, Decision) {
+        let said = match outcome {
+            Some(Outcome::Ruled { message: Some(message), .. }) => {
+                format!("A person was asked and said no: {message}")
+            }
+            Some(Outcome::Ruled { message: None, .. }) | None => "A person was asked and said no.".to_owned(),
+            Some(Outcome::Expired | Outcome::Orphaned) => {
+                "A person was asked, and nobody has answered in time.".to_owned()
+            }
+            Some(Outcome::NotAsked { why } | Outcome::Withdrawn { why }) => {
+                format!("A person would have been asked, but {why}.")
+            }
         };
         let mut decided = self.judged.decision.clone();
         let reply = judge::held(&self.kept, format!("{}. {said}", self.judged.reason), &mut decided);

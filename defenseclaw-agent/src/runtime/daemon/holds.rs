@@ -15,14 +15,16 @@ use tokio::{
     time,
 };
 
+use crate::model::Outcome;
+
 /// Hooks that are held at once, of all users. Fewer than connections, so that others are still answered.
 const HELD_MAX: u32 = 256;
 
 /// What a held hook learns.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Told {
-    /// There is an answer to all that was asked, with what the agent is told besides.
-    Settled { allow: bool, message: Option<String> },
+    /// There is an answer to all that was asked, and how the last question ended.
+    Settled { allow: bool, outcome: Option<Outcome> },
     /// There will be none.
     Ended,
 }
@@ -84,7 +86,7 @@ impl Holds {
     }
 
     /// A question of a hook has an answer. The hook has one when all are allowed, or the first is not.
-    pub(super) fn settle(&self, ticket: u64, allow: bool, message: Option<String>) {
+    pub(super) fn settle(&self, ticket: u64, allow: bool, outcome: Option<Outcome>) {
         self.with(|open| {
             let Some(held) = open.held.get_mut(&ticket) else { return };
             held.left = held.left.saturating_sub(1);
@@ -93,7 +95,7 @@ impl Holds {
             }
             if let Some(held) = open.held.remove(&ticket) {
                 // Who waited may have gone.
-                held.tell.send(Told::Settled { allow, message }).ok();
+                held.tell.send(Told::Settled { allow, outcome }).ok();
             }
         });
     }
@@ -146,8 +148,8 @@ mod tests {
     #[tokio::test]
     async fn all_must_be_allowed_and_one_no_is_enough() {
         let holds = Holds::default();
-        let yes = Told::Settled { allow: true, message: None };
-        let no = Told::Settled { allow: false, message: Some("no".to_owned()) };
+        let yes = Told::Settled { allow: true, outcome: None };
+        let no = Told::Settled { allow: false, outcome: Some(Outcome::Expired) };
         let [mut all, mut one] = [3, 3].map(|questions| holds.hold(questions).unwrap());
         for _ in 0..2 {
             holds.settle(all.ticket, true, None);
@@ -155,7 +157,7 @@ mod tests {
         holds.settle(one.ticket, true, None);
         assert_eq!((told(&mut all).await, told(&mut one).await), (None, None));
         holds.settle(all.ticket, true, None);
-        holds.settle(one.ticket, false, Some("no".to_owned()));
+        holds.settle(one.ticket, false, Some(Outcome::Expired));
         // Too late.
         holds.settle(one.ticket, true, None);
         assert_eq!((told(&mut all).await, told(&mut one).await), (Some(yes), Some(no)));

@@ -54,6 +54,8 @@ pub(super) struct Question {
     pub(super) severity: Severity,
     /// Of the rule.
     pub(super) reason: String,
+    /// What becomes of it if nobody answers.
+    pub(super) fallback: PolicyAction,
 }
 
 /// What policy says of what was announced and of what was written, and what the agent hears of it. `asks` says whether
@@ -148,7 +150,8 @@ fn asked(
         };
         if questions.iter().all(|known| known.subject != subject) {
             let severity = verdict.severity.unwrap_or(Severity::High);
-            questions.push(Question { subject, severity, reason: verdict.reason });
+            let fallback = session.asks().unwrap_or(PolicyAction::Block);
+            questions.push(Question { subject, severity, reason: verdict.reason, fallback });
         }
     }
     questions

@@ -378,7 +378,7 @@ impl Loop {
         self.view.stored(due.events, &due.losses);
         self.over.extend(due.ended);
         for settled in due.settled {
-            self.tell_hooks(&settled);
+            self.tell_hooks(settled);
         }
         for (process, call) in due.labels {
             let Ok(sensor) = &mut self.sensor else { return };
