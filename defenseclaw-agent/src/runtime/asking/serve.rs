@@ -19,11 +19,9 @@ use crate::{
     api::{
         self, ApiError, Asks, Granted, Lasting, Limits, Listener, Open, Peer, Question, Said, Since, Untaken,
     },
+    config::RUNS,
     model::{ApprovalId, GrantId, SessionId, Via},
 };
-
-/// Where the sockets of runs are.
-pub(in super::super) const RUNS: &str = "/run/defenseclaw/runs";
 
 /// Questions cannot be asked.
 #[derive(Debug, thiserror::Error)]
