@@ -14,7 +14,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{net::UnixStream, sync::Semaphore, task::JoinSet, time};
 
 use super::{
-    AFTER_HEADER, Answered, Answers, Listener, Peer, Unread, Wanted,
+    AFTER_HEADER, Answered, Answers, Asks, Listener, Peer, Unread, Wanted, approve,
     held::{Sent, held},
 };
 use crate::model::{Connector, EXIT_HEADER, HOLD_HEADER, HookOutput, PAYLOAD_MAX, REPORT_MAX, STDOUT_HEADER};
@@ -46,11 +46,19 @@ impl Default for Limits {
     }
 }
 
+/// Who turns requests into responses.
+trait Routes: Send + Sync + 'static {
+    fn route(&self, peer: &Peer, request: Request<Incoming>) -> impl Future<Output = Response<Sent>> + Send;
+}
+
+/// Everything that a daemon is asked.
 struct Server<A> {
     answers: Arc<A>,
-    limits: Limits,
     payloads: Semaphore,
 }
+
+/// Questions and grants only.
+struct Asking<A>(Arc<A>);
 
 /// Answers until `stop` is ready, then lets requests that have begun end.
 pub async fn serve<A: Answers>(
@@ -59,7 +67,26 @@ pub async fn serve<A: Answers>(
     limits: Limits,
     stop: impl Future<Output = ()>,
 ) {
-    let server = Arc::new(Server { answers, limits, payloads: Semaphore::new(limits.payload_bytes) });
+    let server = Server { answers, payloads: Semaphore::new(limits.payload_bytes) };
+    accept(listener, Arc::new(server), limits, stop).await;
+}
+
+/// The same, of questions and grants only.
+pub async fn serve_asks<A: Asks>(
+    listener: Listener,
+    asks: Arc<A>,
+    limits: Limits,
+    stop: impl Future<Output = ()>,
+) {
+    accept(listener, Arc::new(Asking(asks)), limits, stop).await;
+}
+
+async fn accept<R: Routes>(
+    listener: Listener,
+    server: Arc<R>,
+    limits: Limits,
+    stop: impl Future<Output = ()>,
+) {
     let mut connections = JoinSet::new();
     let mut stop = std::pin::pin!(stop);
     loop {
@@ -68,7 +95,7 @@ pub async fn serve<A: Answers>(
             () = &mut stop => break,
             _ = connections.join_next(), if connections.len() >= limits.connections => {}
             accepted = listener.socket.accept(), if connections.len() < limits.connections => match accepted {
-                Ok((stream, _)) => drop(connections.spawn(connection(Arc::clone(&server), stream))),
+                Ok((stream, _)) => drop(connections.spawn(connection(Arc::clone(&server), limits, stream))),
                 Err(err) => {
                     tracing::warn!("cannot accept: {err}");
                     // Out of descriptors, most likely: some will be closed meanwhile.
@@ -83,12 +110,11 @@ pub async fn serve<A: Answers>(
     time::timeout(limits.head_time, ended).await.ok();
 }
 
-async fn connection<A: Answers>(server: Arc<Server<A>>, stream: UnixStream) {
+async fn connection<R: Routes>(server: Arc<R>, limits: Limits, stream: UnixStream) {
     let peer = match Peer::of(&stream) {
         Ok(peer) => peer,
         Err(err) => return tracing::warn!("cannot tell who is at a connection: {err}"),
     };
-    let limits = server.limits;
     let service = service_fn(|request| {
         let (server, peer) = (&server, &peer);
         async move {
@@ -110,7 +136,18 @@ async fn connection<A: Answers>(server: Arc<Server<A>>, stream: UnixStream) {
     }
 }
 
-impl<A: Answers> Server<A> {
+impl<A: Asks> Routes for Asking<A> {
+    async fn route(&self, peer: &Peer, request: Request<Incoming>) -> Response<Sent> {
+        let response = if approve::is_ours(request.uri().path()) {
+            approve::answer(&*self.0, peer, request).await
+        } else {
+            text(StatusCode::NOT_FOUND, "there is nothing here")
+        };
+        response.map(Either::Left)
+    }
+}
+
+impl<A: Answers> Routes for Server<A> {
     /// Hooks are answered in a form of their own.
     async fn route(&self, peer: &Peer, request: Request<Incoming>) -> Response<Sent> {
         let name =
@@ -121,9 +158,14 @@ impl<A: Answers> Server<A> {
             None => self.answer(peer, request).await.map(Either::Left),
         }
     }
+}
 
+impl<A: Answers> Server<A> {
     async fn answer(&self, peer: &Peer, request: Request<Incoming>) -> Response<Full<Bytes>> {
         let path = request.uri().path().to_owned();
+        if approve::is_ours(&path) {
+            return approve::answer(&*self.answers, peer, request).await;
+        }
         match (request.method(), path.as_str()) {
             (&Method::GET, "/v1/status") => json(&self.answers.status(peer)),
             (&Method::GET, "/v1/sessions") => match self.answers.sessions(peer).await {
@@ -210,7 +252,7 @@ fn reply(output: HookOutput) -> Response<Full<Bytes>> {
     response
 }
 
-fn text(status: StatusCode, text: &str) -> Response<Full<Bytes>> {
+pub(super) fn text(status: StatusCode, text: &str) -> Response<Full<Bytes>> {
     let mut response = Response::new(Full::from(format!("{text}\n")));
     *response.status_mut() = status;
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
@@ -221,7 +263,7 @@ fn json(value: &serde_json::Value) -> Response<Full<Bytes>> {
     body("application/json", format!("{value}\n").into_bytes())
 }
 
-fn body(kind: &'static str, bytes: Vec<u8>) -> Response<Full<Bytes>> {
+pub(super) fn body(kind: &'static str, bytes: Vec<u8>) -> Response<Full<Bytes>> {
     let mut response = Response::new(Full::from(bytes));
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(kind));
     response

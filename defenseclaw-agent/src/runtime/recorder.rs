@@ -3,12 +3,12 @@
 
 use tracing::{debug, info, warn};
 
-use super::{clock, evasion};
+use super::{asking::Asked, clock, evasion};
 use crate::{
     enforce,
     model::{
-        Approval, ApprovalSettled, AuditRecord, Grant, KernelPath, Loss, LossReason, Outcome, ProcessKey,
-        SessionId, Settlement, ToolCallId, Waiter,
+        Approval, ApprovalSettled, AuditRecord, BootTime, Grant, KernelPath, Loss, LossReason, Outcome,
+        ProcessKey, SessionId, Settlement, ToolCallId, Waiter,
     },
     pipeline::{self, Effect, Input, State},
     sensor::{self, Sensor, SensorError},
@@ -73,6 +73,22 @@ impl Recorder {
 
     pub(super) fn state(&self) -> &State {
         &self.state
+    }
+
+    /// Differs whenever what is open or granted differs.
+    pub(super) fn version(&self) -> u64 {
+        self.state.version()
+    }
+
+    /// What is open and granted.
+    pub(super) fn asked(&self) -> Asked {
+        let open = self.state.approvals().map(|(approval, waiters)| (approval.clone(), waiters as u64));
+        Asked { open: open.collect(), grants: self.state.grants().cloned().collect() }
+    }
+
+    /// When the next question's time is over.
+    pub(super) fn next_deadline(&self) -> Option<BootTime> {
+        self.state.next_deadline()
     }
 
     pub(super) fn step(&mut self, input: Input) {

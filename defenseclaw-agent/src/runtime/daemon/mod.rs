@@ -6,6 +6,7 @@ mod answer;
 mod asking;
 mod bind;
 mod force;
+mod front;
 mod holds;
 mod judge;
 mod late;
@@ -33,7 +34,11 @@ use tokio::{
     sync::Semaphore,
 };
 
-use super::{PolicyRejected, clock};
+use super::{
+    PolicyRejected,
+    asking::{Desk, Local},
+    clock,
+};
 use crate::{
     api::{self, ApiError, Limits, Listener},
     config::{self, ConfigError},
@@ -98,6 +103,8 @@ pub(super) struct Daemon {
     /// Rows about hooks that nobody asked about in time.
     missed: AtomicU64,
     hooks: tamper::Hooks,
+    /// Where questions are answered.
+    desk: Desk,
 }
 
 impl Daemon {
@@ -143,7 +150,8 @@ pub fn daemon(path: Option<&Path>) -> Result<(), DaemonError> {
         let writer = Writer::open(&database, &options)?;
         let view = View::default();
         let holds = Holds::default();
-        let (queue, mut thread) = Queue::start(writer, boot_id, watch, view.clone(), holds.clone())
+        let (desk, inbox) = Desk::new(Local::beside(&database));
+        let (queue, mut thread) = Queue::start(writer, boot_id, watch, view.clone(), inbox, holds.clone())
             .map_err(failed("start the thread that watches"))?;
         let daemon = Arc::new(Daemon {
             path: path.map(Path::to_owned),
@@ -158,6 +166,7 @@ pub fn daemon(path: Option<&Path>) -> Result<(), DaemonError> {
             failed: AtomicU64::new(0),
             missed: AtomicU64::new(0),
             hooks: tamper::Hooks::default(),
+            desk,
         });
         let watcher = tamper::start(&daemon, Registry::beside(&daemon.database))
             .map_err(failed("start the thread that watches hook configurations"))?;
@@ -175,6 +184,8 @@ pub fn daemon(path: Option<&Path>) -> Result<(), DaemonError> {
             }
             // Who waits for a person now will not be answered by one.
             daemon.holds.stop();
+            // Who waits for a change would keep us waiting.
+            daemon.desk.close();
         };
         api::serve(listener, Arc::clone(&daemon), Limits::default(), stop).await;
         tell(&[NotifyState::Stopping]);

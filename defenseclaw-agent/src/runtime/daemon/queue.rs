@@ -23,7 +23,7 @@ use super::{
 use crate::{
     model::{BootTime, HookCall, Loss, LossReason, ProcessKey},
     policy,
-    runtime::recorder::Recorder,
+    runtime::{asking::Inbox, recorder::Recorder},
     store::{StoreError, Writer},
 };
 
@@ -132,6 +132,7 @@ impl Queue {
         boot_id: String,
         watch: bool,
         view: View,
+        inbox: Inbox,
         holds: Holds,
     ) -> io::Result<(Self, Thread)> {
         let (sender, hooks) = mpsc::channel(QUEUE);
@@ -148,7 +149,7 @@ impl Queue {
                 Err(why) if watch => tracing::warn!("nothing is watched: {why}"),
                 Err(why) => tracing::info!("nothing is watched: {why}"),
             }
-            let looping = Loop::new(Recorder::new(writer), sensor, boot_id, counted, view, holds);
+            let looping = Loop::new(Recorder::new(writer), sensor, boot_id, counted, view, inbox, holds);
             // If nobody waits for either any more, nobody needs it.
             loaded.send(()).ok();
             done.send(looping.run(hooks)).ok();
