@@ -264,6 +264,6 @@ fn round_trip(request: &Request) -> Result<(), String> {
     let name = VERIFY_EVENT;
     let payload = serde_json::json!({"hook_event_name": name, "hook": name, "agent_action_name": name});
     let deadline = Instant::now() + told.timeout;
-    let asked = hook::ask(&told.socket, told.connector, payload.to_string().as_bytes(), deadline, deadline);
+    let asked = hook::ask(&told.socket, told.connector, payload.to_string().as_bytes(), deadline, None);
     asked.map(drop).map_err(|failure| failure.to_string())
 }

@@ -21,8 +21,8 @@ pub struct Arguments {
     pub fail: FailMode,
     /// From start to exit, unless the answer is held.
     pub timeout: Duration,
-    /// From start to exit if it is: a person is asked. Not more than `timeout` means that nothing is held.
-    pub hold: Duration,
+    /// From start to exit if it is: a person is asked. None: it may not be held.
+    pub hold: Option<Duration>,
     /// What could not be understood.
     pub wrong: Option<String>,
 }
@@ -46,7 +46,7 @@ impl Arguments {
             socket: PathBuf::new(),
             fail: FailMode::Open,
             timeout: TIMEOUT,
-            hold: Duration::ZERO,
+            hold: None,
             wrong: None,
         };
         while let Some(flag) = words.next() {
@@ -64,8 +64,8 @@ impl Arguments {
                     }
                     None => false,
                 },
-                ("--timeout-ms", _) => millis(&text, 60_000, &mut read.timeout),
-                ("--hold-ms", _) => millis(&text, 600_000, &mut read.hold),
+                ("--timeout-ms", _) => millis(&text, 60_000).map(|time| read.timeout = time).is_some(),
+                ("--hold-ms", _) => millis(&text, 600_000).map(|time| read.hold = Some(time)).is_some(),
                 _ => false,
             };
             if !understood {
@@ -88,10 +88,8 @@ impl Arguments {
     }
 }
 
-fn millis(text: &str, max: u64, into: &mut Duration) -> bool {
-    let read = text.parse().ok().filter(|millis| (1..=max).contains(millis)).map(Duration::from_millis);
-    *into = read.unwrap_or(*into);
-    read.is_some()
+fn millis(text: &str, max: u64) -> Option<Duration> {
+    text.parse().ok().filter(|millis| (1..=max).contains(millis)).map(Duration::from_millis)
 }
 
 #[cfg(test)]
@@ -110,9 +108,9 @@ mod tests {
         let told = read(&["codex", "--fail", "closed", "--socket", "/s", "--timeout-ms", "9"], &[]).unwrap();
         assert_eq!((told.socket.to_str(), told.fail), (Some("/s"), FailMode::Closed));
         assert_eq!((told.timeout, told.wrong), (Duration::from_millis(9), None));
-        assert_eq!(told.hold, Duration::ZERO, "nobody said that it may be held");
+        assert_eq!(told.hold, None, "nobody said that it may be held");
         let held = read(&["codex", "--hold-ms", "90000"], &[]).unwrap();
-        assert_eq!((held.hold, held.timeout), (Duration::from_secs(90), TIMEOUT));
+        assert_eq!((held.hold, held.timeout), (Some(Duration::from_secs(90)), TIMEOUT));
         let user = [("XDG_RUNTIME_DIR", "/run/user/7"), ("HOME", "/h")];
         let all = [("DEFENSECLAW_SOCKET", "/e"), ("HOME", "/h")];
         for (environment, want) in [

@@ -116,17 +116,17 @@ pub fn read_input(input: &mut Vec<u8>, deadline: Instant) -> Result<(), Failure>
     Ok(())
 }
 
-/// Asks the daemon. It answers until `deadline`, or says until then that a person is asked and answers until `held_until`.
+/// Asks the daemon. It answers until `deadline`, or says until then that a person is asked, and answers until `held_until`.
 pub fn ask(
     path: &Path,
     connector: Connector,
     payload: &[u8],
     deadline: Instant,
-    held_until: Instant,
+    held_until: Option<Instant>,
 ) -> Result<HookOutput, Failure> {
-    let hold = held_until.saturating_duration_since(Instant::now()).as_millis();
-    let head = format!("/v1/hooks/{connector} HTTP/1.1\r\n{HOLD_HEADER}: {hold}");
-    let reply = post(path, &head, payload, deadline, held_until)?;
+    let hold = held_until.map(|until| until.saturating_duration_since(Instant::now())).unwrap_or_default();
+    let head = format!("/v1/hooks/{connector} HTTP/1.1\r\n{HOLD_HEADER}: {}", hold.as_millis());
+    let reply = post(path, &head, payload, deadline, held_until.unwrap_or(deadline))?;
     output(&reply)
 }
 
@@ -197,7 +197,7 @@ fn receive(stream: &mut UnixStream, deadline: Instant, held_until: Instant) -> i
         if reply.len() as u64 > REPLY_MAX {
             return Err(io::Error::other("the reply is too long"));
         }
-        if until < held_until && is_held(&reply) {
+        if until != held_until && is_held(&reply) {
             until = held_until;
         }
     }

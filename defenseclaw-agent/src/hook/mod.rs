@@ -34,7 +34,7 @@ pub fn answer(arguments: &[OsString]) -> HookOutput {
         }
     };
     let deadline = started + arguments.timeout.saturating_sub(MARGIN);
-    let held_until = deadline.max(started + arguments.hold.saturating_sub(MARGIN));
+    let held_until = arguments.hold.map(|hold| started + hold.saturating_sub(MARGIN));
     let mut input = Vec::new();
     let asked = catch_unwind(AssertUnwindSafe(|| {
         read_input(&mut input, deadline)?;
@@ -46,7 +46,9 @@ pub fn answer(arguments: &[OsString]) -> HookOutput {
     match asked.unwrap_or(Err(Failure::Panicked)) {
         Ok(output) => {
             // The answer is there: nothing about what was missed may spoil it.
-            drop(catch_unwind(AssertUnwindSafe(|| spool::tell(&arguments.socket, held_until))));
+            drop(catch_unwind(AssertUnwindSafe(|| {
+                spool::tell(&arguments.socket, deadline.max(held_until.unwrap_or(deadline)))
+            })));
             output
         }
         Err(failure) => {
