@@ -21,8 +21,8 @@ pub use action::{
     Namespaces, NetEndpoint, PtraceOp, SocketKind, Transport, UnixName,
 };
 pub use approval::{
-    Ancestor, Answerer, Approval, ApprovalId, ApprovalSettled, Grant, GrantEnded, GrantId, Outcome,
-    ParseApprovalIdError, Ruled, Ruling, Subject, Via, Waiter,
+    Ancestor, Answerer, Approval, ApprovalId, ApprovalSettled, AskingHook, Grant, GrantEnded, GrantId,
+    Outcome, ParseApprovalIdError, Remembered, Ruled, Ruling, Settlement, Subject, Via, Waiter,
 };
 pub use asker::Asker;
 pub use capability::{

@@ -180,6 +180,7 @@ impl Handed {
             would_block: self.entry.would_block,
             rule: self.entry.rule,
             generation: u8::try_from(generation & 0xff).unwrap_or_default(),
+            asks: false,
         };
         Event {
             time,

@@ -8,9 +8,9 @@ use crate::{
     enforce,
     model::{
         Approval, ApprovalSettled, AuditRecord, BootTime, Grant, KernelPath, Loss, LossReason, ProcessKey,
-        SessionId, ToolCallId, Waiter,
+        SessionId, Settlement, ToolCallId, Waiter,
     },
-    pipeline::{self, Effect, Input, State},
+    pipeline::{self, Effect, Input, Limits, State},
     sensor::{self, Sensor, SensorError},
     store::{StoreError, Writer},
     tree::ProcessFacts,
@@ -21,6 +21,7 @@ pub(super) struct Recorder {
     state: State,
     writer: Writer,
     effects: Vec<Effect>,
+    limits: Limits,
 }
 
 /// What the watcher has to do itself.
@@ -48,8 +49,10 @@ pub(super) struct Due {
 #[derive(Debug)]
 #[expect(dead_code, reason = "nobody is paused yet")]
 pub(super) struct Settled {
+    /// What they asked.
+    pub(super) approval: Box<Approval>,
     pub(super) waiters: Vec<Waiter>,
-    pub(super) allow: bool,
+    pub(super) verdict: Settlement,
     /// For the agent.
     pub(super) message: Option<String>,
     /// The kernel need not ask again while it holds.
@@ -58,12 +61,13 @@ pub(super) struct Settled {
 
 impl Recorder {
     pub(super) fn new(writer: Writer) -> Self {
-        Self { state: State::new(), writer, effects: Vec::new() }
+        Self { state: State::new(), writer, effects: Vec::new(), limits: Limits::default() }
     }
 
     /// Forgets every session and process; what is in the audit stays there.
     pub(super) fn forget(&mut self) {
         self.state = State::new();
+        self.state.limit(self.limits);
         self.effects.clear();
     }
 
@@ -73,17 +77,27 @@ impl Recorder {
 
     /// Differs whenever what is open or granted differs.
     pub(super) fn version(&self) -> u64 {
-        0
+        self.state.version()
+    }
+
+    /// Bounds questions from now on.
+    pub(super) fn limit(&mut self, limits: Limits) {
+        self.limits = limits;
+        self.state.limit(limits);
     }
 
     /// What is open and granted.
     pub(super) fn asked(&self) -> Asked {
-        Asked::default()
+        let open = self.state.approvals();
+        Asked {
+            open: open.map(|(approval, waiters)| (approval.clone(), waiters as u64)).collect(),
+            grants: self.state.grants().cloned().collect(),
+        }
     }
 
     /// When the next question's time is over.
     pub(super) fn next_deadline(&self) -> Option<BootTime> {
-        None
+        self.state.next_deadline()
     }
 
     pub(super) fn step(&mut self, input: Input) {
@@ -111,8 +125,8 @@ impl Recorder {
                 }
                 Effect::TreeEnded { session } => due.ended.push(session),
                 Effect::Kill(process) => ends.push(process),
-                Effect::Settle { waiters, allow, message, grant } => {
-                    due.settled.push(Settled { waiters, allow, message, grant });
+                Effect::Settle { approval, waiters, verdict, message, grant } => {
+                    due.settled.push(Settled { approval, waiters, verdict, message, grant });
                 }
                 Effect::Ungrant(grant) => due.ungranted.push(*grant),
                 Effect::Notify(approval, end) => due.notices.push((approval, end)),

@@ -25,6 +25,7 @@ use crate::{
     enforce::{self, EnforceError},
     launcher::{self, LaunchError, LaunchOptions, RunAs},
     model::{ExitStatus, SessionId, Unproven},
+    pipeline::Limits,
     resolver::ResolverStats,
     sensor::{self, Sensor, SensorError, SensorOptions, SensorStats},
     store::StoreError,
@@ -305,6 +306,7 @@ pub fn run(options: &RunOptions) -> Result<RunOutcome, RunError> {
     // Until the watch is over: who answers at the very end is told what became of it.
     let _served = asking.map(|(served, inbox)| {
         watch.ask(inbox);
+        served.limit(Limits { wait: options.approval_timeout, ..Limits::default() });
         (options.tell)(&asking::how_to_answer(session));
         served
     });

@@ -109,6 +109,7 @@ impl Daemon {
         let config = config::load(self.path.as_deref())?;
         let mut in_force = self.in_force.lock().unwrap_or_else(PoisonError::into_inner);
         *in_force = Arc::new(InForce::new(config, in_force.generation + 1)?);
+        self.desk.limit(front::limits(&in_force.config));
         Ok(())
     }
 
@@ -142,6 +143,7 @@ pub fn daemon(path: Option<&Path>) -> Result<(), DaemonError> {
         let writer = Writer::open(&database, &options)?;
         let view = View::default();
         let (desk, inbox) = Desk::new(Local::beside(&database));
+        desk.limit(front::limits(&in_force.config));
         let (queue, mut thread) = Queue::start(writer, boot_id, watch, view.clone(), inbox)
             .map_err(failed("start the thread that watches"))?;
         let daemon = Arc::new(Daemon {

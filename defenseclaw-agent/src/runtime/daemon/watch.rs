@@ -349,6 +349,7 @@ impl Loop {
             Taken::Input(input) => self.recorder.step(input),
             // The policy is read where requests are answered.
             Taken::Reread | Taken::Nothing => {}
+            Taken::Limits(limits) => self.recorder.limit(limits),
         }
         self.carry_out();
     }
