@@ -23,7 +23,7 @@ mod rule;
 mod session;
 mod yaml;
 
-pub use announced::{Whereabouts, announced};
+pub use announced::{Announced, Whereabouts, announced};
 pub use cases::{Outcome, Suite, suite};
 pub use compile::compile;
 pub use content::{

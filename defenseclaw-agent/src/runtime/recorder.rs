@@ -7,8 +7,8 @@ use super::{asking::Asked, clock, evasion};
 use crate::{
     enforce,
     model::{
-        Approval, ApprovalSettled, AuditRecord, BootTime, Grant, KernelPath, Loss, LossReason, ProcessKey,
-        SessionId, Settlement, ToolCallId, Waiter,
+        Approval, ApprovalSettled, AuditRecord, BootTime, Grant, KernelPath, Loss, LossReason, Outcome,
+        ProcessKey, SessionId, Settlement, ToolCallId, Waiter,
     },
     pipeline::{self, Effect, Input, Limits, State},
     sensor::{self, Sensor, SensorError},
@@ -55,6 +55,8 @@ pub(super) struct Settled {
     pub(super) verdict: Settlement,
     /// For the agent.
     pub(super) message: Option<String>,
+    /// How the question ended, if it did.
+    pub(super) outcome: Option<Outcome>,
     /// The kernel need not ask again while it holds.
     pub(super) grant: Option<Box<Grant>>,
 }
@@ -112,6 +114,7 @@ impl Recorder {
     pub(super) fn carry_out(&mut self) -> Result<Due, StoreError> {
         let mut rows = Vec::with_capacity(self.effects.len());
         let (mut ends, mut due) = (Vec::new(), Due::default());
+        let mut ended: Option<ApprovalSettled> = None;
         for effect in self.effects.drain(..) {
             match effect {
                 Effect::Store(record) => {
@@ -119,6 +122,7 @@ impl Recorder {
                     match &record {
                         AuditRecord::Event(_) => due.events += 1,
                         AuditRecord::Loss(loss) => due.losses.push(loss.clone()),
+                        AuditRecord::Settled(settled) => ended = Some(settled.clone()),
                         _ => {}
                     }
                     rows.push(record);
@@ -126,7 +130,10 @@ impl Recorder {
                 Effect::TreeEnded { session } => due.ended.push(session),
                 Effect::Kill(process) => ends.push(process),
                 Effect::Settle { approval, waiters, verdict, message, grant } => {
-                    due.settled.push(Settled { approval, waiters, verdict, message, grant });
+                    // Its row stands right before it.
+                    let outcome =
+                        ended.take().filter(|ended| ended.id == approval.id).map(|ended| ended.outcome);
+                    due.settled.push(Settled { approval, waiters, verdict, message, outcome, grant });
                 }
                 Effect::Ungrant(grant) => due.ungranted.push(*grant),
                 Effect::Notify(approval, end) => due.notices.push((approval, end)),

@@ -49,7 +49,11 @@ impl Audit {
                 | AuditRecord::Handover(_)
                 | AuditRecord::Hook(_)
                 | AuditRecord::Correlated(_)
-                | AuditRecord::Finding(_) => {}
+                | AuditRecord::Finding(_)
+                | AuditRecord::Asked(_)
+                | AuditRecord::Settled(_)
+                | AuditRecord::Granted(_)
+                | AuditRecord::GrantEnded(_) => {}
                 AuditRecord::Event(event) => {
                     if let Action::ProcessFork { child, .. } = &event.action {
                         parents.insert(*child, event.process);
