@@ -294,7 +294,7 @@ fn answered() {
     let terminal = nix::pty::openpty(None, None).unwrap();
     let name = nix::unistd::ttyname(&terminal.slave).unwrap();
     let mut command = Command::new("setsid");
-    let open = format!("exec 9<>{}; exec bash terminal.sh", name.display());
+    let open = format!("exec 9<>{}; exec bash --norc -i terminal.sh", name.display());
     command.args(["bash", "-c", &open]);
     let mut agent = place.agent_in(command);
     assert_eq!(agent.run(&place.hook("harmless")), 0);
