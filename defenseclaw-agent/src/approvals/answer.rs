@@ -18,7 +18,8 @@ impl Approvals {
 
     fn take_in(&mut self, ruled: Ruled, now: BootTime, said: &mut Vec<Said>) -> Result<(), String> {
         let Ruled { approval: id, ruling, mut message, expires, by } = ruled;
-        let found = self.buckets.iter().find_map(|(whose, bucket)| Some((whose.clone(), bucket.open.get(&id)?)));
+        let found =
+            self.buckets.iter().find_map(|(whose, bucket)| Some((whose.clone(), bucket.open.get(&id)?)));
         let Some((whose, open)) = found else { return Err(self.why_not(id)) };
         if open.native {
             return Err(format!("{id} is asked in the agent's own dialogue; answer it there"));
@@ -40,7 +41,9 @@ impl Approvals {
         }
         let bucket = self.buckets.get(&whose);
         if ends.is_some() && bucket.is_some_and(|bucket| bucket.grants.len() >= GRANTS_MAX) {
-            return Err(format!("this session has {GRANTS_MAX} grants; revoke some, allow it once, or deny it"));
+            return Err(format!(
+                "this session has {GRANTS_MAX} grants; revoke some, allow it once, or deny it"
+            ));
         }
         let Some(open) = self.take(&whose, id) else { return Err(self.why_not(id)) };
         let grant = ends.filter(|_| watched).map(|ends| self.grant(&open.approval, ends, &by, now, said));
@@ -52,7 +55,7 @@ impl Approvals {
         Ok(())
     }
 
-    fn grant(
+    pub(super) fn grant(
         &mut self,
         approval: &Approval,
         expires: Option<BootTime>,

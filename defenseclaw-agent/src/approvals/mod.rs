@@ -13,7 +13,7 @@ mod random;
 mod restore;
 mod subject;
 #[cfg(test)]
-pub(crate) mod tests;
+mod tests;
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -153,14 +153,23 @@ impl Approvals {
 
     /// Somebody asks: `approval` is the question as it would stand if it were new; its id, time and deadline are given here,
     /// the latter no later than the one it has. `exact`: its object names one thing only.
-    pub fn ask(&mut self, approval: Approval, exact: bool, now: BootTime, said: &mut Vec<Said>) {
-        self.asked(approval, exact, &[], now, said);
+    /// `standing`: who has allowed it for good.
+    pub fn ask(
+        &mut self,
+        approval: Approval,
+        exact: bool,
+        standing: Option<Answerer>,
+        now: BootTime,
+        said: &mut Vec<Said>,
+    ) {
+        self.asked(approval, exact, standing, &[], now, said);
     }
 
     fn asked(
         &mut self,
         mut approval: Approval,
         exact: bool,
+        standing: Option<Answerer>,
         calls: &[native::Call],
         now: BootTime,
         said: &mut Vec<Said>,
@@ -171,7 +180,7 @@ impl Approvals {
         approval.since = now;
         let wait = if native { NATIVE_WITHIN } else { self.limits.wait };
         approval.deadline = approval.deadline.min(after(now, wait));
-        self.leave_for(&whose, &approval, said, now);
+        self.leave_for(&whose, &approval, exact, now, said);
         let bucket = self.buckets.entry(whose.clone()).or_default();
         if let Some(grant) = bucket.grants.get(&approval.subject).filter(|_| exact && !native) {
             let grant = Box::new(grant.clone());
@@ -180,9 +189,20 @@ impl Approvals {
             let end = End { grant: Some(grant), ..End::by_itself(true, outcome) };
             return self.at_once(approval, end, said);
         }
+        if let Some(by) = standing.filter(|_| exact && !native) {
+            approval.id = self.next_approval();
+            let watched = approval.session.is_some();
+            let grant = watched.then(|| self.grant(&approval, None, &by, now, said));
+            let outcome = Outcome::Ruled { ruling: Ruling::Always, by, message: None };
+            let end = End { grant, ..End::by_itself(true, outcome) };
+            return self.at_once(approval, end, said);
+        }
         // Each of an agent's own dialogues is answered by itself.
         let joins = |open: &&mut Open| !open.native && open.approval.subject == approval.subject;
-        if exact && !native && let Some(open) = bucket.open.values_mut().find(joins) {
+        if exact
+            && !native
+            && let Some(open) = bucket.open.values_mut().find(joins)
+        {
             if open.join(approval.waiter.clone()) {
                 self.version += 1;
                 return;
@@ -219,7 +239,9 @@ impl Approvals {
 
     /// A question that ends as it begins. Nobody was told of it, so nobody is told of its end.
     fn at_once(&mut self, mut approval: Approval, end: End, said: &mut Vec<Said>) {
-        approval.id = self.next_approval();
+        if approval.id == ApprovalId(0) {
+            approval.id = self.next_approval();
+        }
         self.forget_if_empty(&Whose::of(&approval));
         said.push(Said::Row(AuditRecord::Asked(Box::new(approval.clone()))));
         let now = approval.since;
@@ -269,7 +291,9 @@ impl Approvals {
         let End { allowed, outcome, grant } = end;
         let message = match &outcome {
             Outcome::Ruled { message, .. } => message.clone(),
-            Outcome::Expired | Outcome::NotAsked { .. } | Outcome::Withdrawn { .. } | Outcome::Orphaned => None,
+            Outcome::Expired | Outcome::NotAsked { .. } | Outcome::Withdrawn { .. } | Outcome::Orphaned => {
+                None
+            }
         };
         let (id, session) = (approval.id, approval.session);
         let settled = ApprovalSettled { id, session, boot: now, allowed, outcome, waiters: n_waited };

@@ -68,7 +68,7 @@ impl Approvals {
             deadline: deadline.unwrap_or(BootTime(u64::MAX)),
             fallback: if fallback < PolicyAction::Confirm { fallback } else { PolicyAction::Block },
         };
-        self.asked(approval, true, &calls, now, said);
+        self.asked(approval, true, None, &calls, now, said);
     }
 
     /// A hook was answered: it may show what was said in a dialogue before.
@@ -122,7 +122,9 @@ fn shown(open: &Open, event: &HookEvent, heard: &mut Vec<Call>) -> Option<Shown>
         // It went on without the tool having run.
         Phase::PromptSubmit | Phase::Stop => Some(Shown::Denied),
         Phase::SessionStart | Phase::SessionEnd => Some(Shown::Unknown),
-        Phase::ToolPre | Phase::Permission | Phase::SubagentStart | Phase::SubagentStop | Phase::Other => None,
+        Phase::ToolPre | Phase::Permission | Phase::SubagentStart | Phase::SubagentStop | Phase::Other => {
+            None
+        }
     }
 }
 
