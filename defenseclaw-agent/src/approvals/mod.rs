@@ -219,16 +219,14 @@ impl Approvals {
         } else {
             None
         };
-        match why {
-            // Whatever we think of it, the agent asks.
-            Some(why) => self.not_asked(approval, why, said),
-            None => {
-                approval.id = self.next_approval();
-                said.push(Said::Row(AuditRecord::Asked(Box::new(approval.clone()))));
-                said.push(Said::Notify(Box::new(approval.clone()), None));
-                self.put(whose, Open::new(approval, calls.to_vec()));
-            }
+        if let Some(why) = why {
+            // An agent that asks itself does so all the same.
+            return self.not_asked(approval, why, said);
         }
+        approval.id = self.next_approval();
+        said.push(Said::Row(AuditRecord::Asked(Box::new(approval.clone()))));
+        said.push(Said::Notify(Box::new(approval.clone()), None));
+        self.put(whose, Open::new(approval, calls.to_vec()));
     }
 
     fn not_asked(&mut self, approval: Approval, why: &str, said: &mut Vec<Said>) {

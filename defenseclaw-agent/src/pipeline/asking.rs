@@ -40,15 +40,13 @@ pub(super) fn event(
     now: BootTime,
     effects: &mut Vec<Effect>,
 ) {
-    let leaves = matches!(event.action, Action::ProcessExit { .. } | Action::ProcessExec(_));
-    if asks.is_none() && !leaves {
-        return;
-    }
+    let ends = matches!(event.action, Action::ProcessExit { .. });
+    let starts = matches!(event.action, Action::ProcessExec(_));
     let mut said = Vec::new();
-    match &event.action {
-        Action::ProcessExit { .. } => state.approvals.exited(event.session, event.process, now, &mut said),
-        Action::ProcessExec(_) => state.approvals.replaced(event.session, event.process, now, &mut said),
-        _ => {}
+    if ends {
+        state.approvals.exited(event.session, event.process, now, &mut said);
+    } else if starts {
+        state.approvals.replaced(event.session, event.process, now, &mut said);
     }
     if let Some(question) = asks
         && let Some((subject, exact)) = approvals::subject(&question.rule, event)

@@ -141,10 +141,18 @@ pub fn add(name: &str, present: Option<&str>, subject: &Subject) -> Result<Addit
     let id = free.ok_or_else(|| cannot("every id is taken"))?;
     let effects: Vec<_> = subject.effect.split('+').collect();
     let reason = quoted(&format!("Answers rule {}.", subject.rule));
-    text.push_str(&format!(
-        "  - id: {id}\n    effect: [{}]\n    match: {matches}\n    severity: info\n    action: allow\n    reason: {reason}\n",
-        effects.join(", ")
-    ));
+    let effects = effects.join(", ");
+    text.push_str(
+        &[
+            format!("  - id: {id}"),
+            format!("    effect: [{effects}]"),
+            format!("    match: {matches}"),
+            "    severity: info".to_owned(),
+            "    action: allow".to_owned(),
+            format!("    reason: {reason}\n"),
+        ]
+        .join("\n"),
+    );
     // The file may have been written by a person, and end with something else than a list of rules.
     let added = read(name, &text).ok().flatten();
     let count = |local: &Option<Local>| local.as_ref().map_or(0, |local| local.rules.rules.len());
