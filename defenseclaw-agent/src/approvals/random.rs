@@ -88,7 +88,7 @@ impl Watch {
                         self.hooks += 1;
                         (Waiter::Hook { process, ticket: self.hooks * 8 + u64::from(who) }, object)
                     }
-                    _ => (Waiter::Retry { process }, object),
+                    _ => (Waiter::Retry { process, tid: who }, object),
                 };
                 let session = session_of(who);
                 let mut asks = question(Some(session), &format!("/{object}"), waiter.clone());

@@ -204,7 +204,7 @@ fn who_is_gone_does_not_wait() {
     let mut desk = Desk::default();
     desk.ask("/a", paused(1));
     desk.ask("/a", paused(2));
-    desk.ask("/b", Waiter::Retry { process: process(1) });
+    desk.ask("/b", Waiter::Retry { process: process(1), tid: 1 });
     desk.heard();
     let time = desk.time();
     desk.all.exited(SESSION, process(1), time, &mut desk.said);
@@ -220,7 +220,7 @@ fn who_is_gone_does_not_wait() {
 #[test]
 fn what_was_refused_passes_at_its_next_try() {
     let mut desk = Desk::default();
-    desk.ask("1.2.3.4:80", Waiter::Retry { process: process(1) });
+    desk.ask("1.2.3.4:80", Waiter::Retry { process: process(1), tid: 1 });
     desk.answer(1, Ruling::Once).unwrap();
     let heard = desk.heard();
     assert_eq!(heard[2..5], ["settled a1 once command yes", "granted g1", "let a1 Allow 1 with grant"]);
@@ -235,7 +235,7 @@ fn another_policy_is_asked_again_by_who_can() {
     let mut desk = Desk::default();
     desk.ask("/a", paused(1));
     desk.ask("/x", Waiter::Held { process: process(2) });
-    desk.ask("/y", Waiter::Retry { process: process(3) });
+    desk.ask("/y", Waiter::Retry { process: process(3), tid: 3 });
     desk.heard();
     desk.all.reask(SESSION, desk.time(), &mut desk.said);
     assert_eq!(

@@ -82,7 +82,7 @@ pub(super) fn event(
 fn waiter(event: &Event, retry: bool) -> Waiter {
     let process = event.process;
     if retry {
-        Waiter::Retry { process }
+        Waiter::Retry { process, tid: event.tid }
     } else if matches!(event.action, Action::ProcessExec(_)) {
         Waiter::Held { process }
     } else {

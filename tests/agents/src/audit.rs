@@ -47,6 +47,10 @@ impl Audit {
                 | AuditRecord::PolicyRefused(_)
                 | AuditRecord::Posture(_)
                 | AuditRecord::Handover(_)
+                | AuditRecord::Asked(_)
+                | AuditRecord::Settled(_)
+                | AuditRecord::Granted(_)
+                | AuditRecord::GrantEnded(_)
                 | AuditRecord::Hook(_)
                 | AuditRecord::Correlated(_)
                 | AuditRecord::Finding(_) => {}
