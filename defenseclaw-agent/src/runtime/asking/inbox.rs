@@ -182,7 +182,7 @@ fn is_of(approval: &Approval, process: ProcessKey) -> bool {
     | Waiter::Held { process: first }
     | Waiter::Hook { process: first, .. }
     | Waiter::Agent { process: first }
-    | Waiter::Retry { process: first }) = &approval.waiter;
+    | Waiter::Retry { process: first, .. }) = &approval.waiter;
     let above = approval.ancestry.iter().map(|ancestor| &ancestor.process);
     std::iter::once(first)
         .chain(above)
