@@ -308,6 +308,32 @@ fn who_watches_hears_of_questions_and_of_their_ends() {
 }
 
 #[test]
+fn what_is_allowed_for_good_is_shown_first_and_not_asked_again() {
+    let place = Place::new("");
+    let hook = place.ask("key");
+    let id = place.id();
+    // Nobody is there to agree to it.
+    let (code, text) = place.run(&["approvals", "approve", &id, "--always"]);
+    assert!(code == Some(2) && text.contains("policy.local.yaml"), "{code:?} {text}");
+    assert!(!place.path("policy.local.yaml").exists());
+    let (code, text) = place.run(&["approvals", "approve", &id, "--always", "--yes"]);
+    assert_eq!(code, Some(0), "{text}");
+    settings(&place).bind(|| assert_snapshot!("approvals_always", text));
+    assert_eq!(denied(hook), None);
+    assert_eq!(fs::metadata(place.path("policy.local.yaml")).unwrap().permissions().mode() & 0o777, 0o600);
+    assert_eq!(denied(place.ask("key")), None);
+    // Of nothing else anything was said.
+    let hook = place.ask("other");
+    let id = place.id();
+    if geteuid().is_root() {
+        let mut command = place.command(&["approvals", "approve", &id, "--always", "--yes"]);
+        assert_eq!(said(&command.uid(NOBODY).gid(NOBODY).output().unwrap()).0, Some(1));
+    }
+    assert_eq!(place.run(&["approvals", "deny", &id]).0, Some(0));
+    assert!(denied(hook).is_some());
+}
+
+#[test]
 fn who_does_not_answer_in_time_has_not() {
     let place = Place::new("timeout: 1s");
     let hook = place.ask("key");

@@ -201,10 +201,11 @@ pub fn run(options: &RunOptions) -> Result<RunOutcome, RunError> {
     // First of all: what is wrong with it needs no kernel to be said.
     let policy = match &options.policy {
         Some(chosen) => {
-            let mut chosen = PolicyOptions { asks: policy::asks(), ..chosen.clone() };
+            let mut chosen =
+                PolicyOptions { asks: policy::asks().then(|| options.database.clone()), ..chosen.clone() };
             let compiled = policy::compile(&chosen, &directories)?;
             // A policy that is read later asks only if this one does: else nobody listens for answers.
-            chosen.asks = compiled.image.asks.is_some();
+            chosen.asks = chosen.asks.filter(|_| compiled.image.asks.is_some());
             let confinement = Confinement::of(options, &chosen, &compiled, &directories)?;
             Some((chosen, compiled, confinement))
         }
@@ -224,7 +225,7 @@ pub fn run(options: &RunOptions) -> Result<RunOutcome, RunError> {
     let session = beginning.session;
     let place = options.persist.then(|| Place::make(session)).transpose()?;
     let asking = match &policy {
-        Some((chosen, ..)) if chosen.asks => {
+        Some((chosen, ..)) if chosen.asks.is_some() => {
             let owner =
                 options.user.as_ref().map_or_else(|| nix::unistd::geteuid().as_raw(), |user| user.uid);
             Some(Served::start(session, Some(owner), Local::beside(&options.database))?)
