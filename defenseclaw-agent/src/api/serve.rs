@@ -48,7 +48,7 @@ impl Default for Limits {
 
 /// Who turns requests into responses.
 trait Routes: Send + Sync + 'static {
-    fn route(&self, peer: &Peer, request: Request<Incoming>) -> impl Future<Output = Response<Sent>> + Send;
+    fn answer(&self, peer: &Peer, request: Request<Incoming>) -> impl Future<Output = Response<Sent>> + Send;
 }
 
 /// Everything that a daemon is asked.
@@ -118,7 +118,7 @@ async fn connection<R: Routes>(server: Arc<R>, limits: Limits, stream: UnixStrea
     let service = service_fn(|request| {
         let (server, peer) = (&server, &peer);
         async move {
-            let answered = time::timeout(limits.request_time, server.route(peer, request));
+            let answered = time::timeout(limits.request_time, server.answer(peer, request));
             let late = |_| text(StatusCode::REQUEST_TIMEOUT, "the request took too long").map(Either::Left);
             Ok::<_, io::Error>(answered.await.unwrap_or_else(late))
         }
@@ -137,31 +137,29 @@ async fn connection<R: Routes>(server: Arc<R>, limits: Limits, stream: UnixStrea
 }
 
 impl<A: Asks> Routes for Asking<A> {
-    async fn route(&self, peer: &Peer, request: Request<Incoming>) -> Response<Sent> {
-        let response = if approve::is_ours(request.uri().path()) {
-            approve::answer(&*self.0, peer, request).await
-        } else {
-            text(StatusCode::NOT_FOUND, "there is nothing here")
-        };
-        response.map(Either::Left)
+    async fn answer(&self, peer: &Peer, request: Request<Incoming>) -> Response<Sent> {
+        if approve::is_ours(request.uri().path()) {
+            return approve::answer(&*self.0, peer, request).await.map(Either::Left);
+        }
+        text(StatusCode::NOT_FOUND, "there is nothing here").map(Either::Left)
     }
 }
 
 impl<A: Answers> Routes for Server<A> {
     /// Hooks are answered in a form of their own.
-    async fn route(&self, peer: &Peer, request: Request<Incoming>) -> Response<Sent> {
+    async fn answer(&self, peer: &Peer, request: Request<Incoming>) -> Response<Sent> {
         let name =
             request.uri().path().strip_prefix("/v1/hooks/").filter(|_| request.method() == Method::POST);
         match name.map(Connector::from_name) {
             Some(Some(connector)) => self.hook(peer, connector, request).await,
             Some(None) => text(StatusCode::NOT_FOUND, "there is no such connector").map(Either::Left),
-            None => self.answer(peer, request).await.map(Either::Left),
+            None => self.other(peer, request).await.map(Either::Left),
         }
     }
 }
 
 impl<A: Answers> Server<A> {
-    async fn answer(&self, peer: &Peer, request: Request<Incoming>) -> Response<Full<Bytes>> {
+    async fn other(&self, peer: &Peer, request: Request<Incoming>) -> Response<Full<Bytes>> {
         let path = request.uri().path().to_owned();
         if approve::is_ours(&path) {
             return approve::answer(&*self.answers, peer, request).await;

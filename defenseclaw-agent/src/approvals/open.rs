@@ -76,6 +76,6 @@ pub(super) fn process_of(waiter: &Waiter) -> ProcessKey {
         | Waiter::Held { process }
         | Waiter::Hook { process, .. }
         | Waiter::Agent { process }
-        | Waiter::Retry { process } => process,
+        | Waiter::Retry { process, .. } => process,
     }
 }

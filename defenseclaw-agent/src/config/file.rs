@@ -271,18 +271,12 @@ mod tests {
         assert_eq!(read("version: 1\n").unwrap(), Config::new("/run/d.sock".into(), "/a.db".into()));
         let config = read(
             "version: 1\nsocket: /s\naudit: /b.db\npolicy: strict\nmode: hitl\nprofile: p\ncontrol_group: g\n\
-             approvals: {owner: false, timeout: 5s, open_max: 3, webhook: 'http://h/x', desktop: true}\n\
+             approvals: {owner: false, timeout: 5s, open_max: 3}\n\
              connectors:\n  codex: {enabled: false, mode: action, fail_mode: closed, block_message: no, timeout: 500ms, ask: hold}\n",
         )
         .unwrap();
         assert_eq!((config.socket.to_str(), config.mode), (Some("/s"), Some(Mode::Hitl)));
-        let approvals = ApprovalsConfig {
-            owner: false,
-            timeout: Duration::from_secs(5),
-            open_max: 3,
-            webhook: Some("http://h/x".to_owned()),
-            desktop: true,
-        };
+        let approvals = ApprovalsConfig { owner: false, timeout: Duration::from_secs(5), open_max: 3 };
         assert_eq!(config.approvals, approvals);
         let codex = config.connector(Connector::Codex);
         let want = ConnectorConfig {
@@ -324,10 +318,8 @@ mod tests {
             );
         }
         assert_eq!(said.len(), 11);
-        let said = read(
-            "version: 1\napprovals:\n  owner: 2\n  timeout: 0s\n  open_max: none\n  webhook: https://h/\n  ask: x\n",
-        );
-        assert_eq!(said.unwrap_err().len(), 5);
+        let said = read("version: 1\napprovals:\n  owner: 2\n  timeout: 0s\n  open_max: none\n  ask: x\n");
+        assert_eq!(said.unwrap_err().len(), 4);
         for text in ["", "- a\n", "version: 1\nmode: [\n", "version: 1\nconnectors: 7\n"] {
             assert_eq!(read(text).unwrap_err().len(), 1, "{text}");
         }

@@ -103,6 +103,8 @@ pub enum Waiter {
     Retry {
         /// Who tried.
         process: ProcessKey,
+        /// The thread.
+        tid: u32,
     },
 }
 

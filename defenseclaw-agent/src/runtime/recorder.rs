@@ -10,7 +10,7 @@ use crate::{
         Approval, ApprovalSettled, AuditRecord, BootTime, Grant, KernelPath, Loss, LossReason, Outcome,
         ProcessKey, SessionId, Settlement, ToolCallId, Waiter,
     },
-    pipeline::{self, Effect, Input, State},
+    pipeline::{self, Effect, Input, Limits, State},
     sensor::{self, Sensor, SensorError},
     store::{StoreError, Writer},
     tree::ProcessFacts,
@@ -21,6 +21,7 @@ pub(super) struct Recorder {
     state: State,
     writer: Writer,
     effects: Vec<Effect>,
+    limits: Limits,
 }
 
 /// What the watcher has to do itself.
@@ -62,12 +63,13 @@ pub(super) struct Settled {
 
 impl Recorder {
     pub(super) fn new(writer: Writer) -> Self {
-        Self { state: State::new(), writer, effects: Vec::new() }
+        Self { state: State::new(), writer, effects: Vec::new(), limits: Limits::default() }
     }
 
     /// Forgets every session and process; what is in the audit stays there.
     pub(super) fn forget(&mut self) {
         self.state = State::new();
+        self.state.limit(self.limits);
         self.effects.clear();
     }
 
@@ -80,10 +82,19 @@ impl Recorder {
         self.state.version()
     }
 
+    /// Bounds questions from now on.
+    pub(super) fn limit(&mut self, limits: Limits) {
+        self.limits = limits;
+        self.state.limit(limits);
+    }
+
     /// What is open and granted.
     pub(super) fn asked(&self) -> Asked {
-        let open = self.state.approvals().map(|(approval, waiters)| (approval.clone(), waiters as u64));
-        Asked { open: open.collect(), grants: self.state.grants().cloned().collect() }
+        let open = self.state.approvals();
+        Asked {
+            open: open.map(|(approval, waiters)| (approval.clone(), waiters as u64)).collect(),
+            grants: self.state.grants().cloned().collect(),
+        }
     }
 
     /// When the next question's time is over.

@@ -576,6 +576,7 @@ impl Watch {
         match taken {
             Taken::Input(input) => self.step(input),
             Taken::Reread => self.reload = self.reload.max(Some(Reload::Asked)),
+            Taken::Limits(limits) => self.recorder.limit(limits),
             Taken::Nothing => {}
         }
         Ok(())

@@ -86,7 +86,7 @@ fn waits(waiter: &Waiter) -> String {
         Waiter::Held { process } => format!("process {}, held before its first instruction", process.tgid),
         Waiter::Hook { process, .. } => format!("the agent, whose hook is process {}", process.tgid),
         Waiter::Agent { .. } => "the agent, which asks in its own dialogue".to_owned(),
-        Waiter::Retry { process } => {
+        Waiter::Retry { process, .. } => {
             format!("nobody: process {} was refused, and may try again after a yes", process.tgid)
         }
     }

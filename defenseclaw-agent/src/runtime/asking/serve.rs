@@ -21,6 +21,7 @@ use crate::{
     },
     config::RUNS,
     model::{ApprovalId, GrantId, SessionId, Via},
+    pipeline,
 };
 
 /// Questions cannot be asked.
@@ -86,6 +87,13 @@ impl Served {
             })
             .map_err(system("start the thread of the socket"))?;
         Ok((Self { desk, stop: Some(stop), thread: Some(thread) }, inbox))
+    }
+}
+
+impl Served {
+    /// Bounds questions from now on.
+    pub(in super::super) fn limit(&self, limits: pipeline::Limits) {
+        self.desk.limit(limits);
     }
 }
 

@@ -31,7 +31,7 @@ use crate::{
         JudgedBy, PolicyAction, Reply, VERIFY_EVENT, WallTime, Way,
     },
     policy::{self, Bindings},
-    runtime::clock,
+    runtime::{asking::Local, clock},
 };
 
 /// Runs of agents whose bound policies are kept.
@@ -405,7 +405,9 @@ fn bind(
     } else {
         policy::Session::new(&in_force.policy, &bindings)
     };
-    bound.map_err(|problems| said(problems).join("; "))
+    let bound = bound.map_err(|problems| said(problems).join("; "))?;
+    let local = Local::beside(&in_force.config.audit);
+    Ok(local.bind(bound, &bindings.home, &bindings.project))
 }
 
 /// Where the agent says it is, else where who asks is.

@@ -110,7 +110,13 @@ pub(super) fn decide(
         PolicyAction::Alert => Reply::Alert { note: format!("DefenseClaw: {reason}") },
         PolicyAction::Confirm if asks(event) => {
             questions = asked(session, event, &said);
-            Reply::Confirm { reason: reason.clone() }
+            if questions.is_empty() {
+                // All of it was allowed for good.
+                decided.action = PolicyAction::Allow;
+                Reply::Allow
+            } else {
+                Reply::Confirm { reason: reason.clone() }
+            }
         }
         // Of a question that nobody is asked policy says what becomes of it.
         PolicyAction::Confirm => fall_back(session, event, &reason, &mut decided),
@@ -130,7 +136,7 @@ pub(super) fn fall_back(
     if decided.action == PolicyAction::Allow { Reply::Allow } else { held(event, reason.to_owned(), decided) }
 }
 
-/// Everything that is to be asked about one event, each thing once.
+/// Everything that is to be asked about one event, each thing once, but for what was allowed for good.
 fn asked(
     session: &policy::Session,
     event: &HookEvent,
@@ -148,6 +154,9 @@ fn asked(
             effect: effect.to_owned(),
             object: Text(object.into_bytes()),
         };
+        if session.local().is_some_and(|local| local.answers(&subject)) {
+            continue;
+        }
         if questions.iter().all(|known| known.subject != subject) {
             let severity = verdict.severity.unwrap_or(Severity::High);
             let fallback = session.asks().unwrap_or(PolicyAction::Block);

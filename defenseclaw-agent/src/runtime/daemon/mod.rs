@@ -117,6 +117,7 @@ impl Daemon {
         let config = config::load(self.path.as_deref())?;
         let mut in_force = self.in_force.lock().unwrap_or_else(PoisonError::into_inner);
         *in_force = Arc::new(InForce::new(config, in_force.generation + 1)?);
+        self.desk.limit(front::limits(&in_force.config));
         Ok(())
     }
 
@@ -151,7 +152,8 @@ pub fn daemon(path: Option<&Path>) -> Result<(), DaemonError> {
         let view = View::default();
         let holds = Holds::default();
         let (desk, inbox) = Desk::new(Local::beside(&database));
-        let (queue, mut thread) = Queue::start(writer, boot_id, watch, view.clone(), inbox, holds.clone())
+        desk.limit(front::limits(&in_force.config));
+        let (queue, mut thread) = Queue::start(writer, boot_id, watch, view.clone(), holds.clone(), inbox)
             .map_err(failed("start the thread that watches"))?;
         let daemon = Arc::new(Daemon {
             path: path.map(Path::to_owned),
@@ -182,10 +184,10 @@ pub fn daemon(path: Option<&Path>) -> Result<(), DaemonError> {
                 () = signals.until_stop(&daemon) => {}
                 () = ready => {}
             }
-            // Who waits for a person now will not be answered by one.
-            daemon.holds.stop();
             // Who waits for a change would keep us waiting.
             daemon.desk.close();
+            // Who waits for a person now will not be answered by one.
+            daemon.holds.stop();
         };
         api::serve(listener, Arc::clone(&daemon), Limits::default(), stop).await;
         tell(&[NotifyState::Stopping]);

@@ -132,8 +132,8 @@ impl Queue {
         boot_id: String,
         watch: bool,
         view: View,
-        inbox: Inbox,
         holds: Holds,
+        inbox: Inbox,
     ) -> io::Result<(Self, Thread)> {
         let (sender, hooks) = mpsc::channel(QUEUE);
         let (loaded, ready) = oneshot::channel();
@@ -149,7 +149,7 @@ impl Queue {
                 Err(why) if watch => tracing::warn!("nothing is watched: {why}"),
                 Err(why) => tracing::info!("nothing is watched: {why}"),
             }
-            let looping = Loop::new(Recorder::new(writer), sensor, boot_id, counted, view, inbox, holds);
+            let looping = Loop::new(Recorder::new(writer), sensor, boot_id, counted, view, holds, inbox);
             // If nobody waits for either any more, nobody needs it.
             loaded.send(()).ok();
             done.send(looping.run(hooks)).ok();

@@ -109,8 +109,8 @@ impl Loop {
         boot_id: String,
         lost: Lost,
         view: View,
-        inbox: Inbox,
         holds: Holds,
+        inbox: Inbox,
     ) -> Self {
         view.level(sensor.as_ref().map(Sensor::protection).map_err(String::as_str));
         Self {
@@ -376,6 +376,7 @@ impl Loop {
             Taken::Input(input) => self.recorder.step(input),
             // The policy is read where requests are answered.
             Taken::Reread | Taken::Nothing => {}
+            Taken::Limits(limits) => self.recorder.limit(limits),
         }
         self.carry_out();
     }
