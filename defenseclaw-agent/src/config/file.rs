@@ -340,7 +340,7 @@ mod tests {
         };
         assert_eq!(keys(&schema), sorted(KEYS.to_vec()));
         assert_eq!(keys(&schema["$defs"]["connector"]), sorted(CONNECTOR_KEYS.to_vec()));
-        assert_eq!(keys(&schema["properties"]["approvals"]), sorted(super::super::approvals::KEYS.to_vec()));
+        assert_eq!(keys(&schema["properties"]["approvals"]), sorted(crate::config::approvals::KEYS.to_vec()));
         let connectors = Connector::ALL.iter().map(|connector| connector.as_str()).collect();
         assert_eq!(keys(&schema["properties"]["connectors"]), sorted(connectors));
     }

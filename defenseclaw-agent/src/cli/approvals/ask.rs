@@ -93,11 +93,7 @@ impl Watcher {
 
 /// Somebody has said no. Everything else is an error.
 pub(in super::super) fn refused(error: ClientError) -> anyhow::Result<ExitCode> {
-    match error {
-        ClientError::Refused { said, .. } => {
-            output::note(&said);
-            Ok(ExitCode::from(NEGATIVE))
-        }
-        other => Err(other.into()),
-    }
+    let ClientError::Refused { said, .. } = error else { return Err(error.into()) };
+    output::note(&said);
+    Ok(ExitCode::from(NEGATIVE))
 }

@@ -159,10 +159,7 @@ impl Watch<'_> {
                 }
                 Step::Preview((at, id)) => {
                     let preview = match self.followed.get(&at) {
-                        Some(watcher) => watcher.client.lasting(id).map_err(|error| match error {
-                            ClientError::Refused { said, .. } => said,
-                            other => other.to_string(),
-                        }),
+                        Some(watcher) => watcher.client.lasting(id).map_err(reason),
                         None => Err("who asked is gone".to_owned()),
                     };
                     let steps = self.dialog.as_mut().map(|dialog| dialog.preview(preview));
@@ -172,6 +169,11 @@ impl Watch<'_> {
         }
         Ok(())
     }
+}
+
+/// Why something was not taken.
+fn reason(error: ClientError) -> String {
+    if let ClientError::Refused { said, .. } = error { said } else { error.to_string() }
 }
 
 /// Asks a watcher again and again what is open, until it is gone. The thread ends with the process.

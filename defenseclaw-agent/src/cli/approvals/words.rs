@@ -55,7 +55,7 @@ pub(super) fn whole(question: &Question) -> Vec<String> {
     let session = approval.agent_session.as_deref().map(|session| escape(session.as_bytes()));
     match (approval.connector, session) {
         (Some(connector), Some(session)) => {
-            lines.push(format!("agent     {connector}, its session {session}"))
+            lines.push(format!("agent     {connector}, its session {session}"));
         }
         (Some(connector), None) => lines.push(format!("agent     {connector}")),
         (None, _) => {}

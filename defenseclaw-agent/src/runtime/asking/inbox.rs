@@ -165,7 +165,7 @@ fn outside(
             What::Rule(_, approval) => is_of(approval, suspect.process),
             What::Revoke(_) => false,
         };
-        if asks || watched(suspect.process)? {
+        if asks || suspect.launched || watched(suspect.process)? {
             return Err(format!(
                 "{} (pid {}) is watched itself; answer from a terminal that no agent has",
                 suspect.what, suspect.process.tgid

@@ -164,7 +164,7 @@ mod tests {
     }
 
     fn bound(local: &Local) -> Session {
-        let text = "version: 1\nrules:\n  - {id: secret, effect: file.read, match: {paths: ['/s/**']}, severity: high}\n";
+        let text = "version: 1\nrules:\n  - {id: secret, effect: file.read, match: {paths: ['/s/**']}, severity: high, reason: r}\n";
         let policy = policy::load("p", text, &|_| None).unwrap();
         let bindings = Bindings {
             home: b"/h".to_vec(),
@@ -183,7 +183,7 @@ mod tests {
         let (one, two) = (approval("/s/one"), approval("/s/two"));
         assert!(bound(&local).local().is_none());
         let change = local.change(&one).unwrap();
-        assert!(change.shown.diff.contains("+") && change.shown.diff.contains("/s/one"), "{change:?}");
+        assert!(change.shown.diff.contains('+') && change.shown.diff.contains("/s/one"), "{change:?}");
         // Not agreed to: nothing stays.
         drop(local.prepare(&change).unwrap());
         assert_eq!(fs::read_dir(place.path()).unwrap().count(), 0);
