@@ -45,10 +45,9 @@ pub fn answer(arguments: &[OsString]) -> HookOutput {
     }));
     match asked.unwrap_or(Err(Failure::Panicked)) {
         Ok(output) => {
+            let until = deadline.max(held_until.unwrap_or(deadline));
             // The answer is there: nothing about what was missed may spoil it.
-            drop(catch_unwind(AssertUnwindSafe(|| {
-                spool::tell(&arguments.socket, deadline.max(held_until.unwrap_or(deadline)))
-            })));
+            drop(catch_unwind(AssertUnwindSafe(|| spool::tell(&arguments.socket, until))));
             output
         }
         Err(failure) => {

@@ -53,11 +53,7 @@ impl Audit {
                 | AuditRecord::GrantEnded(_)
                 | AuditRecord::Hook(_)
                 | AuditRecord::Correlated(_)
-                | AuditRecord::Finding(_)
-                | AuditRecord::Asked(_)
-                | AuditRecord::Settled(_)
-                | AuditRecord::Granted(_)
-                | AuditRecord::GrantEnded(_) => {}
+                | AuditRecord::Finding(_) => {}
                 AuditRecord::Event(event) => {
                     if let Action::ProcessFork { child, .. } = &event.action {
                         parents.insert(*child, event.process);

@@ -89,7 +89,7 @@ impl Desk {
     /// What is open now.
     pub(super) fn show(&self, asked: Asked) {
         self.with(|shown| shown.asked = asked);
-        self.0.changed.send_modify(|version| *version += 1);
+        self.0.changed.send_modify(|version| *version = version.wrapping_add(1));
     }
 
     /// Whose sessions there are.

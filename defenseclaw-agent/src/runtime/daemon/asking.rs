@@ -24,8 +24,6 @@ use crate::{
     sensor,
 };
 
-/// How long a person has, if the hook may be held for so long.
-const PATIENCE: Duration = Duration::from_secs(90);
 /// What is left of the time of a hook for telling the agent and for keeping its row.
 const MARGIN: Duration = Duration::from_secs(3);
 /// It is not worth asking anybody for less.
@@ -51,9 +49,9 @@ pub(super) fn way(caller: Caller, config: &ConnectorConfig, event: &HookEvent, h
     }
 }
 
-/// How long a person has before a hook that waits so long must be answered.
+/// How long a person has at most before a hook that waits so long must be answered.
 fn time_for(hold: Duration) -> Option<Duration> {
-    hold.checked_sub(MARGIN).filter(|time| *time >= LEAST).map(|time| time.min(PATIENCE))
+    hold.checked_sub(MARGIN).filter(|time| *time >= LEAST)
 }
 
 /// Somebody is there if the agent has the foreground of a terminal, reads and writes there, and was not told to do without.
