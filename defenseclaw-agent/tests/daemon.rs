@@ -1,6 +1,9 @@
 //! The daemon and the program that asks it, as agents use them: real processes, a real socket, a real audit.
 #![cfg(test)]
 
+#[path = "daemon/held.rs"]
+mod held;
+
 use std::{
     fs,
     io::{Read, Write},

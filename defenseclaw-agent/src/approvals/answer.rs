@@ -55,7 +55,7 @@ impl Approvals {
         Ok(())
     }
 
-    fn grant(
+    pub(super) fn grant(
         &mut self,
         approval: &Approval,
         expires: Option<BootTime>,

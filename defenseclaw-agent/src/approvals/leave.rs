@@ -4,7 +4,7 @@ use super::{
     Approvals, End, Said, falls_back_to_allow,
     open::{Open, Whose, process_of},
 };
-use crate::model::{Approval, ApprovalId, BootTime, Outcome, ProcessKey, SessionId, Settlement, Waiter};
+use crate::model::{Approval, ApprovalId, BootTime, Outcome, ProcessKey, SessionId, Settlement, Via, Waiter};
 
 impl Approvals {
     /// A process has ended. Who tried and was refused may try again as another process: its question stands.
@@ -30,15 +30,22 @@ impl Approvals {
         }
     }
 
-    /// A thread that asks about something else is not stopped where it was any more: an answer to what it asked before must
-    /// not let it do this.
-    pub(super) fn leave_for(&mut self, whose: &Whose, asks: &Approval, said: &mut Vec<Said>, now: BootTime) {
-        if !matches!(asks.waiter, Waiter::Paused { .. }) {
-            return;
-        }
+    /// Who asks about something else is not stopped where it was any more: an answer to what it asked before must not let it
+    /// do this. `joins`: it goes on waiting where it asks the same.
+    pub(super) fn leave_for(
+        &mut self,
+        whose: &Whose,
+        asks: &Approval,
+        joins: bool,
+        now: BootTime,
+        said: &mut Vec<Said>,
+    ) {
+        let stopped = matches!(asks.waiter, Waiter::Paused { .. } | Waiter::Held { .. });
         let Some(bucket) = self.buckets.get(whose) else { return };
-        let elsewhere =
-            |open: &&Open| open.approval.subject != asks.subject && open.waiters.contains(&asks.waiter);
+        let elsewhere = |open: &&Open| {
+            let leaves = if open.approval.subject == asks.subject { !joins } else { stopped };
+            leaves && open.waiters.contains(&asks.waiter)
+        };
         let left: Vec<_> = bucket.open.values().filter(elsewhere).map(|open| open.approval.id).collect();
         for id in left {
             self.leave_one(
@@ -98,6 +105,12 @@ impl Approvals {
         let whose = Whose::Session(session);
         let Some(bucket) = self.buckets.get(&whose) else { return };
         let ids: Vec<_> = bucket.open.keys().copied().collect();
+        // What was allowed for good is in the policy, if it still is.
+        let standing = bucket.grants.values().filter(|grant| grant.by.via == Via::Grant);
+        let standing: Vec<_> = standing.map(|grant| grant.id).collect();
+        for id in standing {
+            self.end_grant(id, None, now, said);
+        }
         for id in ids {
             let open = self.buckets.get(&whose).and_then(|bucket| bucket.open.get(&id));
             let Some(open) = open else { continue };

@@ -13,7 +13,7 @@ mod random;
 mod restore;
 mod subject;
 #[cfg(test)]
-pub(crate) mod tests;
+mod tests;
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -153,14 +153,23 @@ impl Approvals {
 
     /// Somebody asks: `approval` is the question as it would stand if it were new; its id, time and deadline are given here,
     /// the latter no later than the one it has. `exact`: its object names one thing only.
-    pub fn ask(&mut self, approval: Approval, exact: bool, now: BootTime, said: &mut Vec<Said>) {
-        self.asked(approval, exact, &[], now, said);
+    /// `standing`: who has allowed it for good.
+    pub fn ask(
+        &mut self,
+        approval: Approval,
+        exact: bool,
+        standing: Option<Answerer>,
+        now: BootTime,
+        said: &mut Vec<Said>,
+    ) {
+        self.asked(approval, exact, standing, &[], now, said);
     }
 
     fn asked(
         &mut self,
         mut approval: Approval,
         exact: bool,
+        standing: Option<Answerer>,
         calls: &[native::Call],
         now: BootTime,
         said: &mut Vec<Said>,
@@ -171,13 +180,21 @@ impl Approvals {
         approval.since = now;
         let wait = if native { NATIVE_WITHIN } else { self.limits.wait };
         approval.deadline = approval.deadline.min(after(now, wait));
-        self.leave_for(&whose, &approval, said, now);
+        self.leave_for(&whose, &approval, exact, now, said);
         let bucket = self.buckets.entry(whose.clone()).or_default();
         if let Some(grant) = bucket.grants.get(&approval.subject).filter(|_| exact && !native) {
             let grant = Box::new(grant.clone());
             let by = Answerer { via: Via::Grant, ..grant.by.clone() };
             let outcome = Outcome::Ruled { ruling: Ruling::Session, by, message: None };
             let end = End { grant: Some(grant), ..End::by_itself(true, outcome) };
+            return self.at_once(approval, end, said);
+        }
+        if let Some(by) = standing.filter(|_| exact && !native) {
+            approval.id = self.next_approval();
+            let watched = approval.session.is_some();
+            let grant = watched.then(|| self.grant(&approval, None, &by, now, said));
+            let outcome = Outcome::Ruled { ruling: Ruling::Always, by, message: None };
+            let end = End { grant, ..End::by_itself(true, outcome) };
             return self.at_once(approval, end, said);
         }
         // Each of an agent's own dialogues is answered by itself.
@@ -202,16 +219,14 @@ impl Approvals {
         } else {
             None
         };
-        match why {
-            // Whatever we think of it, the agent asks.
-            Some(why) => self.not_asked(approval, why, said),
-            None => {
-                approval.id = self.next_approval();
-                said.push(Said::Row(AuditRecord::Asked(Box::new(approval.clone()))));
-                said.push(Said::Notify(Box::new(approval.clone()), None));
-                self.put(whose, Open::new(approval, calls.to_vec()));
-            }
+        if let Some(why) = why {
+            // An agent that asks itself does so all the same.
+            return self.not_asked(approval, why, said);
         }
+        approval.id = self.next_approval();
+        said.push(Said::Row(AuditRecord::Asked(Box::new(approval.clone()))));
+        said.push(Said::Notify(Box::new(approval.clone()), None));
+        self.put(whose, Open::new(approval, calls.to_vec()));
     }
 
     fn not_asked(&mut self, approval: Approval, why: &str, said: &mut Vec<Said>) {
@@ -222,7 +237,9 @@ impl Approvals {
 
     /// A question that ends as it begins. Nobody was told of it, so nobody is told of its end.
     fn at_once(&mut self, mut approval: Approval, end: End, said: &mut Vec<Said>) {
-        approval.id = self.next_approval();
+        if approval.id == ApprovalId(0) {
+            approval.id = self.next_approval();
+        }
         self.forget_if_empty(&Whose::of(&approval));
         said.push(Said::Row(AuditRecord::Asked(Box::new(approval.clone()))));
         let now = approval.since;

@@ -68,7 +68,7 @@ impl Approvals {
             deadline: deadline.unwrap_or(BootTime(u64::MAX)),
             fallback: if fallback < PolicyAction::Confirm { fallback } else { PolicyAction::Block },
         };
-        self.asked(approval, true, &calls, now, said);
+        self.asked(approval, true, None, &calls, now, said);
     }
 
     /// A hook was answered: it may show what was said in a dialogue before.

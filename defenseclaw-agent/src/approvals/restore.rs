@@ -4,7 +4,7 @@ use super::{
     Approvals, End, Said,
     open::{Open, Whose},
 };
-use crate::model::{BootTime, Outcome, Remembered, Waiter};
+use crate::model::{Answerer, BootTime, Outcome, Remembered, Ruling, Via, Waiter};
 
 impl Approvals {
     /// Goes on with them. Of those who waited, the audit knows the first of each question; the others ask again, or somebody
@@ -26,8 +26,15 @@ impl Approvals {
         for approval in asked {
             self.last_approval = self.last_approval.max(approval.id.0);
             let open = Open::new(approval, Vec::new());
-            if matches!(open.approval.waiter, Waiter::Paused { .. } | Waiter::Held { .. }) {
-                self.put(Whose::of(&open.approval), open);
+            let whose = Whose::of(&open.approval);
+            let grant = self.buckets.get(&whose).and_then(|bucket| bucket.grants.get(&open.approval.subject));
+            if let Some(grant) = grant {
+                let by = Answerer { via: Via::Grant, ..grant.by.clone() };
+                let outcome = Outcome::Ruled { ruling: Ruling::Session, by, message: None };
+                let end = End { grant: Some(Box::new(grant.clone())), ..End::by_itself(true, outcome) };
+                self.finish(open, end, now, said);
+            } else if matches!(open.approval.waiter, Waiter::Paused { .. } | Waiter::Held { .. }) {
+                self.put(whose, open);
             } else {
                 let why = "who kept the question was gone".to_owned();
                 let mut open = open;

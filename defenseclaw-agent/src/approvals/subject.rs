@@ -30,7 +30,8 @@ fn about(action: &Action) -> Option<About> {
                 let script = script(&exec.filename.0, &exec.cwd);
                 two(&[Effect::Exec], &script, &exec.exe.path)
             } else {
-                one(&[Effect::Exec], &exec.exe.path)
+                // Written like a pair, so that no file's name looks like one.
+                (words(&[Effect::Exec]), joined(&[&exec.exe.path.text.0]), is_exact(&exec.exe.path))
             }
         }
         Action::FileOpen { file, access } | Action::FileCreate { file, access } => {

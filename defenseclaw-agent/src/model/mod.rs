@@ -32,8 +32,8 @@ pub use capability::{
 pub use correlation::{Attributed, Correlated, Correlation, Evidence, EvidenceRef, Finding, Seen};
 pub use event::{Event, KernelVerdict, Vantage};
 pub use hook::{
-    Ask, Attendance, Connector, Control, EXIT_HEADER, FailMode, Found, Hold, HookEvent, HookOutput,
-    PAYLOAD_MAX, Phase, Reply, STDOUT_HEADER, VERIFY_EVENT,
+    Ask, Attendance, Connector, Control, EXIT_HEADER, FailMode, Found, HELD_HEADER, HOLD_HEADER, Hold,
+    HookEvent, HookOutput, PAYLOAD_MAX, Phase, Reply, STDOUT_HEADER, VERIFY_EVENT, Way,
 };
 pub use hook_call::{Answer, Caller, HookCall, JudgedBy};
 pub use ids::{

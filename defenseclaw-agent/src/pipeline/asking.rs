@@ -1,13 +1,16 @@
 //! Questions to people, as far as the pipeline has to do with them: which event asks, who asks it of whom, and which events
 //! mean that nobody waits any more.
 
+use std::sync::Arc;
+
 use super::{Effect, State};
 use crate::{
     approvals::{self, Said},
     model::{
-        Action, Ancestor, Approval, ApprovalId, AskingHook, BootTime, Caller, Event, HookCall, PolicyAction,
-        ProcessKey, Severity, Text, Waiter, WallTime,
+        Action, Ancestor, Answerer, Approval, ApprovalId, AskingHook, BootTime, Caller, Event, HookCall,
+        PolicyAction, ProcessKey, Severity, Text, Via, Waiter, WallTime,
     },
+    policy,
     tree::ProcessTree,
 };
 
@@ -23,6 +26,8 @@ pub(super) struct Question {
     pub(super) severity: Severity,
     pub(super) reason: String,
     pub(super) fallback: PolicyAction,
+    /// What asks, if that is known.
+    pub(super) judge: Option<Arc<policy::Session>>,
     /// It was refused, and only a next try can pass.
     pub(super) retry: bool,
 }
@@ -35,19 +40,20 @@ pub(super) fn event(
     now: BootTime,
     effects: &mut Vec<Effect>,
 ) {
-    let leaves = matches!(event.action, Action::ProcessExit { .. } | Action::ProcessExec(_));
-    if asks.is_none() && !leaves {
-        return;
-    }
+    let ends = matches!(event.action, Action::ProcessExit { .. });
+    let starts = matches!(event.action, Action::ProcessExec(_));
     let mut said = Vec::new();
-    match &event.action {
-        Action::ProcessExit { .. } => state.approvals.exited(event.session, event.process, now, &mut said),
-        Action::ProcessExec(_) => state.approvals.replaced(event.session, event.process, now, &mut said),
-        _ => {}
+    if ends {
+        state.approvals.exited(event.session, event.process, now, &mut said);
+    } else if starts {
+        state.approvals.replaced(event.session, event.process, now, &mut said);
     }
     if let Some(question) = asks
         && let Some((subject, exact)) = approvals::subject(&question.rule, event)
     {
+        let local = question.judge.as_ref().and_then(|judge| judge.local());
+        let standing = local.filter(|local| local.answers(&subject));
+        let standing = standing.map(|local| Answerer { uid: local.owner(), pid: 0, via: Via::Grant });
         let wall = state.sessions.get(&event.session).map_or(WallTime(0), |session| session.wall_at(now));
         let agent = state.agents.get(&event.session);
         let approval = Approval {
@@ -68,7 +74,7 @@ pub(super) fn event(
             deadline: BootTime(u64::MAX),
             fallback: question.fallback,
         };
-        state.approvals.ask(approval, exact, now, &mut said);
+        state.approvals.ask(approval, exact, standing, now, &mut said);
     }
     carry(said, effects);
 }

@@ -106,6 +106,7 @@ fn unknown(verdict: KernelVerdict) -> Question {
         severity: Severity::High,
         reason: String::new(),
         fallback: PolicyAction::Block,
+        judge: None,
         retry: verdict.action == PolicyAction::Block,
     }
 }
@@ -120,13 +121,15 @@ impl Judges {
         let known = self.of_generation(verdict.generation);
         let rule = known.and_then(|(policy, _)| policy.rules.get(usize::from(verdict.rule)));
         let Some(rule) = rule.filter(|_| event.decision.is_some()) else { return unknown(verdict) };
-        let fallback = known.and_then(|(_, judge)| judge.as_ref()?.asks());
+        let judge = known.and_then(|(_, judge)| judge.clone());
+        let fallback = judge.as_ref().and_then(|judge| judge.asks());
         Question {
             rule: rule.id.clone(),
             severity: rule.severity,
             reason: rule.reason.clone(),
             // Only who may say so is known to allow.
             fallback: fallback.unwrap_or(PolicyAction::Block),
+            judge,
             retry: verdict.action == PolicyAction::Block,
         }
     }
@@ -252,7 +255,9 @@ fn done(event: &Event, verdict: KernelVerdict, level: Option<Level>) -> Done {
     if action == PolicyAction::Confirm && event.vantage == Vantage::Kernel {
         return Done { action, would_block, mechanism: Mechanism::Pause, enforced: None };
     }
-    if action < PolicyAction::Confirm {
+    // Nobody can be asked about what has happened, or about what is handed over before anything runs.
+    let action = if action == PolicyAction::Confirm { PolicyAction::Block } else { action };
+    if action != PolicyAction::Block {
         return Done { action, would_block, mechanism: Mechanism::None, enforced: None };
     }
     let held = |mechanism| Done { action, would_block, mechanism, enforced: Some(Enforced::Applied) };

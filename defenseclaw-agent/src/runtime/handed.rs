@@ -138,7 +138,7 @@ fn look(
 
 impl Handed {
     fn is_blocked(&self) -> bool {
-        self.entry.action == PolicyAction::Block
+        self.entry.action >= PolicyAction::Confirm
     }
 
     /// What the command is not to have: their numbers. Standard streams cannot be taken away without a word.

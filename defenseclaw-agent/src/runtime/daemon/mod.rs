@@ -3,10 +3,14 @@
 
 mod adopt;
 mod answer;
+mod asking;
 mod bind;
 mod force;
+mod front;
+mod holds;
 mod judge;
 mod late;
+mod questions;
 mod queue;
 mod read;
 mod tamper;
@@ -30,7 +34,11 @@ use tokio::{
     sync::Semaphore,
 };
 
-use super::{PolicyRejected, clock};
+use super::{
+    PolicyRejected,
+    asking::{Desk, Local},
+    clock,
+};
 use crate::{
     api::{self, ApiError, Limits, Listener},
     config::{self, ConfigError},
@@ -39,6 +47,7 @@ use crate::{
 };
 use answer::Sessions;
 use force::InForce;
+use holds::Holds;
 use queue::Queue;
 use view::View;
 
@@ -74,6 +83,9 @@ pub enum DaemonError {
     },
 }
 
+/// How long hooks that nobody will be asked about have for their answers, when it stops.
+const HELD_PATIENCE: Duration = Duration::from_secs(5);
+
 /// Everything that requests share.
 pub(super) struct Daemon {
     /// Where the configuration is read from.
@@ -81,6 +93,7 @@ pub(super) struct Daemon {
     in_force: Mutex<Arc<InForce>>,
     sessions: Mutex<Sessions>,
     queue: Queue,
+    holds: Holds,
     view: View,
     /// The audit, for who reads.
     database: PathBuf,
@@ -90,6 +103,8 @@ pub(super) struct Daemon {
     /// Rows about hooks that nobody asked about in time.
     missed: AtomicU64,
     hooks: tamper::Hooks,
+    /// Where questions are answered.
+    desk: Desk,
 }
 
 impl Daemon {
@@ -102,6 +117,7 @@ impl Daemon {
         let config = config::load(self.path.as_deref())?;
         let mut in_force = self.in_force.lock().unwrap_or_else(PoisonError::into_inner);
         *in_force = Arc::new(InForce::new(config, in_force.generation + 1)?);
+        self.desk.limit(front::limits(&in_force.config));
         Ok(())
     }
 
@@ -134,13 +150,17 @@ pub fn daemon(path: Option<&Path>) -> Result<(), DaemonError> {
         let listener = Listener::bind(&socket)?;
         let writer = Writer::open(&database, &options)?;
         let view = View::default();
-        let (queue, mut thread) = Queue::start(writer, boot_id, watch, view.clone())
+        let holds = Holds::default();
+        let (desk, inbox) = Desk::new(Local::beside(&database));
+        desk.limit(front::limits(&in_force.config));
+        let (queue, mut thread) = Queue::start(writer, boot_id, watch, view.clone(), holds.clone(), inbox)
             .map_err(failed("start the thread that watches"))?;
         let daemon = Arc::new(Daemon {
             path: path.map(Path::to_owned),
             in_force: Mutex::new(Arc::new(in_force)),
             sessions: Mutex::default(),
             queue,
+            holds,
             view,
             database,
             readers: Semaphore::new(read::READERS_MAX),
@@ -148,6 +168,7 @@ pub fn daemon(path: Option<&Path>) -> Result<(), DaemonError> {
             failed: AtomicU64::new(0),
             missed: AtomicU64::new(0),
             hooks: tamper::Hooks::default(),
+            desk,
         });
         let watcher = tamper::start(&daemon, Registry::beside(&daemon.database))
             .map_err(failed("start the thread that watches hook configurations"))?;
@@ -163,9 +184,14 @@ pub fn daemon(path: Option<&Path>) -> Result<(), DaemonError> {
                 () = signals.until_stop(&daemon) => {}
                 () = ready => {}
             }
+            // Who waits for a change would keep us waiting.
+            daemon.desk.close();
+            // Who waits for a person now will not be answered by one.
+            daemon.holds.stop();
         };
         api::serve(listener, Arc::clone(&daemon), Limits::default(), stop).await;
         tell(&[NotifyState::Stopping]);
+        daemon.holds.drained(HELD_PATIENCE).await;
         daemon.hooks.stop();
         // It may be about to add a row, which needs this thread.
         if let Err(err) = tokio::task::spawn_blocking(move || watcher.join()).await {

@@ -18,7 +18,8 @@ use tracing::{error, info, warn};
 use super::{
     adopt::{self, Lineage},
     bind,
-    queue::{Ask, Lost, Whose},
+    holds::Holds,
+    queue::{Ask, Lost, Message, Question, Whose},
     view::{Live, View},
 };
 use crate::{
@@ -27,7 +28,11 @@ use crate::{
         SessionId, SessionStart, Text,
     },
     pipeline::Input,
-    runtime::{begin, clock, host, recorder, recorder::Recorder},
+    runtime::{
+        asking::{self, Inbox, Mail, Taken},
+        begin, clock, host, recorder,
+        recorder::Recorder,
+    },
     sensor::{self, Sensor, SensorError, SensorOptions},
     store::StoreError,
 };
@@ -56,7 +61,7 @@ struct Watched {
 }
 
 pub(super) struct Loop {
-    recorder: Recorder,
+    pub(super) recorder: Recorder,
     /// Or why nothing is watched.
     sensor: Result<Sensor, String>,
     boot_id: String,
@@ -73,6 +78,9 @@ pub(super) struct Loop {
     events: Vec<Event>,
     lost: Lost,
     view: View,
+    /// Where questions are answered.
+    inbox: Inbox,
+    pub(super) holds: Holds,
     /// Hooks whose rows are not with the audit yet.
     in_hand: usize,
     /// Rows are neither stored nor accounted for.
@@ -101,6 +109,8 @@ impl Loop {
         boot_id: String,
         lost: Lost,
         view: View,
+        holds: Holds,
+        inbox: Inbox,
     ) -> Self {
         view.level(sensor.as_ref().map(Sensor::protection).map_err(String::as_str));
         Self {
@@ -116,13 +126,15 @@ impl Loop {
             events: Vec::new(),
             lost,
             view,
+            inbox,
+            holds,
             in_hand: 0,
             unwritten: None,
         }
     }
 
     /// Until nobody can send hooks any more. An error if rows are neither stored nor accounted for.
-    pub(super) fn run(mut self, mut hooks: mpsc::Receiver<Ask>) -> Result<(), StoreError> {
+    pub(super) fn run(mut self, mut hooks: mpsc::Receiver<Message>) -> Result<(), StoreError> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build();
         match runtime {
             // A defect of ours must not end the answers, nor what is kept of them.
@@ -130,6 +142,8 @@ impl Loop {
                 while catch_unwind(AssertUnwindSafe(|| runtime.block_on(self.turn(&mut hooks)))).is_err() {
                     self.give_up("the watching loop failed; the daemon's log says where");
                     self.recorder.forget();
+                    self.inbox.forget();
+                    self.holds.release();
                     self.lost.add(std::mem::take(&mut self.in_hand), clock::boot_now());
                 }
             }
@@ -143,7 +157,7 @@ impl Loop {
         self.finish()
     }
 
-    async fn turn(&mut self, hooks: &mut mpsc::Receiver<Ask>) {
+    async fn turn(&mut self, hooks: &mut mpsc::Receiver<Message>) {
         let mut check = time::interval(CHECK_EVERY);
         check.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut next_read = Instant::now();
@@ -155,6 +169,11 @@ impl Loop {
                     Some(ask) => self.answer(ask, hooks),
                     None => return,
                 },
+                mail = self.inbox.next() => self.ruled(mail),
+                () = asking::due(self.recorder.next_deadline()) => {
+                    self.recorder.step(Input::Tick);
+                    self.carry_out();
+                }
                 _ = check.tick() => self.check(),
                 () = time::sleep_until(next_read), if watches => {
                     let full = self.read() >= BATCH;
@@ -165,29 +184,38 @@ impl Loop {
         }
     }
 
-    /// One hook and those that wait behind it: bound, told to the pipeline, and answered when what that led to is done.
-    fn answer(&mut self, first: Ask, hooks: &mut mpsc::Receiver<Ask>) {
-        let mut asks = vec![first];
-        while asks.len() < HOOKS_MAX
+    /// One message and those that wait behind it: each is told to the pipeline, and who sent it is when what that led to is
+    /// done.
+    fn answer(&mut self, first: Message, hooks: &mut mpsc::Receiver<Message>) {
+        let mut messages = vec![first];
+        while messages.len() < HOOKS_MAX
             && let Ok(next) = hooks.try_recv()
         {
-            asks.push(next);
+            messages.push(next);
         }
-        self.in_hand = asks.len();
+        self.in_hand = messages.iter().filter(|message| matches!(message, Message::Hook(_))).count();
         // What happened before them comes before them.
         if !self.sessions.is_empty() {
             self.read();
         }
-        let mut waiting = Vec::with_capacity(asks.len());
-        for Ask { mut call, whose, ancestry, done } in asks {
-            let bound = whose.map_or(Ok(None), |whose| self.bind(&call, &whose, &ancestry));
-            call.session = bound.unwrap_or_else(|error| {
-                self.stop_watching(&error);
-                None
-            });
-            self.view.hook(call.session);
-            self.recorder.step(Input::Hook(call));
-            waiting.push(done);
+        let mut waiting = Vec::with_capacity(messages.len());
+        for message in messages {
+            match message {
+                Message::Hook(ask) => {
+                    let Ask { mut call, whose, ancestry, questions, done } = *ask;
+                    call.session = self.session_of(&call, whose.as_ref(), &ancestry);
+                    self.view.hook(call.session);
+                    self.hook(call, questions);
+                    waiting.push(done);
+                }
+                Message::Question { question, until, done } => {
+                    let Question { mut call, whose, ancestry, questions, ticket } = *question;
+                    call.session = self.session_of(&call, Some(&whose), &ancestry);
+                    self.ask(&call, questions, ticket, until);
+                    waiting.push(done);
+                }
+                Message::Withdrawn(ticket) => self.withdraw(ticket),
+            }
         }
         self.carry_out();
         self.in_hand = 0;
@@ -195,6 +223,19 @@ impl Loop {
             // Who waited may have lost patience.
             done.send(()).ok();
         }
+    }
+
+    fn session_of(
+        &mut self,
+        call: &HookCall,
+        whose: Option<&Whose>,
+        ancestry: &[ProcessKey],
+    ) -> Option<SessionId> {
+        let bound = whose.map_or(Ok(None), |whose| self.bind(call, whose, ancestry));
+        bound.unwrap_or_else(|error| {
+            self.stop_watching(&error);
+            None
+        })
     }
 
     /// The session of a hook; none if nothing is watched or who asked has no agent.
@@ -320,6 +361,26 @@ impl Loop {
         self.recorder.step(Input::PolicyLoaded(Box::new(loaded), Some(Arc::clone(&policy.session))));
     }
 
+    /// An answer of a person. What happened before it comes before it.
+    fn ruled(&mut self, mail: Mail) {
+        if !self.sessions.is_empty() {
+            self.read();
+        }
+        let sensor = &self.sensor;
+        let taken = self.inbox.take(mail, |process| match sensor {
+            Ok(sensor) => asking::is_watched(sensor, process),
+            // Nobody is watched.
+            Err(_) => Ok(false),
+        });
+        match taken {
+            Taken::Input(input) => self.recorder.step(input),
+            // The policy is read where requests are answered.
+            Taken::Reread | Taken::Nothing => {}
+            Taken::Limits(limits) => self.recorder.limit(limits),
+        }
+        self.carry_out();
+    }
+
     /// Moves records from the rings into the pipeline.
     fn read(&mut self) -> usize {
         let Ok(sensor) = &mut self.sensor else { return 0 };
@@ -349,7 +410,12 @@ impl Loop {
             Err(error) => return self.not_written(error),
         };
         self.view.stored(due.events, &due.losses);
+        let state = &self.recorder;
+        self.inbox.tell(due.answered, due.notices, state.version(), || state.asked());
         self.over.extend(due.ended);
+        for settled in due.settled {
+            self.tell_hooks(settled);
+        }
         for (process, call) in due.labels {
             let Ok(sensor) = &mut self.sensor else { return };
             match sensor.label(process, call) {
@@ -414,6 +480,7 @@ impl Loop {
         let events = |session| self.recorder.state().n_events(session).unwrap_or(0);
         let live = self.sessions.values().map(|known| (known.live.clone(), events(known.live.session)));
         self.view.show(live.collect());
+        self.inbox.own(self.sessions.iter().map(|(session, known)| (*session, known.live.uid)).collect());
     }
 
     /// The sensor cannot go on: sessions end, hooks are answered all the same.
