@@ -12,7 +12,8 @@ use nix::{
     unistd::geteuid,
 };
 
-use super::{AFTER_HEADER, Page, Wanted};
+use super::{AFTER_HEADER, Granted, Lasting, Open, Page, Question, Said, Since, Wanted};
+use crate::model::{ApprovalId, GrantId, Via};
 
 /// Longest answer that is taken.
 const REPLY_MAX: u64 = 256 << 20;
@@ -94,6 +95,37 @@ impl Client {
         Ok(Page { lines: reply.body, after })
     }
 
+    /// The questions that are open, at once or when they have changed.
+    pub fn open(&self, since: Since) -> Result<Open, ClientError> {
+        typed(&self.get(&format!("/v1/approvals?{}", since.query()))?.body)
+    }
+
+    /// One question.
+    pub fn question(&self, id: ApprovalId) -> Result<Question, ClientError> {
+        typed(&self.get(&format!("/v1/approvals/{id}"))?.body)
+    }
+
+    /// What "always" would write.
+    pub fn lasting(&self, id: ApprovalId) -> Result<Lasting, ClientError> {
+        typed(&self.get(&format!("/v1/approvals/{id}/rule"))?.body)
+    }
+
+    /// Answers a question.
+    pub fn rule(&self, id: ApprovalId, said: &Said) -> Result<(), ClientError> {
+        let body = serde_json::to_string(said).map_err(|err| ClientError::Unusable(err.to_string()))?;
+        self.ask("POST", &format!("/v1/approvals/{id}"), &body).map(drop)
+    }
+
+    /// What is granted.
+    pub fn grants(&self) -> Result<Granted, ClientError> {
+        typed(&self.get("/v1/grants")?.body)
+    }
+
+    /// Takes a grant back.
+    pub fn revoke(&self, id: GrantId, via: Via) -> Result<(), ClientError> {
+        self.ask("DELETE", &format!("/v1/grants/{id}?via={via}"), "").map(drop)
+    }
+
     fn stream(&self) -> Result<UnixStream, ClientError> {
         let unreachable = |source| ClientError::Unreachable { path: self.path.clone(), source };
         let stream = UnixStream::connect(&self.path).map_err(unreachable)?;
@@ -105,11 +137,19 @@ impl Client {
     }
 
     fn get(&self, target: &str) -> Result<Reply, ClientError> {
+        self.ask("GET", target, "")
+    }
+
+    fn ask(&self, method: &str, target: &str, body: &str) -> Result<Reply, ClientError> {
         let mut stream = self.stream()?;
         let mut exchange = || {
             stream.set_write_timeout(Some(PATIENCE))?;
             stream.set_read_timeout(Some(PATIENCE))?;
-            stream.write_all(format!("GET {target} HTTP/1.1\r\nhost: defenseclaw\r\n\r\n").as_bytes())?;
+            let length = body.len();
+            let head = format!(
+                "{method} {target} HTTP/1.1\r\nhost: defenseclaw\r\ncontent-length: {length}\r\n\r\n"
+            );
+            stream.write_all(format!("{head}{body}").as_bytes())?;
             let mut bytes = Vec::new();
             (&mut stream).take(REPLY_MAX).read_to_end(&mut bytes)?;
             Ok(bytes)
@@ -119,6 +159,10 @@ impl Client {
 }
 
 fn value(body: &[u8]) -> Result<serde_json::Value, ClientError> {
+    typed(body)
+}
+
+fn typed<T: serde::de::DeserializeOwned>(body: &[u8]) -> Result<T, ClientError> {
     serde_json::from_slice(body).map_err(|err| ClientError::Unusable(err.to_string()))
 }
 

@@ -1,6 +1,8 @@
 //! HTTP over a unix socket, both ends: who may ask what, how much and for how long. What is answered is not decided here; see
 //! [`Answers`]. The wire is described in docs/api.md.
 
+mod approve;
+mod asked;
 mod client;
 mod credentials;
 mod listen;
@@ -9,10 +11,13 @@ mod wanted;
 
 use std::future::Future;
 
+pub use asked::{
+    Asks, EXPIRES_MAX, Granted, Lasting, MESSAGE_MAX, Open, Pending, Question, Said, Since, Untaken, WAIT_MAX,
+};
 pub use client::{Client, ClientError};
 pub use credentials::Peer;
 pub use listen::{ApiError, Listener};
-pub use serve::{Limits, serve};
+pub use serve::{Limits, serve, serve_asks};
 pub use wanted::Wanted;
 
 use crate::model::{Caller, Connector, HookOutput};
@@ -41,7 +46,7 @@ pub enum Unread {
 }
 
 /// Who answers.
-pub trait Answers: Send + Sync + 'static {
+pub trait Answers: Asks {
     /// A hook fired. The payload is as the agent wrote it.
     fn hook(
         &self,

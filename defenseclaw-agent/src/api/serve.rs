@@ -13,7 +13,7 @@ use hyper::{
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{net::UnixStream, sync::Semaphore, task::JoinSet, time};
 
-use super::{AFTER_HEADER, Answers, Listener, Peer, Unread, Wanted};
+use super::{AFTER_HEADER, Answers, Asks, Listener, Peer, Unread, Wanted, approve};
 use crate::model::{Connector, EXIT_HEADER, HookOutput, PAYLOAD_MAX, REPORT_MAX, STDOUT_HEADER};
 
 /// Bytes of a request's head.
@@ -43,11 +43,23 @@ impl Default for Limits {
     }
 }
 
+/// Who turns requests into responses.
+trait Routes: Send + Sync + 'static {
+    fn answer(
+        &self,
+        peer: &Peer,
+        request: Request<Incoming>,
+    ) -> impl Future<Output = Response<Full<Bytes>>> + Send;
+}
+
+/// Everything that a daemon is asked.
 struct Server<A> {
     answers: Arc<A>,
-    limits: Limits,
     payloads: Semaphore,
 }
+
+/// Questions and grants only.
+struct Asking<A>(Arc<A>);
 
 /// Answers until `stop` is ready, then lets requests that have begun end.
 pub async fn serve<A: Answers>(
@@ -56,7 +68,26 @@ pub async fn serve<A: Answers>(
     limits: Limits,
     stop: impl Future<Output = ()>,
 ) {
-    let server = Arc::new(Server { answers, limits, payloads: Semaphore::new(limits.payload_bytes) });
+    let server = Server { answers, payloads: Semaphore::new(limits.payload_bytes) };
+    accept(listener, Arc::new(server), limits, stop).await;
+}
+
+/// The same, of questions and grants only.
+pub async fn serve_asks<A: Asks>(
+    listener: Listener,
+    asks: Arc<A>,
+    limits: Limits,
+    stop: impl Future<Output = ()>,
+) {
+    accept(listener, Arc::new(Asking(asks)), limits, stop).await;
+}
+
+async fn accept<R: Routes>(
+    listener: Listener,
+    server: Arc<R>,
+    limits: Limits,
+    stop: impl Future<Output = ()>,
+) {
     let mut connections = JoinSet::new();
     let mut stop = std::pin::pin!(stop);
     loop {
@@ -65,7 +96,7 @@ pub async fn serve<A: Answers>(
             () = &mut stop => break,
             _ = connections.join_next(), if connections.len() >= limits.connections => {}
             accepted = listener.socket.accept(), if connections.len() < limits.connections => match accepted {
-                Ok((stream, _)) => drop(connections.spawn(connection(Arc::clone(&server), stream))),
+                Ok((stream, _)) => drop(connections.spawn(connection(Arc::clone(&server), limits, stream))),
                 Err(err) => {
                     tracing::warn!("cannot accept: {err}");
                     // Out of descriptors, most likely: some will be closed meanwhile.
@@ -80,12 +111,11 @@ pub async fn serve<A: Answers>(
     time::timeout(limits.head_time, ended).await.ok();
 }
 
-async fn connection<A: Answers>(server: Arc<Server<A>>, stream: UnixStream) {
+async fn connection<R: Routes>(server: Arc<R>, limits: Limits, stream: UnixStream) {
     let peer = match Peer::of(&stream) {
         Ok(peer) => peer,
         Err(err) => return tracing::warn!("cannot tell who is at a connection: {err}"),
     };
-    let limits = server.limits;
     let service = service_fn(|request| {
         let (server, peer) = (&server, &peer);
         async move {
@@ -107,9 +137,21 @@ async fn connection<A: Answers>(server: Arc<Server<A>>, stream: UnixStream) {
     }
 }
 
-impl<A: Answers> Server<A> {
+impl<A: Asks> Routes for Asking<A> {
+    async fn answer(&self, peer: &Peer, request: Request<Incoming>) -> Response<Full<Bytes>> {
+        if approve::is_ours(request.uri().path()) {
+            return approve::answer(&*self.0, peer, request).await;
+        }
+        text(StatusCode::NOT_FOUND, "there is nothing here")
+    }
+}
+
+impl<A: Answers> Routes for Server<A> {
     async fn answer(&self, peer: &Peer, request: Request<Incoming>) -> Response<Full<Bytes>> {
         let path = request.uri().path().to_owned();
+        if approve::is_ours(&path) {
+            return approve::answer(&*self.answers, peer, request).await;
+        }
         match (request.method(), path.as_str()) {
             (&Method::GET, "/v1/status") => json(&self.answers.status(peer)),
             (&Method::GET, "/v1/sessions") => match self.answers.sessions(peer).await {
@@ -161,7 +203,9 @@ impl<A: Answers> Server<A> {
             _ => text(StatusCode::NOT_FOUND, "there is nothing here"),
         }
     }
+}
 
+impl<A: Answers> Server<A> {
     async fn hook(
         &self,
         peer: &Peer,
@@ -202,7 +246,7 @@ fn reply(output: HookOutput) -> Response<Full<Bytes>> {
     response
 }
 
-fn text(status: StatusCode, text: &str) -> Response<Full<Bytes>> {
+pub(super) fn text(status: StatusCode, text: &str) -> Response<Full<Bytes>> {
     let mut response = Response::new(Full::from(format!("{text}\n")));
     *response.status_mut() = status;
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
@@ -213,7 +257,7 @@ fn json(value: &serde_json::Value) -> Response<Full<Bytes>> {
     body("application/json", format!("{value}\n").into_bytes())
 }
 
-fn body(kind: &'static str, bytes: Vec<u8>) -> Response<Full<Bytes>> {
+pub(super) fn body(kind: &'static str, bytes: Vec<u8>) -> Response<Full<Bytes>> {
     let mut response = Response::new(Full::from(bytes));
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(kind));
     response

@@ -82,6 +82,10 @@ fn show(config: &Config, json: bool, out: &mut Out) -> anyhow::Result<()> {
     for (key, value) in fields.iter().filter(|(_, value)| !value.is_object()) {
         out.line(&line("", key, value))?;
     }
+    out.line("approvals:")?;
+    for (key, value) in fields.get("approvals").and_then(serde_json::Value::as_object).into_iter().flatten() {
+        out.line(&line("  ", key, value))?;
+    }
     out.line("connectors:")?;
     for (name, connector) in
         fields.get("connectors").and_then(serde_json::Value::as_object).into_iter().flatten()

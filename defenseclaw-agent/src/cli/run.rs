@@ -6,6 +6,7 @@ use std::{
     fs::File,
     path::{Path, PathBuf},
     process::ExitCode,
+    time::Duration,
 };
 
 use anyhow::Context;
@@ -81,6 +82,11 @@ pub struct Args {
     /// Start the command although not every rule that blocks is held, or that it is is not proven
     #[arg(long, requires = "policy")]
     allow_degraded: bool,
+    /// How long a question to a person is open, before what the policy says without an answer applies. Questions are asked in
+    /// mode hitl, as root, where BPF LSM is active
+    #[arg(long, value_name = "SECONDS", default_value = "90", requires = "policy")]
+    #[arg(value_parser = clap::value_parser!(u64).range(1..=3600))]
+    approval_timeout: u64,
     /// Size of each ring between kernel and watcher, in bytes: a power of two, at least 4096
     #[arg(long, value_name = "BYTES", value_parser = ring_size)]
     ring_bytes: Option<u32>,
@@ -125,6 +131,7 @@ fn policy(args: &Args) -> Option<PolicyOptions> {
         landlock,
         siblings: if args.landlock_carve { Siblings::Any } else { Siblings::Stable },
         allow_degraded: args.allow_degraded,
+        asks: false,
     })
 }
 
@@ -225,6 +232,8 @@ fn options(args: &Args, settings: &Settings) -> Result<RunOptions, RunError> {
         detach_after_main: args.detach_after_main,
         persist: args.persist,
         policy: policy(args),
+        approval_timeout: Duration::from_secs(args.approval_timeout),
+        tell: output::note,
         sensor,
     })
 }

@@ -10,6 +10,7 @@ use std::{
 
 use serde::Serialize;
 
+use super::ApprovalsConfig;
 use crate::{
     model::{Connector, FailMode, Mode},
     policy::{
@@ -31,6 +32,7 @@ const KEYS: &[&str] = &[
     "control_group",
     "watch",
     "repair",
+    "approvals",
     "connectors",
 ];
 const CONNECTOR_KEYS: &[&str] = &["enabled", "mode", "fail_mode", "block_message", "timeout"];
@@ -59,6 +61,8 @@ pub struct Config {
     pub watch: bool,
     /// A hook that was installed and is taken out, changed or switched off is written back.
     pub repair: bool,
+    /// Questions to a person.
+    pub approvals: ApprovalsConfig,
     /// Every connector.
     pub connectors: BTreeMap<Connector, ConnectorConfig>,
 }
@@ -91,7 +95,7 @@ impl Default for ConnectorConfig {
     }
 }
 
-fn as_text<S: serde::Serializer>(timeout: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
+pub(super) fn as_text<S: serde::Serializer>(timeout: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.collect_str(&format_args!("{}ms", timeout.as_millis()))
 }
 
@@ -107,6 +111,7 @@ impl Config {
             control_group: None,
             watch: true,
             repair: false,
+            approvals: ApprovalsConfig::default(),
             connectors: Connector::ALL.iter().map(|name| (*name, ConnectorConfig::default())).collect(),
         }
     }
@@ -172,6 +177,9 @@ impl Config {
         if let Some(node) = fields.get("repair") {
             self.repair = reader.flag(node, "repair");
         }
+        if let Some(node) = fields.get("approvals") {
+            self.approvals.read(reader, node);
+        }
         let Some(connectors) = fields.get("connectors") else { return };
         for (key, name, value) in reader.pairs(connectors, "connectors").unwrap_or_default() {
             let Some(connector) = Connector::from_name(name) else {
@@ -232,7 +240,7 @@ fn path(reader: &mut Reader<'_>, fields: &Fields<'_>, key: &str) -> Option<PathB
     Some(text.into())
 }
 
-fn duration(text: &str) -> Option<Duration> {
+pub(super) fn duration(text: &str) -> Option<Duration> {
     let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
     let number: u32 = digits.parse().ok()?;
     match text.get(digits.len()..)? {
@@ -257,10 +265,19 @@ mod tests {
         assert_eq!(read("version: 1\n").unwrap(), Config::new("/run/d.sock".into(), "/a.db".into()));
         let config = read(
             "version: 1\nsocket: /s\naudit: /b.db\npolicy: strict\nmode: hitl\nprofile: p\ncontrol_group: g\n\
+             approvals: {owner: false, timeout: 5s, open_max: 3, webhook: 'http://h/x', desktop: true}\n\
              connectors:\n  codex: {enabled: false, mode: action, fail_mode: closed, block_message: no, timeout: 500ms}\n",
         )
         .unwrap();
         assert_eq!((config.socket.to_str(), config.mode), (Some("/s"), Some(Mode::Hitl)));
+        let approvals = ApprovalsConfig {
+            owner: false,
+            timeout: Duration::from_secs(5),
+            open_max: 3,
+            webhook: Some("http://h/x".to_owned()),
+            desktop: true,
+        };
+        assert_eq!(config.approvals, approvals);
         let codex = config.connector(Connector::Codex);
         let want = ConnectorConfig {
             enabled: false,
@@ -300,6 +317,10 @@ mod tests {
             );
         }
         assert_eq!(said.len(), 11);
+        let said = read(
+            "version: 1\napprovals:\n  owner: 2\n  timeout: 0s\n  open_max: none\n  webhook: https://h/\n  ask: x\n",
+        );
+        assert_eq!(said.unwrap_err().len(), 5);
         for text in ["", "- a\n", "version: 1\nmode: [\n", "version: 1\nconnectors: 7\n"] {
             assert_eq!(read(text).unwrap_err().len(), 1, "{text}");
         }
@@ -320,6 +341,7 @@ mod tests {
         };
         assert_eq!(keys(&schema), sorted(KEYS.to_vec()));
         assert_eq!(keys(&schema["$defs"]["connector"]), sorted(CONNECTOR_KEYS.to_vec()));
+        assert_eq!(keys(&schema["properties"]["approvals"]), sorted(super::super::approvals::KEYS.to_vec()));
         let connectors = Connector::ALL.iter().map(|connector| connector.as_str()).collect();
         assert_eq!(keys(&schema["properties"]["connectors"]), sorted(connectors));
     }

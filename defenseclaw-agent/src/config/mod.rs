@@ -1,6 +1,7 @@
 //! Where things are, and what the daemon does: flags, environment and one file become plain settings. Does nothing with
 //! them.
 
+mod approvals;
 mod file;
 mod place;
 
@@ -9,6 +10,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+pub use approvals::ApprovalsConfig;
 pub use file::{Config, ConnectorConfig, SCHEMA};
 pub use place::{config_path, default_socket, load, sockets};
 

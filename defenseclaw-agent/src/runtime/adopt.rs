@@ -5,18 +5,19 @@
 use std::{ops::ControlFlow, path::PathBuf};
 
 use super::{
+    asking::{Local, Served},
     clock,
     guard::Guard,
     host,
     manifest::{self, Manifest},
     persist::{self, Kept, PersistError, Place},
-    policy::PolicySource,
+    policy::{self, PolicyOptions, PolicySource},
     run::{RunError, RunOutcome, RunStats, causes, left_in_force, not_stored},
     watch::{Begin, Policy, Watch},
 };
 use crate::{
     launcher::{Placement, Running, Signals},
-    model::{AuditRecord, EventKind, Handover, HandoverStep, SessionId},
+    model::{AuditRecord, EventKind, Handover, HandoverStep, Mode, SessionId},
     sensor::{self, Accounted, Sensor},
     store::{Filter, Past, Reader, StoreError, Writer, WriterOptions},
 };
@@ -119,6 +120,9 @@ struct Taken {
     running: Running,
     signals: Signals,
     warnings: Vec<String>,
+    /// The socket where questions are answered.
+    #[expect(dead_code, reason = "it serves for as long as it is kept")]
+    served: Option<Served>,
 }
 
 /// Everything up to the loop.
@@ -147,7 +151,10 @@ fn take_over(place: Place, manifest: Manifest) -> Result<(PathBuf, Taken), RunEr
     if !missing.is_empty() {
         warnings.push(format!("taken off while nobody watched: {}", missing.join(", ")));
     }
-    let policy = policy(&mut sensor, &manifest, past.as_ref(), &running)?;
+    let asks = manifest.policy.as_ref().is_some_and(|kept| kept.loaded.mode == Mode::Hitl) && policy::asks();
+    // Who owns it is not known any more.
+    let asking = asks.then(|| Served::start(session, None, Local::beside(&database))).transpose()?;
+    let policy = policy(&mut sensor, &manifest, past.as_ref(), &running, asks)?;
     let since = past.as_ref().map_or(manifest.start.boot, |past| past.last);
     let died = !past.as_ref().is_some_and(|past| past.left);
     let handover = Handover {
@@ -158,10 +165,14 @@ fn take_over(place: Place, manifest: Manifest) -> Result<(PathBuf, Taken), RunEr
     };
     let start = manifest.start.clone();
     let mut watch = Watch::new(sensor, writer, start, policy, Some(Kept { place, manifest }));
+    let served = asking.map(|(served, inbox)| {
+        watch.ask(inbox);
+        served
+    });
     watch.resume(handover, past.as_ref());
     replay(&reader, session, &mut watch)?;
     watch.catch_up()?;
-    Ok((database, Taken { watch, running, signals, warnings }))
+    Ok((database, Taken { watch, running, signals, warnings, served }))
 }
 
 fn accounted(manifest: &Manifest, past: Option<&Past>) -> Accounted {
@@ -192,10 +203,11 @@ fn policy(
     manifest: &Manifest,
     past: Option<&Past>,
     running: &Running,
+    asks: bool,
 ) -> Result<Option<Policy>, RunError> {
     let Some(kept) = &manifest.policy else { return Ok(None) };
     let loaded = past.and_then(|past| past.policies.last()).unwrap_or(&kept.loaded).clone();
-    let options = kept.options();
+    let options = PolicyOptions { asks, ..kept.options() };
     let file = match &options.source {
         PolicySource::File(file) => Some(file.clone()),
         PolicySource::Preset(_) => None,

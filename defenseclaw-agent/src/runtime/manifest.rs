@@ -97,6 +97,7 @@ impl ManifestPolicy {
             landlock: LandlockChoice::Level(LandlockLevel::Off),
             siblings: Siblings::Stable,
             allow_degraded: self.allow_degraded,
+            asks: false,
         }
     }
 
@@ -166,6 +167,7 @@ mod tests {
             landlock: LandlockChoice::Auto,
             siblings: Siblings::Any,
             allow_degraded: true,
+            asks: false,
         };
         let directories = Directories { home: b"/home/\xff".to_vec(), project: b"/p".to_vec() };
         let protection = Protection {

@@ -1,6 +1,7 @@
 //! Start-up order, the loop, shutdown: the only room that knows every other one.
 
 mod adopt;
+mod asking;
 mod begin;
 mod changes;
 pub mod clock;
@@ -22,6 +23,7 @@ mod run;
 mod watch;
 
 pub use adopt::{Adopted, adopt, release};
+pub use asking::AskingError;
 pub use confine::ConfineError;
 pub use daemon::{DaemonError, daemon};
 pub use diagnose::{Check, Diagnosis, diagnose};
@@ -31,7 +33,10 @@ pub use policy::{PolicyOptions, PolicyRejected, PolicySource};
 pub use run::{RunError, RunOptions, RunOutcome, RunStats, run};
 
 pub use crate::{
-    api::{Client, ClientError, Page, Wanted},
+    api::{
+        Client, ClientError, EXPIRES_MAX, Granted, Lasting, MESSAGE_MAX, Open, Page, Pending, Question, Said,
+        Since, Wanted,
+    },
     launcher::{
         UserChoice, choose_user, finish_like,
         landlock::{LandlockChoice, LandlockLevel, Siblings},

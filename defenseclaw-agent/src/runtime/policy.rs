@@ -17,11 +17,12 @@ use sha2::{Digest, Sha256};
 use crate::{
     enforce::{self, Identities, PathEntries},
     launcher::landlock::{LandlockChoice, Siblings},
-    model::{Held, LoadedRule, Mode, PolicyAction, PolicyLoaded, RuleHold, SessionId, best_holds},
+    model::{Held, Level, LoadedRule, Mode, PolicyAction, PolicyLoaded, RuleHold, SessionId, best_holds},
     policy::{
         self, Bindings, Policy,
         image::{Image, RuleInfo},
     },
+    sensor,
 };
 
 /// Longest policy that is read, in bytes.
@@ -44,6 +45,8 @@ pub struct PolicyOptions {
     pub siblings: Siblings,
     /// Go on although rules that block are not held.
     pub allow_degraded: bool,
+    /// Somebody can be asked. Decided where the session begins, whatever is said here; see [`asks`].
+    pub asks: bool,
 }
 
 /// Where the text is.
@@ -192,6 +195,12 @@ fn hash(text: &str) -> String {
     })
 }
 
+/// Whether a person can be asked about what is launched here: who asks can be stopped before the operation has happened,
+/// and the socket where answers come in can be served.
+pub(super) fn asks() -> bool {
+    nix::unistd::geteuid().is_root() && sensor::detect_level().0 == Level::Lsm
+}
+
 /// Reads, binds and compiles, and looks for the files to protect by inode.
 pub(super) fn compile(
     options: &PolicyOptions,
@@ -208,7 +217,8 @@ pub(super) fn compile(
         profile: options.profile.clone(),
         mode: options.mode,
     };
-    let session = policy::Session::new(&loaded, &bindings).map_err(said)?;
+    let bind = if options.asks { policy::Session::asking } else { policy::Session::new };
+    let session = bind(&loaded, &bindings).map_err(said)?;
     let image = session.image().map_err(said)?;
     let identities = identities(&image);
     let (mode, judge) = (session.mode(), Some(Arc::new(session)));
@@ -277,6 +287,7 @@ mod tests {
             landlock: LandlockChoice::Auto,
             siblings: Siblings::Stable,
             allow_degraded: false,
+            asks: false,
         }
     }
 
@@ -293,6 +304,19 @@ mod tests {
             assert_eq!((compiled.digest.len(), compiled.mode), (64, Mode::Action));
             let loaded = compiled.loaded(SessionId(1), 0, 4);
             assert_eq!((loaded.rules.len(), loaded.generation), (compiled.image.rules.len(), 4));
+        }
+    }
+
+    #[test]
+    fn a_policy_asks_where_somebody_can_be_asked() {
+        for (asks, mode, want) in [
+            (true, Mode::Hitl, Some(PolicyAction::Block)),
+            (false, Mode::Hitl, None),
+            (true, Mode::Action, None),
+        ] {
+            let source = PolicySource::named(Path::new("default"));
+            let options = PolicyOptions { mode: Some(mode), asks, ..options(source) };
+            assert_eq!(compile(&options, &directories()).unwrap().image.asks, want, "{asks} {mode}");
         }
     }
 

@@ -3,12 +3,12 @@
 
 use tracing::{debug, info, warn};
 
-use super::{clock, evasion};
+use super::{asking::Asked, clock, evasion};
 use crate::{
     enforce,
     model::{
-        Approval, ApprovalSettled, AuditRecord, Grant, KernelPath, Loss, LossReason, ProcessKey, SessionId,
-        ToolCallId, Waiter,
+        Approval, ApprovalSettled, AuditRecord, BootTime, Grant, KernelPath, Loss, LossReason, ProcessKey,
+        SessionId, ToolCallId, Waiter,
     },
     pipeline::{self, Effect, Input, State},
     sensor::{self, Sensor, SensorError},
@@ -69,6 +69,21 @@ impl Recorder {
 
     pub(super) fn state(&self) -> &State {
         &self.state
+    }
+
+    /// Differs whenever what is open or granted differs.
+    pub(super) fn version(&self) -> u64 {
+        0
+    }
+
+    /// What is open and granted.
+    pub(super) fn asked(&self) -> Asked {
+        Asked::default()
+    }
+
+    /// When the next question's time is over.
+    pub(super) fn next_deadline(&self) -> Option<BootTime> {
+        None
     }
 
     pub(super) fn step(&mut self, input: Input) {

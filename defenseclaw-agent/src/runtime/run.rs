@@ -2,12 +2,13 @@
 //! daemon. Start-up order matters: programs are attached before the command exists, the command is enrolled before it
 //! executes, and the audit is open before anything can happen that belongs in it.
 
-use std::{collections::BTreeMap, ffi::OsString, io, path::PathBuf};
+use std::{collections::BTreeMap, ffi::OsString, io, path::PathBuf, time::Duration};
 
 use serde::Serialize;
 use tracing::warn;
 
 use super::{
+    asking::{self, AskingError, Local, Served},
     begin::{self, Beginning},
     confine::{ConfineError, Confinement},
     guard::{Guard, RuleVerdicts},
@@ -46,6 +47,10 @@ pub struct RunOptions {
     pub persist: bool,
     /// Judge by this policy; without it nothing is judged.
     pub policy: Option<PolicyOptions>,
+    /// How long a question to a person is open.
+    pub approval_timeout: Duration,
+    /// Says a word to the person at the terminal before the command has it.
+    pub tell: fn(&str),
     /// Sizes of the kernel's half.
     pub sensor: SensorOptions,
 }
@@ -126,6 +131,9 @@ pub enum RunError {
         /// What was not refused.
         which: Vec<Unproven>,
     },
+    /// Nobody can be asked.
+    #[error(transparent)]
+    Asking(#[from] AskingError),
     /// Leaving programs in the kernel, or taking them over.
     #[error(transparent)]
     Persist(#[from] PersistError),
@@ -164,6 +172,7 @@ impl RunError {
             | Self::Policy(_)
             | Self::Enforce(_)
             | Self::Launch(_)
+            | Self::Asking(_)
             | Self::System { .. } => None,
         }
     }
@@ -191,8 +200,11 @@ pub fn run(options: &RunOptions) -> Result<RunOutcome, RunError> {
     // First of all: what is wrong with it needs no kernel to be said.
     let policy = match &options.policy {
         Some(chosen) => {
-            let compiled = policy::compile(chosen, &directories)?;
-            let confinement = Confinement::of(options, chosen, &compiled, &directories)?;
+            let mut chosen = PolicyOptions { asks: policy::asks(), ..chosen.clone() };
+            let compiled = policy::compile(&chosen, &directories)?;
+            // A policy that is read later asks only if this one does: else nobody listens for answers.
+            chosen.asks = compiled.image.asks.is_some();
+            let confinement = Confinement::of(options, &chosen, &compiled, &directories)?;
             Some((chosen, compiled, confinement))
         }
         None => None,
@@ -210,6 +222,14 @@ pub fn run(options: &RunOptions) -> Result<RunOutcome, RunError> {
     let beginning = Beginning::new()?;
     let session = beginning.session;
     let place = options.persist.then(|| Place::make(session)).transpose()?;
+    let asking = match &policy {
+        Some((chosen, ..)) if chosen.asks => {
+            let owner =
+                options.user.as_ref().map_or_else(|| nix::unistd::geteuid().as_raw(), |user| user.uid);
+            Some(Served::start(session, Some(owner), Local::beside(&options.database))?)
+        }
+        _ => None,
+    };
     let mut sensor = Sensor::load(&options.sensor)?;
     let writer = beginning.writer(options)?;
 
@@ -249,8 +269,8 @@ pub fn run(options: &RunOptions) -> Result<RunOutcome, RunError> {
         n_handed = handed.len() as u64;
         let cgroup = prepared.placement().cgroup();
         let (mut guard, loaded) =
-            Guard::install(&sensor, session, chosen, directories.clone(), compiled, &protection, names)?;
-        kept_policy = Some(ManifestPolicy::new(chosen, &directories, loaded.clone()));
+            Guard::install(&sensor, session, &chosen, directories.clone(), compiled, &protection, names)?;
+        kept_policy = Some(ManifestPolicy::new(&chosen, &directories, loaded.clone()));
         let posture = guard.prove(&mut sensor, cgroup)?;
         let file = match &chosen.source {
             PolicySource::File(file) => Some(file.clone()),
@@ -282,6 +302,12 @@ pub fn run(options: &RunOptions) -> Result<RunOutcome, RunError> {
         None => None,
     };
     let mut watch = Watch::new(sensor, writer, start, judged, kept);
+    // Until the watch is over: who answers at the very end is told what became of it.
+    let _served = asking.map(|(served, inbox)| {
+        watch.ask(inbox);
+        (options.tell)(&asking::how_to_answer(session));
+        served
+    });
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_io()
         .enable_time()

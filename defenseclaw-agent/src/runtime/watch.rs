@@ -17,6 +17,7 @@ use tokio::{
 use tracing::{debug, warn};
 
 use super::{
+    asking::{self, Inbox, Mail, Taken},
     changes::Changes,
     clock,
     guard::{CANARY_SESSION, Guard},
@@ -102,6 +103,8 @@ pub(super) struct Watch {
     /// The record of an end may be missing: ask /proc.
     ends_in_doubt: bool,
     pace: Pace,
+    /// Where questions are answered, if any are asked.
+    inbox: Option<Inbox>,
 }
 
 /// Why a policy is read again.
@@ -139,7 +142,13 @@ impl Watch {
             tree_ended: false,
             ends_in_doubt: false,
             pace: Pace::new(),
+            inbox: None,
         }
+    }
+
+    /// From now on answers come from there.
+    pub(super) fn ask(&mut self, inbox: Inbox) {
+        self.inbox = Some(inbox);
     }
 
     /// From now on what is kept stays in force if this process ends before the tree.
@@ -226,6 +235,8 @@ impl Watch {
                         }
                     }
                 }
+                mail = mail(self.inbox.as_mut()) => self.ruled(mail)?,
+                () = asking::due(self.recorder.next_deadline()) => self.step(Input::Tick),
                 _ = check.tick() => self.check()?,
                 _ = prove.tick(), if self.policy.is_some() => self.prove(running),
                 changed = changed(changes.as_ref()) => {
@@ -555,6 +566,20 @@ impl Watch {
         Ok(())
     }
 
+    /// An answer of a person. What happened before it comes before it.
+    fn ruled(&mut self, mail: Mail) -> Result<(), RunError> {
+        self.read()?;
+        let Some(inbox) = &mut self.inbox else { return Ok(()) };
+        let sensor = &self.sensor;
+        let taken = inbox.take(mail, |process| asking::is_watched(sensor, process));
+        match taken {
+            Taken::Input(input) => self.step(input),
+            Taken::Reread => self.reload = self.reload.max(Some(Reload::Asked)),
+            Taken::Nothing => {}
+        }
+        Ok(())
+    }
+
     fn step(&mut self, input: Input) {
         self.recorder.step(input);
     }
@@ -562,6 +587,10 @@ impl Watch {
     fn carry_out(&mut self) -> Result<(), RunError> {
         // An embedded run hears of no tool calls, so there are no labels.
         let due = self.recorder.carry_out()?;
+        if let Some(inbox) = &mut self.inbox {
+            let recorder = &self.recorder;
+            inbox.tell(due.answered, due.notices, recorder.version(), || recorder.asked());
+        }
         self.tree_ended |= due.ended.contains(&self.session);
         Ok(())
     }
@@ -576,6 +605,14 @@ async fn changed(changes: Option<&AsyncFd<Changes>>) -> bool {
             changes.get_ref().take().unwrap_or(true)
         }
         Err(_) => pending().await,
+    }
+}
+
+/// The next answer; none ever where nobody is asked.
+async fn mail(inbox: Option<&mut Inbox>) -> Mail {
+    match inbox {
+        Some(inbox) => inbox.next().await,
+        None => pending().await,
     }
 }
 

@@ -13,6 +13,7 @@ mod proc;
 mod refusal;
 mod ring;
 mod running;
+mod seat;
 
 use std::{
     fmt, io,
@@ -31,6 +32,7 @@ use defenseclaw_ebpf::Label;
 pub use level::detect as detect_level;
 pub use load::object_digest;
 pub use proc::{Parent, ProcFacts, TICK_NS, is_alive, parent_of, process_facts, processes, user_of};
+pub use seat::{Seat, seat_of, seated};
 
 use crate::model::{BootTime, Event, Loss, ProcessKey, Protection, SessionId};
 

@@ -5,6 +5,7 @@ mod adopt;
 mod answer;
 mod bind;
 mod force;
+mod front;
 mod judge;
 mod late;
 mod queue;
@@ -30,7 +31,11 @@ use tokio::{
     sync::Semaphore,
 };
 
-use super::{PolicyRejected, clock};
+use super::{
+    PolicyRejected,
+    asking::{Desk, Local},
+    clock,
+};
 use crate::{
     api::{self, ApiError, Limits, Listener},
     config::{self, ConfigError},
@@ -90,6 +95,8 @@ pub(super) struct Daemon {
     /// Rows about hooks that nobody asked about in time.
     missed: AtomicU64,
     hooks: tamper::Hooks,
+    /// Where questions are answered.
+    desk: Desk,
 }
 
 impl Daemon {
@@ -134,7 +141,8 @@ pub fn daemon(path: Option<&Path>) -> Result<(), DaemonError> {
         let listener = Listener::bind(&socket)?;
         let writer = Writer::open(&database, &options)?;
         let view = View::default();
-        let (queue, mut thread) = Queue::start(writer, boot_id, watch, view.clone())
+        let (desk, inbox) = Desk::new(Local::beside(&database));
+        let (queue, mut thread) = Queue::start(writer, boot_id, watch, view.clone(), inbox)
             .map_err(failed("start the thread that watches"))?;
         let daemon = Arc::new(Daemon {
             path: path.map(Path::to_owned),
@@ -148,6 +156,7 @@ pub fn daemon(path: Option<&Path>) -> Result<(), DaemonError> {
             failed: AtomicU64::new(0),
             missed: AtomicU64::new(0),
             hooks: tamper::Hooks::default(),
+            desk,
         });
         let watcher = tamper::start(&daemon, Registry::beside(&daemon.database))
             .map_err(failed("start the thread that watches hook configurations"))?;
@@ -163,6 +172,8 @@ pub fn daemon(path: Option<&Path>) -> Result<(), DaemonError> {
                 () = signals.until_stop(&daemon) => {}
                 () = ready => {}
             }
+            // Who waits for a change would keep us waiting.
+            daemon.desk.close();
         };
         api::serve(listener, Arc::clone(&daemon), Limits::default(), stop).await;
         tell(&[NotifyState::Stopping]);

@@ -22,7 +22,7 @@ use super::{
 use crate::{
     model::{BootTime, HookCall, Loss, LossReason, ProcessKey},
     policy,
-    runtime::recorder::Recorder,
+    runtime::{asking::Inbox, recorder::Recorder},
     store::{StoreError, Writer},
 };
 
@@ -105,6 +105,7 @@ impl Queue {
         boot_id: String,
         watch: bool,
         view: View,
+        inbox: Inbox,
     ) -> io::Result<(Self, Thread)> {
         let (sender, hooks) = mpsc::channel(QUEUE);
         let (loaded, ready) = oneshot::channel();
@@ -120,7 +121,7 @@ impl Queue {
                 Err(why) if watch => tracing::warn!("nothing is watched: {why}"),
                 Err(why) => tracing::info!("nothing is watched: {why}"),
             }
-            let looping = Loop::new(Recorder::new(writer), sensor, boot_id, counted, view);
+            let looping = Loop::new(Recorder::new(writer), sensor, boot_id, counted, view, inbox);
             // If nobody waits for either any more, nobody needs it.
             loaded.send(()).ok();
             done.send(looping.run(hooks)).ok();

@@ -27,7 +27,11 @@ use crate::{
         SessionId, SessionStart, Text,
     },
     pipeline::Input,
-    runtime::{begin, clock, host, recorder, recorder::Recorder},
+    runtime::{
+        asking::{self, Inbox, Mail, Taken},
+        begin, clock, host, recorder,
+        recorder::Recorder,
+    },
     sensor::{self, Sensor, SensorError, SensorOptions},
     store::StoreError,
 };
@@ -73,6 +77,8 @@ pub(super) struct Loop {
     events: Vec<Event>,
     lost: Lost,
     view: View,
+    /// Where questions are answered.
+    inbox: Inbox,
     /// Hooks whose rows are not with the audit yet.
     in_hand: usize,
     /// Rows are neither stored nor accounted for.
@@ -101,6 +107,7 @@ impl Loop {
         boot_id: String,
         lost: Lost,
         view: View,
+        inbox: Inbox,
     ) -> Self {
         view.level(sensor.as_ref().map(Sensor::protection).map_err(String::as_str));
         Self {
@@ -116,6 +123,7 @@ impl Loop {
             events: Vec::new(),
             lost,
             view,
+            inbox,
             in_hand: 0,
             unwritten: None,
         }
@@ -130,6 +138,7 @@ impl Loop {
                 while catch_unwind(AssertUnwindSafe(|| runtime.block_on(self.turn(&mut hooks)))).is_err() {
                     self.give_up("the watching loop failed; the daemon's log says where");
                     self.recorder.forget();
+                    self.inbox.forget();
                     self.lost.add(std::mem::take(&mut self.in_hand), clock::boot_now());
                 }
             }
@@ -155,6 +164,11 @@ impl Loop {
                     Some(ask) => self.answer(ask, hooks),
                     None => return,
                 },
+                mail = self.inbox.next() => self.ruled(mail),
+                () = asking::due(self.recorder.next_deadline()) => {
+                    self.recorder.step(Input::Tick);
+                    self.carry_out();
+                }
                 _ = check.tick() => self.check(),
                 () = time::sleep_until(next_read), if watches => {
                     let full = self.read() >= BATCH;
@@ -320,6 +334,25 @@ impl Loop {
         self.recorder.step(Input::PolicyLoaded(Box::new(loaded), Some(Arc::clone(&policy.session))));
     }
 
+    /// An answer of a person. What happened before it comes before it.
+    fn ruled(&mut self, mail: Mail) {
+        if !self.sessions.is_empty() {
+            self.read();
+        }
+        let sensor = &self.sensor;
+        let taken = self.inbox.take(mail, |process| match sensor {
+            Ok(sensor) => asking::is_watched(sensor, process),
+            // Nobody is watched.
+            Err(_) => Ok(false),
+        });
+        match taken {
+            Taken::Input(input) => self.recorder.step(input),
+            // The policy is read where requests are answered.
+            Taken::Reread | Taken::Nothing => {}
+        }
+        self.carry_out();
+    }
+
     /// Moves records from the rings into the pipeline.
     fn read(&mut self) -> usize {
         let Ok(sensor) = &mut self.sensor else { return 0 };
@@ -349,6 +382,8 @@ impl Loop {
             Err(error) => return self.not_written(error),
         };
         self.view.stored(due.events, &due.losses);
+        let state = &self.recorder;
+        self.inbox.tell(due.answered, due.notices, state.version(), || state.asked());
         self.over.extend(due.ended);
         for (process, call) in due.labels {
             let Ok(sensor) = &mut self.sensor else { return };
@@ -414,6 +449,7 @@ impl Loop {
         let events = |session| self.recorder.state().n_events(session).unwrap_or(0);
         let live = self.sessions.values().map(|known| (known.live.clone(), events(known.live.session)));
         self.view.show(live.collect());
+        self.inbox.own(self.sessions.iter().map(|(session, known)| (*session, known.live.uid)).collect());
     }
 
     /// The sensor cannot go on: sessions end, hooks are answered all the same.
