@@ -74,13 +74,12 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
             }
             match view.update(message, now()) {
                 Some(Act::Quit) => return Ok(ExitCode::SUCCESS),
-                Some(Act::Answer(answer)) => {
-                    if let Err(TrySendError::Full(answer) | TrySendError::Disconnected(answer)) =
-                        hand_on.try_send(answer)
+                Some(Act::Ask(job)) => {
+                    if let Err(TrySendError::Full(job) | TrySendError::Disconnected(job)) =
+                        hand_on.try_send(job)
                     {
-                        let refused = Some("answers before it are still under way".to_owned());
-                        let (key, ruling) = (answer.key, answer.ruling);
-                        view.update(Message::Answered { key, ruling, refused }, now());
+                        let why = "answers before it are still under way".to_owned();
+                        view.update(Message::Unasked { key: job.key().clone(), why }, now());
                     }
                 }
                 None => {}

@@ -6,22 +6,23 @@ use std::time::Duration;
 use crossterm::event::{KeyCode, KeyEvent};
 
 use super::{
-    message::{Answer, Key, Open},
+    message::{Answer, Job, Key},
     view::Question,
 };
-use crate::model::Ruling;
+use crate::{
+    model::Ruling,
+    runtime::{Lasting, MESSAGE_MAX, Pending},
+};
 
 /// How long a question must be on the screen, undisturbed, before an answer counts.
 pub(super) const SETTLE: Duration = Duration::from_millis(300);
-/// Longest message to an agent, in characters.
-const MESSAGE_MAX: usize = 500;
 
 /// What the person is doing.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Stage {
     Reading,
-    /// A rule will be written: are you sure?
-    Always,
+    /// A rule will be written, this one once it is known: are you sure?
+    Always(Option<Lasting>),
     /// A message to the agent is being typed.
     Message(String),
     /// An answer is under way.
@@ -38,6 +39,8 @@ pub(super) struct Detail {
     pub(super) shown: Option<Duration>,
     /// The end of the object was on the screen.
     pub(super) seen: bool,
+    /// So was the end of the rule that would be written.
+    pub(super) rule_seen: bool,
     /// It is not open any more.
     pub(super) gone: bool,
     pub(super) problem: Option<String>,
@@ -50,7 +53,7 @@ pub(super) enum Typed {
     Back,
     /// Not taken, and why.
     Dropped(&'static str),
-    Answer(Box<Answer>),
+    Ask(Box<Job>),
 }
 
 impl Detail {
@@ -61,6 +64,7 @@ impl Detail {
             scroll: 0,
             shown: None,
             seen: false,
+            rule_seen: false,
             gone: false,
             problem: None,
         }
@@ -76,9 +80,13 @@ impl Detail {
     }
 
     /// It has just been drawn.
-    pub(super) fn drawn(&mut self, object_end: bool, last_scroll: usize, now: Duration) {
+    pub(super) fn drawn(&mut self, end: bool, last_scroll: usize, now: Duration) {
         self.shown.get_or_insert(now);
-        self.seen |= object_end;
+        match self.stage {
+            Stage::Always(None) => {}
+            Stage::Always(Some(_)) => self.rule_seen |= end,
+            Stage::Reading | Stage::Message(_) | Stage::Sending => self.seen |= end,
+        }
         self.scroll = self.scroll.min(last_scroll);
     }
 
@@ -92,6 +100,9 @@ impl Detail {
         if self.question.approval != question.approval || self.gone {
             self.disturbed();
             self.seen = false;
+            if matches!(self.stage, Stage::Always(_)) {
+                self.stage = Stage::Reading;
+            }
         }
         self.gone = false;
         self.question = question.clone();
@@ -108,18 +119,35 @@ impl Detail {
         self.problem = Some(why);
     }
 
+    /// The rule that would be written.
+    pub(super) fn lasting(&mut self, rule: Result<Lasting, String>) {
+        if self.stage == Stage::Always(None) {
+            match rule {
+                Ok(rule) => self.enter(Stage::Always(Some(rule))),
+                Err(why) => self.refused(why),
+            }
+        }
+    }
+
     fn enter(&mut self, stage: Stage) {
         self.stage = stage;
+        self.scroll = 0;
+        self.rule_seen = false;
         self.disturbed();
     }
 
     pub(super) fn paste(&mut self, pasted: &str) {
         if let Stage::Message(text) = &mut self.stage {
-            let room = MESSAGE_MAX.saturating_sub(text.chars().count());
-            text.extend(pasted.chars().map(|c| if c.is_control() { ' ' } else { c }).take(room));
+            for c in pasted.chars().map(|c| if c.is_control() { ' ' } else { c }) {
+                if text.len() + c.len_utf8() > MESSAGE_MAX {
+                    break;
+                }
+                text.push(c);
+            }
         }
     }
 
+    #[expect(clippy::wildcard_enum_match_arm, reason = "keys without a meaning")]
     pub(super) fn typed(&mut self, key: KeyEvent, at: Duration) -> Typed {
         match &mut self.stage {
             Stage::Sending => match key.code {
@@ -143,17 +171,18 @@ impl Detail {
                     let message = text.trim().to_owned();
                     self.answer(Ruling::Deny, Some(message))
                 }
-                KeyCode::Char(c) if !c.is_control() && text.chars().count() < MESSAGE_MAX => {
+                KeyCode::Char(c) if !c.is_control() && text.len() + c.len_utf8() <= MESSAGE_MAX => {
                     text.push(c);
                     Typed::Nothing
                 }
                 _ => Typed::Nothing,
             },
-            Stage::Always => match key.code {
+            Stage::Always(rule) => match key.code {
                 KeyCode::Esc => {
                     self.enter(Stage::Reading);
                     Typed::Nothing
                 }
+                KeyCode::Char('y') if rule.is_none() => Typed::Dropped("the rule is still being asked for"),
                 KeyCode::Char('y') => match self.may_answer(at, true) {
                     Ok(()) => self.answer(Ruling::Always, None),
                     Err(why) => Typed::Dropped(why),
@@ -181,8 +210,10 @@ impl Detail {
                 Typed::Nothing
             }
             _ => {
-                self.enter(Stage::Always);
-                Typed::Nothing
+                self.enter(Stage::Always(None));
+                self.problem = None;
+                let Question { key, approval, .. } = self.question.clone();
+                Typed::Ask(Box::new(Job::Lasting { key, approval }))
             }
         }
     }
@@ -199,6 +230,9 @@ impl Detail {
         if yes && !self.seen {
             return Err("the object goes on below: see its end before you allow it");
         }
+        if matches!(self.stage, Stage::Always(_)) && !self.rule_seen {
+            return Err("the rule goes on below: see its end before you write it");
+        }
         Ok(())
     }
 
@@ -206,9 +240,10 @@ impl Detail {
         self.enter(Stage::Sending);
         self.problem = None;
         let Question { key, approval, .. } = self.question.clone();
-        Typed::Answer(Box::new(Answer { key, approval, ruling, message }))
+        Typed::Ask(Box::new(Job::Answer(Answer { key, approval, ruling, message })))
     }
 
+    #[expect(clippy::wildcard_enum_match_arm, reason = "keys without a meaning")]
     fn scrolled(&mut self, code: KeyCode) -> Typed {
         // Drawing brings it back to the last row.
         self.scroll = match code {
@@ -225,8 +260,8 @@ impl Detail {
 }
 
 impl Question {
-    pub(super) fn new(from: &super::message::From, open: Open, now: Duration) -> Self {
-        let Open { approval, waiters, remaining_ms } = open;
+    pub(super) fn new(from: &super::message::From, open: Pending, now: Duration) -> Self {
+        let Pending { approval, waiters, remaining_ms } = open;
         let key =
             Key { from: from.clone(), id: approval.id, session: approval.session, since: approval.since };
         Self { key, approval, waiters, ends: now + Duration::from_millis(remaining_ms) }

@@ -43,26 +43,18 @@ impl View {
         let mut drawn = Drawn::default();
         match &self.over {
             None => self.lists(frame, body, now),
-            Some(Over::Help) => self.help(frame, body),
+            Some(Over::Help) => Self::help(frame, body),
             Some(Over::Detail(detail)) => drawn.detail = Some(self.question(frame, body, detail, now)),
             Some(Over::Row { row, scroll }) => drawn.row = self.row(frame, body, row, *scroll, now),
         }
         let width = usize::from(foot.width);
         let line = match self.notice(now.since) {
-            Some(notice) => Line::styled(cell(&plain(notice.as_bytes()), width), self.strong()),
-            None if self.over.is_none() => Line::styled(cell(KEYS, width), self.dim()),
-            None => Line::styled(cell("Esc back  ↑↓ scroll  q quit", width), self.dim()),
+            Some(notice) => Line::styled(cell(&plain(notice.as_bytes()), width), strong()),
+            None if self.over.is_none() => Line::styled(cell(KEYS, width), dim()),
+            None => Line::styled(cell("Esc back  ↑↓ scroll  q quit", width), dim()),
         };
         frame.render_widget(Paragraph::new(line), foot);
         drawn
-    }
-
-    fn strong(&self) -> Style {
-        Style::new().add_modifier(Modifier::BOLD)
-    }
-
-    fn dim(&self) -> Style {
-        Style::new().add_modifier(Modifier::DIM)
     }
 
     fn coloured(&self, colour: Color) -> Style {
@@ -85,7 +77,7 @@ impl View {
                 0 => "nobody to ask".to_owned(),
                 count => format!("{count} asked, no daemon among them"),
             };
-            return Line::styled(cell(&format!("defenseclaw top   {said}"), width), self.strong());
+            return Line::styled(cell(&format!("defenseclaw top   {said}"), width), strong());
         };
         let at = |path: &str| {
             let value = status.pointer(path).unwrap_or(&Value::Null);
@@ -108,10 +100,10 @@ impl View {
         if lost {
             said.push_str("   LOSSES, see status");
         }
-        if let Some(why) = self.trouble.get(from) {
+        if let Some(why) = self.trouble.get(from).or_else(|| self.trouble.values().next()) {
             said = format!("defenseclaw top   {}", plain(why.as_bytes()));
         }
-        Line::styled(cell(&said, width), self.strong())
+        Line::styled(cell(&said, width), strong())
     }
 
     fn lists(&self, frame: &mut Frame<'_>, area: Rect, now: Now) {
@@ -119,20 +111,19 @@ impl View {
         let [top, middle, bottom] = Layout::vertical(heights).areas(area);
         self.sessions(frame, top, now);
         if let Some(looked) = &self.absent {
-            self.nobody(frame, middle, looked);
+            Self::nobody(frame, middle, looked);
         } else {
             self.approvals(frame, middle, now);
         }
         self.findings(frame, bottom, now);
     }
 
-    fn block(&self, title: &str, focused: bool) -> Block<'static> {
-        let style = if focused { self.strong() } else { self.dim() };
+    fn block(title: &str, focused: bool) -> Block<'static> {
+        let style = if focused { strong() } else { dim() };
         Block::bordered().border_style(style).title(Span::styled(format!(" {title} "), style))
     }
 
     fn list(
-        &self,
         frame: &mut Frame<'_>,
         area: Rect,
         block: Block<'_>,
@@ -143,7 +134,7 @@ impl View {
         let inner = block.inner(area);
         let height = usize::from(inner.height).saturating_sub(1);
         let skip = selected.map_or(0, |at| (at + 1).saturating_sub(height));
-        let mut lines = vec![Line::styled(head, self.dim())];
+        let mut lines = vec![Line::styled(head, dim())];
         for (at, (text, style)) in rows.enumerate().skip(skip).take(height) {
             let style = if selected == Some(at) { style.add_modifier(Modifier::REVERSED) } else { style };
             lines.push(Line::styled(text, style));
@@ -154,7 +145,7 @@ impl View {
     fn sessions(&self, frame: &mut Frame<'_>, area: Rect, now: Now) {
         let width = usize::from(area.width.saturating_sub(2));
         let focused = self.pane == Pane::Sessions;
-        let block = self.block(&format!("sessions {}", self.sessions.len()), focused);
+        let block = Self::block(&format!("sessions {}", self.sessions.len()), focused);
         let selected =
             self.session.and_then(|id| self.sessions.iter().position(|one| one.live.session == id));
         let head = session_row(
@@ -162,7 +153,7 @@ impl View {
             width,
         );
         let rows = self.sessions.iter().map(|one| (self.session(one, now, width), Style::new()));
-        self.list(frame, area, block, head, rows, selected.filter(|_| focused));
+        Self::list(frame, area, block, head, rows, selected.filter(|_| focused));
     }
 
     fn session(&self, one: &Session, now: Now, width: usize) -> String {
@@ -190,12 +181,7 @@ impl View {
     fn approvals(&self, frame: &mut Frame<'_>, area: Rect, now: Now) {
         let width = usize::from(area.width.saturating_sub(2));
         let focused = self.pane == Pane::Approvals;
-        let unread: usize = self.unread.values().sum();
-        let mut title = format!("approvals {}", self.approvals.len());
-        if unread > 0 {
-            title.push_str(&format!(", and {unread} that this version does not understand"));
-        }
-        let block = self.block(&title, focused);
+        let block = Self::block(&format!("approvals {}", self.approvals.len()), focused);
         let selected =
             self.approval.as_ref().and_then(|key| self.approvals.iter().position(|one| one.key == *key));
         let head = approval_row(["SEVERITY", "LEFT", "RULE", "EFFECT", "OBJECT", "WAITS"], width);
@@ -211,13 +197,13 @@ impl View {
             ];
             (approval_row(texts.each_ref().map(String::as_str), width), self.severity(one.approval.severity))
         });
-        self.list(frame, area, block, head, rows, selected.filter(|_| focused));
+        Self::list(frame, area, block, head, rows, selected.filter(|_| focused));
     }
 
     fn findings(&self, frame: &mut Frame<'_>, area: Rect, now: Now) {
         let width = usize::from(area.width.saturating_sub(2));
         let focused = self.pane == Pane::Findings;
-        let block = self.block("findings, blocks, answers", focused);
+        let block = Self::block("findings, blocks, answers", focused);
         let selected = self.row.as_ref().and_then(|row| self.found.iter().position(|one| one.is(row)));
         let head = found_row(["AGO", "SESSION", "", "WHAT"], width);
         let rows = self.found.iter().map(|one| {
@@ -232,11 +218,11 @@ impl View {
             };
             (found_row([&ago(one, now), &session, word, &what], width), style)
         });
-        self.list(frame, area, block, head, rows, selected.filter(|_| focused));
+        Self::list(frame, area, block, head, rows, selected.filter(|_| focused));
     }
 
-    fn nobody(&self, frame: &mut Frame<'_>, area: Rect, looked: &[String]) {
-        let block = self.block("nobody to ask: trying again every second", true);
+    fn nobody(frame: &mut Frame<'_>, area: Rect, looked: &[String]) {
+        let block = Self::block("nobody to ask: trying again every second", true);
         let width = usize::from(block.inner(area).width);
         let mut lines = vec![
             "Start a daemon:   defenseclaw daemon   (as a service: systemctl start defenseclaw)".to_owned(),
@@ -247,10 +233,10 @@ impl View {
         frame.render_widget(Paragraph::new(lines).block(block), area);
     }
 
-    fn help(&self, frame: &mut Frame<'_>, area: Rect) {
+    fn help(frame: &mut Frame<'_>, area: Rect) {
         let lines: Vec<_> = include_str!("draw/help.txt").lines().map(Line::raw).collect();
         frame.render_widget(Clear, area);
-        frame.render_widget(Paragraph::new(lines).block(self.block("help", true)), area);
+        frame.render_widget(Paragraph::new(lines).block(Self::block("help", true)), area);
     }
 
     /// A row of the audit in full; the last row to scroll to.
@@ -262,7 +248,7 @@ impl View {
         scroll: usize,
         now: Now,
     ) -> usize {
-        let block = self.block(&format!("row {} of the audit", row.1), true);
+        let block = Self::block(&format!("row {} of the audit", row.1), true);
         let inner = block.inner(area);
         let mut lines = Vec::new();
         if let Some(one) = self.found.iter().find(|one| one.is(row)) {
@@ -284,6 +270,14 @@ impl View {
         frame.render_widget(Paragraph::new(shown).block(block), area);
         last
     }
+}
+
+fn strong() -> Style {
+    Style::new().add_modifier(Modifier::BOLD)
+}
+
+fn dim() -> Style {
+    Style::new().add_modifier(Modifier::DIM)
 }
 
 fn ago(one: &Found, now: Now) -> String {

@@ -3,10 +3,10 @@
 use std::{path::Path, sync::Arc, time::Duration};
 
 use crossterm::event::KeyEvent;
-use serde::Deserialize;
 
 use crate::{
     model::{Approval, ApprovalId, BootTime, Ruling, SessionId, WallTime},
+    runtime::{Lasting, Pending},
     store::Stored,
 };
 
@@ -20,17 +20,6 @@ pub(super) struct Now {
     pub(super) since: Duration,
     pub(super) boot: BootTime,
     pub(super) wall: WallTime,
-}
-
-/// An open question, as it is listed.
-#[derive(Clone, Debug, Deserialize)]
-pub(super) struct Open {
-    #[serde(flatten)]
-    pub(super) approval: Approval,
-    #[serde(default)]
-    pub(super) waiters: u64,
-    #[serde(default)]
-    pub(super) remaining_ms: u64,
 }
 
 /// A session that goes on.
@@ -65,14 +54,18 @@ pub(super) enum Message {
     Begin { from: From },
     /// New rows of an audit.
     Rows { from: From, rows: Vec<Stored> },
-    /// All open questions, and how many could not be understood.
-    Approvals { from: From, open: Vec<Open>, unread: usize },
+    /// All open questions.
+    Approvals { from: From, open: Vec<Pending> },
     /// Asking goes wrong, though somebody is there.
     Trouble { from: From, why: String },
     /// Nobody is there any more.
     Lost { from: From },
     /// Nobody is there at all; where was looked.
     Absent { looked: Vec<String> },
+    /// The rule that `always` would write; otherwise why there is none.
+    Lasting { key: Key, rule: Result<Lasting, String> },
+    /// Nothing was asked, and why.
+    Unasked { key: Key, why: String },
     /// What became of an answer; otherwise what was said against it.
     Answered { key: Key, ruling: Ruling, refused: Option<String> },
 }
@@ -95,9 +88,28 @@ pub(super) struct Answer {
     pub(super) message: Option<String>,
 }
 
+/// What is asked of who keeps a question.
+#[derive(Debug)]
+pub(super) enum Job {
+    Answer(Answer),
+    /// Which rule would be written.
+    Lasting {
+        key: Key,
+        approval: Approval,
+    },
+}
+
+impl Job {
+    pub(super) fn key(&self) -> &Key {
+        match self {
+            Self::Answer(Answer { key, .. }) | Self::Lasting { key, .. } => key,
+        }
+    }
+}
+
 /// What is to be done.
 #[derive(Debug)]
 pub(super) enum Act {
     Quit,
-    Answer(Box<Answer>),
+    Ask(Box<Job>),
 }

@@ -17,11 +17,11 @@ use serde_json::Value;
 use super::{
     super::source,
     ask,
-    message::{Answer, From, Live, Message},
+    message::{Answer, From, Job, Live, Message},
 };
 use crate::{
     model::{Origin, SessionId, WallTime},
-    runtime::{Client, ClientError, Wanted},
+    runtime::{Client, ClientError, Since, Wanted},
     store::{SessionState, SessionSummary, Stored},
 };
 
@@ -33,6 +33,8 @@ const RUNS_MAX: usize = 64;
 const INTERVAL: Duration = Duration::from_secs(1);
 /// How often all sessions are listed, if those that are watched stay the same.
 const LIST_INTERVAL: Duration = Duration::from_secs(10);
+/// How long a list of questions waits for a change.
+const WAIT: Duration = Duration::from_secs(10);
 /// Pages of rows between two looks at everything else.
 const PAGES: usize = 16;
 
@@ -104,17 +106,26 @@ pub(super) fn start(places: Places, send: &SyncSender<Message>) -> anyhow::Resul
     .map(drop)
 }
 
-/// Starts to hand on answers.
+/// Starts to ask about single questions.
 pub(super) fn answers(
-    take: std::sync::mpsc::Receiver<Box<Answer>>,
+    take: std::sync::mpsc::Receiver<Box<Job>>,
     send: &SyncSender<Message>,
 ) -> anyhow::Result<()> {
     let send = send.clone();
     named("answer", move || {
-        for answer in take {
-            let refused = ask::answer(&answer).err();
-            let Answer { key, ruling, .. } = *answer;
-            if send.send(Message::Answered { key, ruling, refused }).is_err() {
+        for job in take {
+            let message = match *job {
+                Job::Answer(answer) => {
+                    let refused = ask::answer(&answer).err();
+                    let Answer { key, ruling, .. } = answer;
+                    Message::Answered { key, ruling, refused }
+                }
+                Job::Lasting { key, approval } => {
+                    let rule = ask::lasting(&key, &approval);
+                    Message::Lasting { key, rule }
+                }
+            };
+            if send.send(message).is_err() {
                 return;
             }
         }
@@ -145,27 +156,23 @@ fn is_lost(err: &ClientError) -> bool {
 }
 
 fn questions(from: &From, send: &SyncSender<Message>) -> Result<(), Gone> {
-    let mut known = None;
+    let mut since = Since::default();
     loop {
-        match ask::questions(from, known) {
+        match Client::connect(from).and_then(|client| client.open(since)) {
             Ok(found) => {
-                // One that counts nothing is asked as often as everybody else.
-                if found.version.is_none() {
-                    thread::sleep(INTERVAL);
-                }
-                known = found.version;
-                give(
-                    send,
-                    Message::Approvals { from: from.clone(), open: found.open, unread: found.unread },
-                )?;
+                since = Since { after: Some(found.version), wait: WAIT };
+                give(send, Message::Approvals { from: from.clone(), open: found.approvals })?;
             }
             Err(err) if is_lost(&err) => return give(send, Message::Lost { from: from.clone() }),
             Err(err) => {
-                let why = match err {
-                    ClientError::Refused { status: 404, .. } => "it asks nobody".to_owned(),
-                    other => said(&other),
+                let why = if matches!(err, ClientError::Refused { status: 404, .. }) {
+                    "it asks nobody".to_owned()
+                } else {
+                    said(&err)
                 };
-                known = None;
+                since = Since::default();
+                // What was open before may not be any more.
+                give(send, Message::Approvals { from: from.clone(), open: Vec::new() })?;
                 give(send, Message::Trouble { from: from.clone(), why: format!("approvals: {why}") })?;
                 thread::sleep(INTERVAL);
             }

@@ -67,7 +67,7 @@ pub(super) fn unusable(term: Option<&str>) -> Option<&'static str> {
 /// The signals that end the view are read by a thread. Comes first: other threads inherit that they are not hit.
 pub(super) fn signals(send: &SyncSender<Message>) -> anyhow::Result<()> {
     let ending = SigSet::from_iter(ENDING);
-    let all = SigSet::from_iter(ENDING.into_iter().chain([Signal::SIGCONT]));
+    let all: SigSet = ENDING.into_iter().chain([Signal::SIGCONT]).collect();
     all.thread_block().context("blocking signals")?;
     let fd = SignalFd::with_flags(&all, SfdFlags::SFD_CLOEXEC).context("reading signals")?;
     let send = send.clone();

@@ -11,10 +11,11 @@ use serde_json::Value;
 
 use super::{
     detail::{Detail, SETTLE, Stage, Typed},
-    message::{Act, From, Key, Live, Message, Now, Open},
+    message::{Act, From, Key, Live, Message, Now},
 };
 use crate::{
     model::{Approval, AuditRecord, PolicyAction, Ruling, SessionId},
+    runtime::Pending,
     store::Stored,
 };
 
@@ -95,7 +96,7 @@ pub(super) enum Pane {
 #[derive(Debug)]
 pub(super) enum Over {
     Help,
-    Detail(Detail),
+    Detail(Box<Detail>),
     /// A row of the audit in full.
     Row {
         row: (From, u64),
@@ -122,8 +123,6 @@ pub(super) struct View {
     pub(super) counts: HashMap<(From, SessionId), Counts>,
     pub(super) postures: HashMap<(From, SessionId), String>,
     pub(super) approvals: Vec<Question>,
-    /// Questions that could not be understood.
-    pub(super) unread: BTreeMap<From, usize>,
     pub(super) found: VecDeque<Found>,
     pub(super) settled: VecDeque<(From, Stored)>,
     pub(super) pane: Pane,
@@ -146,7 +145,6 @@ impl View {
             counts: HashMap::new(),
             postures: HashMap::new(),
             approvals: Vec::new(),
-            unread: BTreeMap::new(),
             found: VecDeque::new(),
             settled: VecDeque::new(),
             pane: Pane::Approvals,
@@ -221,7 +219,6 @@ impl View {
             Message::End => return Some(Act::Quit),
             Message::Status { from, status } => {
                 self.absent = None;
-                self.trouble.remove(&from);
                 self.peers.insert(from, status);
             }
             Message::Sessions { from, live } => self.live(&from, live, now.since),
@@ -236,9 +233,9 @@ impl View {
                     self.take(&from, row);
                 }
             }
-            Message::Approvals { from, open, unread } => {
+            Message::Approvals { from, open } => {
                 self.absent = None;
-                self.unread.insert(from.clone(), unread);
+                self.trouble.remove(&from);
                 self.open(&from, open, now.since);
             }
             Message::Trouble { from, why } => {
@@ -247,11 +244,24 @@ impl View {
             Message::Lost { from } => {
                 self.peers.remove(&from);
                 self.trouble.remove(&from);
-                self.unread.remove(&from);
                 self.open(&from, Vec::new(), now.since);
                 self.live(&from, Vec::new(), now.since);
             }
             Message::Absent { looked } => self.absent = Some(looked),
+            Message::Unasked { key, why } => {
+                if let Some(detail) = self.detail_mut()
+                    && *detail.key() == key
+                {
+                    detail.refused(why);
+                }
+            }
+            Message::Lasting { key, rule } => {
+                if let Some(detail) = self.detail_mut()
+                    && *detail.key() == key
+                {
+                    detail.lasting(rule);
+                }
+            }
             Message::Answered { key, ruling, refused } => self.answered(&key, ruling, refused, now.since),
         }
         None
@@ -273,7 +283,7 @@ impl View {
         keep(&mut self.session, &ids, place);
     }
 
-    fn open(&mut self, from: &From, open: Vec<Open>, now: Duration) {
+    fn open(&mut self, from: &From, open: Vec<Pending>, now: Duration) {
         let mut open: Vec<_> = open.into_iter().map(|open| Question::new(from, open, now)).collect();
         let none_before = self.approvals.is_empty();
         self.approvals.retain_mut(|known| {
@@ -392,6 +402,7 @@ impl View {
         self.notice = Some((text.to_owned(), at));
     }
 
+    #[expect(clippy::wildcard_enum_match_arm, reason = "keys without a meaning")]
     fn key(&mut self, key: KeyEvent, at: Duration) -> Option<Act> {
         let control = key.modifiers.intersects(KeyModifiers::CONTROL | KeyModifiers::ALT);
         if key.code == KeyCode::Char('c') && key.modifiers.contains(KeyModifiers::CONTROL) {
@@ -409,7 +420,7 @@ impl View {
                 Typed::Nothing => {}
                 Typed::Back => self.over = None,
                 Typed::Dropped(why) => self.say(why, at),
-                Typed::Answer(answer) => return Some(Act::Answer(answer)),
+                Typed::Ask(job) => return Some(Act::Ask(job)),
             },
             Some(Over::Help) => {
                 if matches!(key.code, KeyCode::Esc | KeyCode::Enter | KeyCode::Char('?')) {
@@ -427,6 +438,7 @@ impl View {
         None
     }
 
+    #[expect(clippy::wildcard_enum_match_arm, reason = "keys without a meaning")]
     fn listed(&mut self, code: KeyCode, at: Duration) {
         match code {
             KeyCode::Char('?') => self.over = Some(Over::Help),
@@ -468,7 +480,7 @@ impl View {
             Pane::Approvals => {
                 let Some(key) = self.approval.as_ref() else { return self.step(0) };
                 if let Some(question) = self.approvals.iter().find(|one| one.key == *key) {
-                    self.over = Some(Over::Detail(Detail::new(question.clone())));
+                    self.over = Some(Over::Detail(Box::new(Detail::new(question.clone()))));
                 }
             }
             Pane::Findings => {
