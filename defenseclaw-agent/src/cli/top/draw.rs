@@ -77,7 +77,7 @@ impl View {
                 0 => "nobody to ask".to_owned(),
                 count => format!("{count} asked, no daemon among them"),
             };
-            return Line::styled(cell(&format!("defenseclaw top   {said}"), width), strong());
+            return Line::styled(cell(&format!("top   {said}"), width), strong());
         };
         let at = |path: &str| {
             let value = status.pointer(path).unwrap_or(&Value::Null);
@@ -92,7 +92,7 @@ impl View {
             status.pointer("/watch/losses").and_then(Value::as_object).is_some_and(|lost| !lost.is_empty());
         let mode = if at("/mode") == "null" { "its own".to_owned() } else { at("/mode") };
         let mut said = format!(
-            "defenseclaw top   daemon {}   {watches}   policy {}   mode {mode}   {} events/s",
+            "top   daemon {}   {watches}   policy {}   mode {mode}   {} events/s",
             at("/version"),
             at("/policy"),
             at("/watch/events_per_second"),
@@ -101,7 +101,7 @@ impl View {
             said.push_str("   LOSSES, see status");
         }
         if let Some(why) = self.trouble.get(from).or_else(|| self.trouble.values().next()) {
-            said = format!("defenseclaw top   {}", plain(why.as_bytes()));
+            said = format!("top   {}", plain(why.as_bytes()));
         }
         Line::styled(cell(&said, width), strong())
     }
@@ -292,8 +292,7 @@ fn left(one: &Question, now: Duration) -> String {
 
 fn waits(one: &Question) -> String {
     let who = match &one.approval.waiter {
-        Waiter::Paused { process, tid } if *tid == process.tgid => format!("pid {}", process.tgid),
-        Waiter::Paused { process, tid } => format!("pid {} tid {tid}", process.tgid),
+        Waiter::Paused { process, .. } => format!("pid {}", process.tgid),
         Waiter::Held { process } => format!("exec {}", process.tgid),
         Waiter::Hook { process, .. } => format!("hook {}", process.tgid),
         Waiter::Agent { .. } => "agent".to_owned(),
@@ -326,8 +325,8 @@ fn session_row(texts: [&str; 10], width: usize) -> String {
     let id = if wide { id } else { id.get(..8).unwrap_or(id) };
     let cells = [
         (id, Some(if wide { 16 } else { 8 }), false),
-        (agent, Some(if wide { 20 } else { 10 }), false),
-        (user, Some(if wide { 16 } else { 8 }), false),
+        (agent, Some(if wide { 20 } else { 11 }), false),
+        (user, Some(if wide { 16 } else { 7 }), false),
         (pid, Some(7), true),
         (since, Some(9), true),
         (rate, Some(if wide { 8 } else { 6 }), true),
@@ -344,7 +343,7 @@ fn approval_row(texts: [&str; 6], width: usize) -> String {
     let [severity, left, rule, effect, object, waits] = texts;
     let cells = [
         (severity, Some(8), false),
-        (left, Some(5), true),
+        (left, Some(6), true),
         (rule, Some(if wide { 28 } else { 13 }), false),
         (effect, Some(if wide { 20 } else { 11 }), false),
         (object, None, false),

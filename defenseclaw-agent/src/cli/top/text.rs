@@ -12,12 +12,21 @@ pub(super) fn plain(bytes: &[u8]) -> String {
 
 /// The same for text that has been escaped before.
 pub(super) fn harden(escaped: &str) -> String {
+    hardened(escaped, true)
+}
+
+/// A line of a file, with its indentation; nothing may stand beside it.
+pub(super) fn line(line: &str) -> String {
+    hardened(&escape(line.as_bytes()), false)
+}
+
+fn hardened(escaped: &str, gaps: bool) -> String {
     let mut out = String::with_capacity(escaped.len());
     let last = escaped.len().saturating_sub(1);
     let mut blank = true;
     for (at, c) in escaped.char_indices() {
         // A second blank could look like the gap between two columns; one at an end would not be seen.
-        let gap = c == ' ' && (blank || at == last);
+        let gap = gaps && c == ' ' && (blank || at == last);
         blank = c == ' ';
         if gap {
             out.push_str("\\x20");

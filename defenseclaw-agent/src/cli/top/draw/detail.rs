@@ -14,7 +14,7 @@ use super::{
     super::{
         detail::{Detail, Stage},
         message::Now,
-        text::{cell, exact, harden, plain, wrap},
+        text::{self, cell, exact, harden, plain, wrap},
         view::View,
     },
     dim, left, strong,
@@ -69,7 +69,7 @@ impl View {
             let (path, diff) = rule.as_ref().map_or(("…", ""), |rule| (&*rule.path, &*rule.diff));
             let mut rows = say("writes", &plain(path.as_bytes()));
             for line in diff.lines() {
-                rows = say("", &plain(line.as_bytes()));
+                rows = say("", &text::line(line));
             }
             rows
         } else {
