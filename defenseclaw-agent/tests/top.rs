@@ -10,8 +10,8 @@ use std::process::Stdio;
 
 use defenseclaw::{
     model::{
-        Approval, ApprovalId, ApprovalSettled, AuditRecord, BootTime, Finding, Outcome, Posture, PostureChange,
-        Severity,
+        Approval, ApprovalId, ApprovalSettled, AuditRecord, BootTime, Finding, Outcome, Posture,
+        PostureChange, Severity,
     },
     runtime::clock,
 };
@@ -60,7 +60,8 @@ fn busy(peer: &Peer) {
 /// Seconds that pass are not what is looked at.
 fn still(screen: &str) -> String {
     let seconds = regex::Regex::new(r"\b3(600|59\d) s").unwrap();
-    seconds.replace_all(screen, "#### s").into_owned()
+    // Nor is whether five of them have passed, after which there is a rate.
+    seconds.replace_all(screen, "#### s").replace(" 0/s", "   -")
 }
 
 #[test]
@@ -96,7 +97,7 @@ fn answers_say_what_was_typed_about_the_question_that_was_seen() {
     .into_iter()
     .enumerate()
     {
-        let id = index as u64 + 1;
+        let id = u64::try_from(index).unwrap() + 1;
         let object = format!("/srv/object-{id}");
         peer.asks(&question(id, object.as_bytes()), 1);
         screen.see(&object);
@@ -109,6 +110,7 @@ fn answers_say_what_was_typed_about_the_question_that_was_seen() {
                 // A message may have any letter; one that is pasted as well.
                 screen.typed("q: ask\x1b[200~ me\nfirst\x1b[201~, né");
                 screen.see("q: ask me first, né");
+                screen.see("Enter sends");
                 screen.typed("\r");
             }
             "A" => {
@@ -120,7 +122,7 @@ fn answers_say_what_was_typed_about_the_question_that_was_seen() {
             }
             _ => {}
         }
-        assert_eq!(peer.answers(id as usize)[index], (ApprovalId(id).to_string(), said));
+        assert_eq!(peer.answers(index + 1)[index], (ApprovalId(id).to_string(), said));
         screen.see("approvals 0");
     }
 }
@@ -224,7 +226,8 @@ fn hostile_text_forges_nothing_and_is_seen_to_its_end() {
         screen.see("/srv/honest");
         let framed = |rows: &[String]| {
             for row in &rows[1..rows.len() - 1] {
-                let ends: Vec<_> = row.chars().next().into_iter().chain(row.trim_end().chars().last()).collect();
+                let ends: Vec<_> =
+                    row.chars().next().into_iter().chain(row.trim_end().chars().last()).collect();
                 assert!(ends.iter().all(|end| "│┌┐└┘".contains(*end)), "{row:?} in\n{}", rows.join("\n"));
             }
         };
@@ -247,7 +250,7 @@ fn hostile_text_forges_nothing_and_is_seen_to_its_end() {
         screen.typed("\x1b[6~");
         screen.wait("another part", |screen| screen.contents() != before);
         screen.typed("\x1b[F");
-        screen.see("asked");
+        screen.see("kept by");
         screen.typed("\x1b[H");
         screen.see("/srv/\\x1b[2J");
         if size == LARGE {
@@ -356,6 +359,7 @@ fn without_a_terminal_that_can_draw_it_says_so() {
 
 #[test]
 fn no_colour_is_sent_where_nobody_wants_it() {
+    let foreground = regex::Regex::new(r"\x1b\[(3[0-7]|9[0-7]|38;[0-9;]+)m").unwrap();
     for (wanted, colours) in [("", true), ("1", false)] {
         let (directory, peer) = place();
         busy(&peer);
@@ -365,7 +369,6 @@ fn no_colour_is_sent_where_nobody_wants_it() {
         screen.see("credentials");
         screen.see("no call announced");
         let sent = String::from_utf8_lossy(&screen.bytes()).into_owned();
-        let foreground = regex::Regex::new(r"\x1b\[(3[0-7]|9[0-7]|38;[0-9;]+)m").unwrap();
         assert_eq!(foreground.is_match(&sent), colours, "{wanted:?}");
     }
 }

@@ -50,7 +50,8 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let (hand_on, answers) = sync_channel(ANSWERS);
     screen::signals(&send)?;
     let mut screen = Screen::enter()?;
-    screen::keys(start, &send)?;
+    let forget = screen::Forget::default();
+    screen::keys(start, &forget, &send)?;
     poll::start(Places { named: args.socket.clone() }, &send)?;
     poll::answers(answers, &send)?;
     let now = || Now { since: start.elapsed(), boot: clock::boot_now(), wall: clock::wall_now() };
@@ -59,7 +60,7 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
         if let Some(drawn) = screen.draw(|frame| view.draw(frame, now()))?
             && view.drawn(drawn, start.elapsed())
         {
-            screen::forget_typed();
+            forget.typed();
         }
         let mut next = match take.recv_timeout(view.rest(start.elapsed())) {
             Ok(message) => Some(message),

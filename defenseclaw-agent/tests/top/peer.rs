@@ -17,7 +17,7 @@ use defenseclaw::model::{
 use serde_json::{Value, json};
 
 /// Long enough for a busy machine; nothing that works waits for it.
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_mins(1);
 
 #[derive(Default)]
 struct State {
@@ -59,8 +59,14 @@ pub(crate) fn question(id: u64, object: &[u8]) -> Approval {
         waiter: Waiter::Paused { process, tid: 4243 },
         command: vec![Text(b"cat".to_vec()), Text(b"a b".to_vec())],
         ancestry: vec![
-            Ancestor { process: ProcessKey { tgid: 4000, start_ns: 3 }, exe: Text(b"/usr/bin/bash".to_vec()) },
-            Ancestor { process: ProcessKey { tgid: 3000, start_ns: 2 }, exe: Text(b"/usr/bin/node".to_vec()) },
+            Ancestor {
+                process: ProcessKey { tgid: 4000, start_ns: 3 },
+                exe: Text(b"/usr/bin/bash".to_vec()),
+            },
+            Ancestor {
+                process: ProcessKey { tgid: 3000, start_ns: 2 },
+                exe: Text(b"/usr/bin/node".to_vec()),
+            },
         ],
         tool_call: Some(ToolCallId(0x17)),
         // Far away, so that its age is always the same.
@@ -177,7 +183,7 @@ fn serve(stream: &mut UnixStream, shared: &(Mutex<State>, Condvar)) -> std::io::
             let told = query.contains("record=finding");
             let from = number("after").unwrap();
             let rows = state.rows.iter().filter(|row| told && row["seq"].as_u64().unwrap() > from);
-            let lines: String = rows.map(|row| format!("{row}\n")).collect();
+            let lines: String = rows.flat_map(|row| [row.to_string(), "\n".to_owned()]).collect();
             after = Some((state.rows.len() as u64).max(from));
             (200, lines)
         }
@@ -203,15 +209,14 @@ fn serve(stream: &mut UnixStream, shared: &(Mutex<State>, Condvar)) -> std::io::
         ("GET", _) => one.map_or((404, "no such approval".to_owned()), |one| (200, one.to_string())),
         ("POST", path) => {
             let id = path.rsplit('/').next().unwrap().to_owned();
-            match state.refuses {
-                Some((status, why)) => (status, why.to_owned()),
-                None => {
+            if let Some((status, why)) = state.refuses {
+                (status, why.to_owned())
+            } else {
                     state.open.remove(&id.parse().unwrap());
                     state.version += 1;
                     state.posted.push((id, serde_json::from_slice(&body).unwrap()));
                     shared.1.notify_all();
                     (200, "{}".to_owned())
-                }
             }
         }
         _ => (405, "what?".to_owned()),

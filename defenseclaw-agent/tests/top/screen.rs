@@ -24,7 +24,7 @@ use nix::{
 };
 
 /// Long enough for a busy machine; nothing that works waits for it.
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_mins(1);
 
 struct Shown {
     parser: vt100::Parser,
@@ -77,15 +77,22 @@ impl Screen {
         let child = command.spawn().unwrap();
         let master = File::from(pty.master);
         let parser = vt100::Parser::new(cells(rows), cells(columns), 0);
-        let shown = Arc::new((Mutex::new(Shown { parser, bytes: Vec::new(), closed: false }), Condvar::new()));
+        let shown =
+            Arc::new((Mutex::new(Shown { parser, bytes: Vec::new(), closed: false }), Condvar::new()));
         let (mut reader, shared) = (master.try_clone().unwrap(), shown.clone());
         thread::spawn(move || {
             let mut buffer = [0; 4096];
+            let mut pending = Vec::new();
             loop {
                 let read = reader.read(&mut buffer).unwrap_or(0);
+                pending.extend_from_slice(&buffer[..read]);
+                // A screen that is being drawn is none that a person sees.
+                let whole = if read == 0 { pending.len() } else { whole(&pending) };
+                let rest = pending.split_off(whole);
                 let mut shown = shared.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-                shown.parser.process(&buffer[..read]);
-                shown.bytes.extend_from_slice(&buffer[..read]);
+                shown.parser.process(&pending);
+                shown.bytes.append(&mut pending);
+                pending = rest;
                 shown.closed = read == 0;
                 shared.1.notify_all();
                 if read == 0 {
@@ -177,6 +184,16 @@ impl Drop for Screen {
         }
         self.child.kill().ok();
         self.child.wait().ok();
+    }
+}
+
+/// Bytes up to an update of the screen that has not ended.
+fn whole(bytes: &[u8]) -> usize {
+    let last = |mark: &[u8]| bytes.windows(mark.len()).rposition(|window| window == mark);
+    match (last(b"\x1b[?2026h"), last(b"\x1b[?2026l")) {
+        (Some(begin), None) => begin,
+        (Some(begin), Some(end)) if begin > end => begin,
+        _ => bytes.len(),
     }
 }
 

@@ -166,10 +166,13 @@ impl Detail {
                 KeyCode::Enter if text.trim().is_empty() => {
                     Typed::Dropped("type what the agent is told, or Esc")
                 }
-                KeyCode::Enter if self.gone => Typed::Dropped("it is not open any more"),
                 KeyCode::Enter => {
                     let message = text.trim().to_owned();
-                    self.answer(Ruling::Deny, Some(message))
+                    // What it is about may have changed while it was typed.
+                    match self.may_answer(at, false) {
+                        Ok(()) => self.answer(Ruling::Deny, Some(message)),
+                        Err(why) => Typed::Dropped(why),
+                    }
                 }
                 KeyCode::Char(c) if !c.is_control() && text.len() + c.len_utf8() <= MESSAGE_MAX => {
                     text.push(c);

@@ -4,6 +4,7 @@ use std::{
     io::{self, IsTerminal as _, Stdout},
     os::fd::AsFd as _,
     sync::{
+        Arc,
         atomic::{AtomicBool, Ordering},
         mpsc::SyncSender,
     },
@@ -15,10 +16,10 @@ use anyhow::Context as _;
 use crossterm::{
     cursor::{Hide, Show},
     event::{self, DisableBracketedPaste, EnableBracketedPaste, Event},
-    execute,
+    execute, queue,
     terminal::{
-        DisableLineWrap, EnableLineWrap, EnterAlternateScreen, LeaveAlternateScreen, disable_raw_mode,
-        enable_raw_mode,
+        BeginSynchronizedUpdate, Clear, ClearType, DisableLineWrap, EnableLineWrap, EndSynchronizedUpdate,
+        EnterAlternateScreen, LeaveAlternateScreen, disable_raw_mode, enable_raw_mode, size,
     },
 };
 use nix::{
@@ -30,7 +31,7 @@ use nix::{
         termios::{FlushArg, tcflush},
     },
 };
-use ratatui::{Terminal, backend::CrosstermBackend};
+use ratatui::{Terminal, TerminalOptions, Viewport, backend::CrosstermBackend, layout::Rect};
 
 use super::message::Message;
 
@@ -47,6 +48,7 @@ static PANICKED: AtomicBool = AtomicBool::new(false);
 /// The terminal, while it is ours.
 pub(super) struct Screen {
     terminal: Terminal<CrosstermBackend<Stdout>>,
+    area: Rect,
 }
 
 /// Why there is nothing to draw on, if so.
@@ -107,8 +109,8 @@ impl Screen {
         }));
         enter().context("taking over the terminal")?;
         // From here on it is given back whatever happens.
-        let terminal = Terminal::new(CrosstermBackend::new(io::stdout())).inspect_err(|_| leave())?;
-        Ok(Self { terminal })
+        let (terminal, area) = fresh().inspect_err(|_| leave())?;
+        Ok(Self { terminal, area })
     }
 
     /// Draws.
@@ -119,14 +121,21 @@ impl Screen {
         if PANICKED.load(Ordering::SeqCst) {
             return Err(io::Error::other("a part of the view has failed, see above"));
         }
+        if area()? != self.area {
+            self.redraw()?;
+        }
         let mut drawn = None;
+        // Shown as a whole, where the terminal can do that.
+        queue!(io::stdout(), BeginSynchronizedUpdate)?;
         self.terminal.draw(|frame| drawn = Some(draw(frame)))?;
+        execute!(io::stdout(), EndSynchronizedUpdate)?;
         Ok(drawn)
     }
 
     /// What was on it may be gone: draws all of it the next time.
     pub(super) fn redraw(&mut self) -> io::Result<()> {
-        self.terminal.clear()
+        (self.terminal, self.area) = fresh()?;
+        Ok(())
     }
 }
 
@@ -136,6 +145,20 @@ impl Drop for Screen {
             leave();
         }
     }
+}
+
+fn area() -> io::Result<Rect> {
+    let (width, height) = size()?;
+    Ok(Rect::new(0, 0, width, height))
+}
+
+/// An empty screen. A terminal of a fixed size: one that follows the screen asks where the cursor is, and the answer comes
+/// among the keys.
+fn fresh() -> io::Result<(Terminal<CrosstermBackend<Stdout>>, Rect)> {
+    let area = area()?;
+    execute!(io::stdout(), Clear(ClearType::All))?;
+    let options = TerminalOptions { viewport: Viewport::Fixed(area) };
+    Ok((Terminal::with_options(CrosstermBackend::new(io::stdout()), options)?, area))
 }
 
 fn enter() -> io::Result<()> {
@@ -151,18 +174,23 @@ fn leave() {
 }
 
 /// Keys that were typed and not read yet are not meant for what is on the screen now.
-pub(super) fn forget_typed() {
-    // If there is no terminal any more there are no keys either.
-    tcflush(io::stdin(), FlushArg::TCIFLUSH).ok();
+#[derive(Clone, Debug, Default)]
+pub(super) struct Forget(Arc<AtomicBool>);
+
+impl Forget {
+    pub(super) fn typed(&self) {
+        self.0.store(true, Ordering::SeqCst);
+    }
 }
 
 /// Starts to read keys.
-pub(super) fn keys(start: Instant, send: &SyncSender<Message>) -> anyhow::Result<()> {
+pub(super) fn keys(start: Instant, forget: &Forget, send: &SyncSender<Message>) -> anyhow::Result<()> {
+    let forget = forget.clone();
     let send = send.clone();
     thread::Builder::new()
         .name("keys".to_owned())
         .spawn(move || {
-            while let Ok(read) = next(start) {
+            while let Ok(read) = next(start, &forget) {
                 for message in read {
                     if send.send(message).is_err() {
                         return;
@@ -176,7 +204,7 @@ pub(super) fn keys(start: Instant, send: &SyncSender<Message>) -> anyhow::Result
         .map(drop)
 }
 
-fn next(start: Instant) -> io::Result<Vec<Message>> {
+fn next(start: Instant, forget: &Forget) -> io::Result<Vec<Message>> {
     let stdin = io::stdin();
     let mut fds = [PollFd::new(stdin.as_fd(), PollFlags::POLLIN)];
     match poll(&mut fds, PollTimeout::from(GLANCE)) {
@@ -189,6 +217,11 @@ fn next(start: Instant) -> io::Result<Vec<Message>> {
         events.intersects(PollFlags::POLLHUP | PollFlags::POLLERR | PollFlags::POLLNVAL)
     }) {
         return Err(io::ErrorKind::UnexpectedEof.into());
+    }
+    // By the thread that reads: a read of what somebody else takes away would wait for the next key.
+    if forget.0.swap(false, Ordering::SeqCst) {
+        // If there is no terminal any more there are no keys either.
+        tcflush(&stdin, FlushArg::TCIFLUSH).ok();
     }
     let mut read = Vec::new();
     while event::poll(Duration::ZERO)? {

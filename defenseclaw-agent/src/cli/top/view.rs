@@ -191,7 +191,9 @@ impl View {
         }
         match (self.detail_mut(), drawn.detail) {
             (Some(detail), Some((object_end, last_scroll))) => {
-                let fresh = detail.shown.is_none();
+                // What is typed into a message may be typed ahead.
+                let asked = !detail.gone && matches!(detail.stage, Stage::Reading | Stage::Always(_));
+                let fresh = detail.shown.is_none() && asked;
                 detail.drawn(object_end, last_scroll, now);
                 fresh
             }
@@ -522,3 +524,6 @@ fn step<T: Clone + PartialEq>(selected: &mut Option<T>, all: &[T], by: isize) {
     let next = place.map_or(0, |place| place.saturating_add_signed(by).min(all.len().saturating_sub(1)));
     *selected = all.get(next).cloned();
 }
+
+#[cfg(test)]
+mod tests;

@@ -117,7 +117,8 @@ impl View {
             }
             Stage::Sending => lines.push(Line::styled("sending the answer…", strong())),
             Stage::Message(text) => {
-                lines.push(Line::raw("deny, and tell the agent (Enter sends, Esc goes back):"));
+                let keys = if armed { "Enter sends, Esc goes back" } else { "…" };
+                lines.push(Line::raw(format!("deny, and tell the agent ({keys}):")));
                 let text = format!("{}▏", plain(text.as_bytes()));
                 let rows = wrap(&text, width);
                 // The end is where it is being written.
