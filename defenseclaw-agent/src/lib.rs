@@ -1,9 +1,10 @@
 //! The rooms of `defenseclaw`. Imports run one way; `cargo xtask tidy` checks the table in ARCHITECTURE.md.
 //!
-//! Pure: `model`, `tree`, `policy`, `correlate`, `pipeline`, `report`, `connectors`. Edges: `api`, `hook`, `sensor`, `enforce`, `launcher`, `installer`, `store`, `telemetry`, `config`.
+//! Pure: `model`, `tree`, `policy`, `correlate`, `approvals`, `pipeline`, `report`, `connectors`. Edges: `api`, `hook`, `sensor`, `enforce`, `launcher`, `installer`, `store`, `telemetry`, `config`.
 //! On top: `cli` and `runtime`.
 
 pub mod api;
+pub mod approvals;
 pub mod cli;
 pub mod config;
 pub mod connectors;

@@ -29,6 +29,7 @@ const TESTS: &[(&str, Test)] = &[
     ("a_hook_from_another_pid_namespace_is_bound", namespace),
     ("sessions_end_with_the_daemon_and_say_what_they_leave", stopped),
     ("who_asks_reads_what_is_its_own", readers),
+    ("nobody_answers_from_inside_a_tree_or_from_its_terminal", answered),
     ("without_privileges_hooks_are_answered_and_the_daemon_says_so", unprivileged),
 ];
 
@@ -264,6 +265,74 @@ fn stopped() {
     let of: Vec<_> = hooks(&rows).iter().map(|call| call.session).collect();
     assert_eq!(of, [None, Some(session)]);
     assert_eq!((end(&rows, session).main, end(&rows, session).left_running), (MainExit::StillRunning, 2));
+}
+
+/// The question that is open, which comes.
+fn question(place: &Place) -> String {
+    place.wait("nothing is asked", |place| place.get("/v1/approvals").1.contains("\"id\""));
+    let open: serde_json::Value = serde_json::from_str(&place.get("/v1/approvals").1).unwrap();
+    open["approvals"][0]["id"].as_str().unwrap().to_owned()
+}
+
+fn answered() {
+    let mut place = Place::asking();
+    let secret = place.path("secret/key");
+    place.payload("pre", "s1", &format!("cat {}", secret.display()));
+    place.payload("harmless", "s1", "true");
+    // An agent in the foreground of a terminal, and beside it who answers: neither it nor the leader is in the tree.
+    let (program, socket) = (place.program(), place.path("d.sock"));
+    let answer =
+        |verb: &str| format!("{} approvals {verb} $id --socket {}", program.display(), socket.display());
+    let approve = answer("approve");
+    place.write(
+        "terminal.sh",
+        &format!(
+            "set -m; mkfifo ask; (read id < ask; {approve} > said 2>&1; echo $? > code) & bash agent.sh\n"
+        ),
+    );
+    // Who leads a session and opens a terminal that nobody has, has it.
+    let terminal = nix::pty::openpty(None, None).unwrap();
+    let name = nix::unistd::ttyname(&terminal.slave).unwrap();
+    let mut command = Command::new("setsid");
+    let open = format!("exec 9<>{}; exec bash --norc -i terminal.sh", name.display());
+    command.args(["bash", "-c", &open]);
+    let mut agent = place.agent_in(command);
+    assert_eq!(agent.run(&place.hook("harmless")), 0);
+    place.wait("it is not adopted", |place| place.n_sessions() == 1);
+    assert_eq!(agent.run(&format!("({} > reply) & hook=$!", place.held_hook("pre"))), 0);
+    let id = question(&place);
+    // From inside, also by who has left the session and its parent.
+    for way in ["", "setsid --wait "] {
+        assert_eq!(agent.run(&format!("id={id}; {way}{}", answer("approve"))), 1, "{way}");
+        let said = std::fs::read_to_string(place.path("err-0")).unwrap();
+        assert!(said.contains("is watched itself"), "{said}");
+    }
+    // From outside, at its terminal.
+    place.write("id", &id);
+    assert_eq!(agent.run("cat id > ask"), 0);
+    place.wait("it is not answered", |place| place.path("code").metadata().is_ok_and(|code| code.len() > 0));
+    assert_eq!(std::fs::read_to_string(place.path("code")).unwrap(), "1\n");
+    let said = std::fs::read_to_string(place.path("said")).unwrap();
+    assert!(said.contains("foreground of the terminal"), "{said}");
+    // Who has nothing to do with it.
+    let output = place
+        .defenseclaw()
+        .args(["approvals", "deny", &id, "--message", "not today", "--socket"])
+        .arg(&socket)
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    assert_eq!(agent.run("wait $hook"), 0);
+    let reply = std::fs::read_to_string(place.path("reply")).unwrap();
+    assert!(reply.contains("deny") && reply.contains("not today"), "{reply}");
+    drop(agent);
+    let rows = place.stop();
+    let settled: Vec<_> = rows
+        .iter()
+        .filter_map(|row| if let AuditRecord::Settled(end) = row { Some(end) } else { None })
+        .collect();
+    assert_eq!(settled.len(), 1);
+    assert!(!settled[0].allowed, "{settled:?}");
 }
 
 fn program_of_nobody(place: &Place, arguments: &[&str]) -> (Option<i32>, String, String) {

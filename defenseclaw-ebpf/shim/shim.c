@@ -60,7 +60,8 @@ struct task_struct {
 	struct css_set *cgroups;
 	struct thread_info thread_info;
 	int pid, tgid, exit_code;
-	u32 flags;
+	u32 flags, ptrace;
+	struct completion *vfork_done;
 	struct task_struct *real_parent, *group_leader;
 	u64 start_boottime;
 	struct mm_struct *mm;
@@ -269,6 +270,9 @@ INLINE _Bool shim_task_struct_in_execve_direct(struct task_struct *p)
 	return v >> __builtin_preserve_field_info(p->in_execve, 5);
 }
 LOAD(u32, task_struct, pid, pid)
+LOAD(u32, task_struct, flags, flags)
+LOAD(u32, task_struct, ptrace, ptrace)
+LOAD(void *, task_struct, vfork_done, vfork_done)
 LOAD(int, task_struct, exit_code, exit_code)
 LOAD(void *, task_struct, real_parent, real_parent)
 LOAD(void *, task_struct, group_leader, group_leader)

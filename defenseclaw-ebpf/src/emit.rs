@@ -19,7 +19,7 @@ use defenseclaw_ebpf::{
 };
 
 use crate::{
-    path,
+    path, pause,
     probes::environment::Progress,
     scope::{self, Actor},
     shim::{
@@ -123,7 +123,7 @@ struct Short {
 }
 
 /// A record without strings, made in its place in the ring: no buffer, no copy. `fill` gives the arguments; it runs last,
-/// so that nothing has to be kept across the calls before it.
+/// so that nothing has to be kept across the calls before it. Whether there was room.
 #[inline(always)]
 pub fn short(
     kind: Kind,
@@ -132,8 +132,8 @@ pub fn short(
     result: Option<i64>,
     judged: &Judged,
     fill: impl FnOnce() -> [u64; 6],
-) {
-    let Some(row) = row(kind) else { return };
+) -> bool {
+    let Some(row) = row(kind) else { return false };
     let ring = match ring {
         Ring::Priority => &PRIORITY,
         Ring::Bulk => &BULK,
@@ -145,7 +145,7 @@ pub fn short(
         if record.is_null() {
             add(row, Count::Seen);
             add(row, Count::RingFull);
-            return;
+            return false;
         }
         let header = &raw mut (*record).header;
         let flags = match result {
@@ -170,6 +170,7 @@ pub fn short(
     }
     add(row, Count::Seen);
     add(row, Count::Submitted);
+    true
 }
 
 /// Word by word and volatile: LLVM would make a call of memset out of it, a byte loop in BPF.
@@ -618,7 +619,13 @@ impl Record {
 
     /// Lets go of a record that was made only to judge what it is about.
     #[inline(always)]
-    pub fn drop_unseen(self) {
+    pub fn drop_unseen(mut self) {
+        self.let_go();
+    }
+
+    /// The same, in the hands of somebody else.
+    #[inline(always)]
+    pub fn let_go(&mut self) {
         // SAFETY: the buffer is ours until here.
         unsafe { shim_atomic_exchange(&raw mut (*self.scratch).busy, 0) };
     }
@@ -626,16 +633,48 @@ impl Record {
     /// Writes down what policy said, hands the record over, and is what the LSM program returns.
     #[inline(always)]
     pub fn submit_judged(mut self, judged: &Judged) -> i32 {
+        if judged.asks() {
+            return pause::ask(&mut self, judged);
+        }
         self.verdict(judged);
         self.submit(Ring::of(judged));
         judged.carry_out()
     }
 
+    /// What it is about.
+    #[inline(always)]
+    pub fn kind(&self) -> Kind {
+        self.kind
+    }
+
+    /// Its arguments.
+    #[inline(always)]
+    pub fn arguments(&self) -> [u64; 4] {
+        // SAFETY: the head lies in the scratch buffer, which this record owns.
+        unsafe { core::ptr::read_volatile((&raw const (*self.head).body.args).cast()) }
+    }
+
+    /// Its strings, or only the first one.
+    #[inline(always)]
+    pub fn strings(&self, first_only: bool) -> (*const u8, u32) {
+        let first = self.first.wrapping_sub(HEAD);
+        // SAFETY: the first string follows the head in the buffer.
+        let at = unsafe { self.head.cast::<u8>().add(HEAD as usize) };
+        (at, if first_only { first } else { first + self.rest })
+    }
+
     /// Hands the record over.
     #[inline(always)]
-    pub fn submit(self, ring: Ring) {
+    pub fn submit(mut self, ring: Ring) {
+        self.hand_over(ring);
+    }
+
+    /// The same, and whether there was room for it.
+    #[inline(always)]
+    pub fn hand_over(&mut self, ring: Ring) -> bool {
         // The compiler can prove the bound below and would drop the check; the verifier cannot and needs it.
         let len = core::hint::black_box(self.first + self.rest);
+        let mut submitted = false;
         add(self.row, Count::Seen);
         // SAFETY: the buffer is ours; the helper checks the length against the map value.
         unsafe {
@@ -648,9 +687,11 @@ impl Record {
                     Ring::Bulk => output(&BULK, self.head.cast(), len),
                 };
                 add(self.row, if failed { Count::RingFull } else { Count::Submitted });
+                submitted = !failed;
             }
             shim_atomic_exchange(&raw mut (*self.scratch).busy, 0);
         }
+        submitted
     }
 }
 

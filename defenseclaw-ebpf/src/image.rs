@@ -89,6 +89,8 @@ pub mod entry_flags {
     pub const KILL: u8 = 1;
     /// Another mode would block it.
     pub const WOULD_BLOCK: u8 = 1 << 1;
+    /// Of CONFIRM: it happens if nobody answers.
+    pub const FALLBACK_ALLOW: u8 = 1 << 2;
 }
 
 /// What one rule says about a key. Eight bytes, so that it is loaded as one word; all zero: no entry.
@@ -198,6 +200,8 @@ pub mod has {
     pub const ABSTRACT: u64 = 1 << 6;
     /// Rules about host names: addresses may be known by them.
     pub const NAMES: u64 = 1 << 7;
+    /// Some entry asks a person.
+    pub const ASKS: u64 = 1 << 60;
     /// It blocks something: whom it judges must not get out of sight.
     pub const BLOCKS: u64 = 1 << 62;
     /// The image is in force. Without it nothing is judged.
@@ -258,6 +262,12 @@ impl VerdictWord {
         )
     }
 
+    /// It was refused because it could not wait; somebody may be asked now, so that the next try passes. Written as a block
+    /// that another mode would block, which nothing else is.
+    pub const fn asks(self) -> bool {
+        self.action() == action::BLOCK && self.0 >> 6 & 1 != 0
+    }
+
     /// One of [`action`], or 0.
     pub const fn action(self) -> u8 {
         (self.0 & 7) as u8
@@ -270,7 +280,7 @@ impl VerdictWord {
 
     /// Another mode would block it.
     pub const fn would_block(self) -> bool {
-        self.0 >> 6 & 1 != 0
+        self.action() != action::BLOCK && self.0 >> 6 & 1 != 0
     }
 
     /// Number of the rule.

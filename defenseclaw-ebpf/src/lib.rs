@@ -7,12 +7,13 @@
 //! [`Body::string_len`]. What the arguments and strings mean depends on the kind; see [`Kind`].
 #![no_std]
 
+pub mod asking;
 pub mod image;
 pub mod redirect;
 
 /// Changes with every incompatible change of a record or map. The loader writes it, the programs echo it. Programs that a
 /// killed watcher has left behind are taken over by this number alone, perhaps by another version.
-pub const ABI_VERSION: u16 = 2;
+pub const ABI_VERSION: u16 = 3;
 
 /// Slots for byte strings in a record.
 pub const STRINGS: usize = 6;
@@ -356,8 +357,8 @@ pub struct Label {
     pub start_ns: u64,
     /// Which policy image judges it.
     pub profile: u32,
-    /// Zero.
-    pub reserved: u32,
+    /// Not 0: its program may be held before its first instruction; see [`asking`].
+    pub held: u32,
     /// Sets of executables that its program belongs to.
     pub owner: u64,
     /// Those of the program that its parent ran when it was made.

@@ -1,7 +1,7 @@
 //! The programs: module list, licence, and nothing else.
 //!
-//! Each program asks first whether the current task is enrolled and returns at once if not. All of them observe only:
-//! LSM programs return 0, so verdicts of other security modules stand.
+//! Each program asks first whether the current task is enrolled and returns at once if not. A refusal of another security
+//! module before ours stands.
 #![no_std]
 #![no_main]
 #![allow(unreachable_pub, reason = "maps and programs are found by name")]
@@ -19,6 +19,7 @@ mod cgroup;
 mod emit;
 mod lsm;
 mod path;
+mod pause;
 mod probes;
 mod scope;
 mod shim;

@@ -115,6 +115,9 @@ accessors! {
     shim_pt_regs_arg4_direct -> u64;
     shim_pt_regs_arg5_direct -> u64;
     shim_pt_regs_nr_direct -> u64;
+    shim_task_struct_flags_direct -> u32;
+    shim_task_struct_ptrace_direct -> u32;
+    shim_task_struct_vfork_done_direct -> Ptr;
     shim_qstr_len_direct -> u32;
     shim_qstr_name_direct -> Ptr;
     shim_signal_struct_flags_direct -> u32;

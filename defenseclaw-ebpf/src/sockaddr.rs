@@ -4,6 +4,7 @@ use defenseclaw_ebpf::{Kind, flags, image::effect};
 
 use crate::{
     emit::Record,
+    pause,
     scope::Actor,
     shim::*,
     verdict::{Judged, Policy},
@@ -53,6 +54,17 @@ impl Address {
     #[inline(always)]
     pub fn port(&self) -> u16 {
         u16::from_be(self.port_be)
+    }
+
+    /// What a question about it is about.
+    #[inline(always)]
+    pub fn object(&self) -> u64 {
+        let (high, low) = if self.family == AF_INET {
+            (0, mapped(self.word))
+        } else {
+            (u64::from_be(self.v6[0]), u64::from_be(self.v6[1]))
+        };
+        pause::address_object(high, low, self.port())
     }
 
     /// Arguments of a record: socket, port, address, scope, bytes.

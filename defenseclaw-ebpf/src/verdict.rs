@@ -30,6 +30,7 @@ use {
 
 use crate::{
     path::{self as walk, Buffer, Found},
+    pause,
     scope::Actor,
     shim::shim_word,
 };
@@ -37,9 +38,10 @@ use crate::{
 /// Which image is in force for a profile.
 #[map]
 pub static CURRENT: Array<Current> = Array::with_max_entries(PROFILES as u32, 0);
-/// The first one stays empty: it is that of profiles without a policy.
+/// The first one stays empty: it is that of profiles without a policy. The last one asks about everything: it is that of
+/// programs that are held.
 #[map]
-pub static IMAGES: Array<Image> = Array::with_max_entries(SLOTS as u32 + 1, 0);
+pub static IMAGES: Array<Image> = Array::with_max_entries(SLOTS as u32 + 2, 0);
 /// Cells of all images.
 #[map]
 pub static RULES: HashMap<Key, Cell> = HashMap::with_max_entries(1 << 18, BPF_F_NO_PREALLOC);
@@ -49,6 +51,8 @@ pub static RESOLVED: HashMap<ResolvedKey, Resolved> = HashMap::with_max_entries(
 #[map]
 pub static VERDICTS: PerCpuArray<VerdictCounts> = PerCpuArray::with_max_entries(COUNTED_RULES as u32, 0);
 
+/// See [`IMAGES`].
+const HELD_IMAGE: u32 = SLOTS as u32 + 1;
 const SIGKILL: u32 = 9;
 const EPERM: i32 = 1;
 
@@ -106,6 +110,48 @@ impl Judged {
         self.entry.action() == action::BLOCK
     }
 
+    /// A person decides.
+    #[inline(always)]
+    pub fn asks(&self) -> bool {
+        self.entry.action() == action::CONFIRM
+    }
+
+    /// It happens if no person decides.
+    #[inline(always)]
+    pub fn falls_back_to_allow(&self) -> bool {
+        self.entry.flags() & entry_flags::FALLBACK_ALLOW != 0
+    }
+
+    #[inline(always)]
+    pub fn rule(&self) -> u32 {
+        self.entry.rule()
+    }
+
+    #[inline(always)]
+    pub fn generation(&self) -> u64 {
+        self.generation
+    }
+
+    /// The same rule, and what came of its question.
+    #[inline(always)]
+    pub fn with_action(&self, action: u8) -> Self {
+        Self { entry: Entry(self.entry.0 & !(0xff << 32) | u64::from(action) << 32), ..*self }
+    }
+
+    /// A refusal after which somebody may be asked; see [`VerdictWord::asks`].
+    #[inline(always)]
+    pub fn asking(&self, asks: bool) -> Self {
+        let refused = asks & self.blocks();
+        Self { entry: Entry(self.entry.0 | u64::from(refused) << 57), ..*self }
+    }
+
+    /// What a rule by its number asks.
+    #[inline(always)]
+    pub fn of_rule(rule: u32, generation: u64, action: u8) -> Self {
+        let raw = u64::from(action::CONFIRM) << 40;
+        Self { entry: Entry(u64::from(rule & 0xffff) << 16 | u64::from(action) << 32 | raw), generation }
+    }
+
     /// Worth a record even where the operation itself is not recorded.
     #[inline(always)]
     pub fn is_notable(&self) -> bool {
@@ -159,7 +205,8 @@ impl Judged {
     pub fn carry_out(&self) -> i32 {
         self.count();
         if !self.blocks() {
-            return 0;
+            // What cannot be written down cannot be asked.
+            return if self.asks() && !self.falls_back_to_allow() { -EPERM } else { 0 };
         }
         if self.entry.flags() & entry_flags::KILL != 0 {
             // SAFETY: takes a number.
@@ -179,6 +226,16 @@ pub struct Policy {
     profile: u32,
 }
 
+const _: () =
+    assert!(core::mem::offset_of!(Label, held) == core::mem::offset_of!(Label, profile) + size_of::<u32>());
+
+/// Where hashes start, for all images.
+#[inline(always)]
+pub fn seed() -> u64 {
+    // SAFETY: it is there. Volatile, because it gets its value after it was compiled.
+    unsafe { (&raw const SEED).read_volatile() }
+}
+
 /// Where hashes start, for all images: they share the cells of owners. The loader puts a secret here.
 #[unsafe(no_mangle)]
 static SEED: u64 = 0;
@@ -186,8 +243,14 @@ static SEED: u64 = 0;
 /// None only if the maps are not what they should be.
 #[inline(always)]
 pub fn policy(actor: &Actor) -> Option<Policy> {
-    // SAFETY: the label stays in the map as long as its task, which is the current one, runs this program.
-    let profile = unsafe { (*actor.label).profile };
+    // Both words at once.
+    // SAFETY: the label stays in the map as long as its task, which is the current one, runs this program; the two fields are
+    // neighbours (asserted below).
+    let word = unsafe { (&raw const (*actor.label).profile).cast::<u64>().read_volatile() };
+    let profile = word as u32;
+    if word >> 32 != 0 && pause::is_held(actor) {
+        return Some(Policy { label: actor.label, current: HELD_IMAGE, profile });
+    }
     let current = *CURRENT.get(profile)?;
     Some(Policy { label: actor.label, current, profile })
 }
@@ -205,8 +268,15 @@ impl Policy {
         if self.current == 0 {
             return 0;
         }
-        // SAFETY: it is there. Volatile, because it gets its value after it was compiled.
-        unsafe { (&raw const SEED).read_volatile() }
+        seed()
+    }
+
+    /// Whether some rule asks a person.
+    #[inline(always)]
+    pub fn asks(&self) -> bool {
+        // SAFETY: the image lies in its map.
+        self.current != 0
+            && self.image().is_some_and(|policy| unsafe { (*policy.image).has } & has::ASKS != 0)
     }
 
     /// The image, and the executables of the task.

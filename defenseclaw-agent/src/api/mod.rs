@@ -5,22 +5,24 @@ mod approve;
 mod asked;
 mod client;
 mod credentials;
+mod held;
 mod listen;
 mod serve;
 mod wanted;
 
-use std::future::Future;
+use std::{future::Future, sync::Arc, time::Duration};
 
 pub use asked::{
     Asks, EXPIRES_MAX, Granted, Lasting, MESSAGE_MAX, Open, Pending, Question, Said, Since, Untaken, WAIT_MAX,
 };
 pub use client::{Client, ClientError};
 pub use credentials::Peer;
+pub use held::Answered;
 pub use listen::{ApiError, Listener};
 pub use serve::{Limits, serve, serve_asks};
 pub use wanted::Wanted;
 
-use crate::model::{Caller, Connector, HookOutput};
+use crate::model::{Caller, Connector};
 
 /// Says where the next request for rows goes on.
 pub const AFTER_HEADER: &str = "defenseclaw-after";
@@ -47,13 +49,14 @@ pub enum Unread {
 
 /// Who answers.
 pub trait Answers: Asks {
-    /// A hook fired. The payload is as the agent wrote it.
+    /// A hook fired. The payload is as the agent wrote it. Its reply may be held so long; zero: not at all.
     fn hook(
-        &self,
+        self: &Arc<Self>,
         caller: Caller,
         connector: Connector,
         payload: Vec<u8>,
-    ) -> impl Future<Output = HookOutput> + Send;
+        hold: Duration,
+    ) -> impl Future<Output = Answered> + Send;
 
     /// How the daemon is, as far as this peer may know.
     fn status(&self, peer: &Peer) -> serde_json::Value;

@@ -2,7 +2,7 @@
 
 use std::{future::Future, io, sync::Arc, time::Duration};
 
-use http_body_util::{BodyExt, Full, Limited};
+use http_body_util::{BodyExt, Either, Full, Limited};
 use hyper::{
     Method, Request, Response, StatusCode,
     body::{Body, Bytes, Incoming},
@@ -13,8 +13,11 @@ use hyper::{
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{net::UnixStream, sync::Semaphore, task::JoinSet, time};
 
-use super::{AFTER_HEADER, Answers, Asks, Listener, Peer, Unread, Wanted, approve};
-use crate::model::{Connector, EXIT_HEADER, HookOutput, PAYLOAD_MAX, REPORT_MAX, STDOUT_HEADER};
+use super::{
+    AFTER_HEADER, Answered, Answers, Asks, Listener, Peer, Unread, Wanted, approve,
+    held::{Sent, held},
+};
+use crate::model::{Connector, EXIT_HEADER, HOLD_HEADER, HookOutput, PAYLOAD_MAX, REPORT_MAX, STDOUT_HEADER};
 
 /// Bytes of a request's head.
 const HEAD_MAX: usize = 16 << 10;
@@ -45,11 +48,7 @@ impl Default for Limits {
 
 /// Who turns requests into responses.
 trait Routes: Send + Sync + 'static {
-    fn answer(
-        &self,
-        peer: &Peer,
-        request: Request<Incoming>,
-    ) -> impl Future<Output = Response<Full<Bytes>>> + Send;
+    fn answer(&self, peer: &Peer, request: Request<Incoming>) -> impl Future<Output = Response<Sent>> + Send;
 }
 
 /// Everything that a daemon is asked.
@@ -120,7 +119,7 @@ async fn connection<R: Routes>(server: Arc<R>, limits: Limits, stream: UnixStrea
         let (server, peer) = (&server, &peer);
         async move {
             let answered = time::timeout(limits.request_time, server.answer(peer, request));
-            let late = |_| text(StatusCode::REQUEST_TIMEOUT, "the request took too long");
+            let late = |_| text(StatusCode::REQUEST_TIMEOUT, "the request took too long").map(Either::Left);
             Ok::<_, io::Error>(answered.await.unwrap_or_else(late))
         }
     });
@@ -138,16 +137,29 @@ async fn connection<R: Routes>(server: Arc<R>, limits: Limits, stream: UnixStrea
 }
 
 impl<A: Asks> Routes for Asking<A> {
-    async fn answer(&self, peer: &Peer, request: Request<Incoming>) -> Response<Full<Bytes>> {
+    async fn answer(&self, peer: &Peer, request: Request<Incoming>) -> Response<Sent> {
         if approve::is_ours(request.uri().path()) {
-            return approve::answer(&*self.0, peer, request).await;
+            return approve::answer(&*self.0, peer, request).await.map(Either::Left);
         }
-        text(StatusCode::NOT_FOUND, "there is nothing here")
+        text(StatusCode::NOT_FOUND, "there is nothing here").map(Either::Left)
     }
 }
 
 impl<A: Answers> Routes for Server<A> {
-    async fn answer(&self, peer: &Peer, request: Request<Incoming>) -> Response<Full<Bytes>> {
+    /// Hooks are answered in a form of their own.
+    async fn answer(&self, peer: &Peer, request: Request<Incoming>) -> Response<Sent> {
+        let name =
+            request.uri().path().strip_prefix("/v1/hooks/").filter(|_| request.method() == Method::POST);
+        match name.map(Connector::from_name) {
+            Some(Some(connector)) => self.hook(peer, connector, request).await,
+            Some(None) => text(StatusCode::NOT_FOUND, "there is no such connector").map(Either::Left),
+            None => self.other(peer, request).await.map(Either::Left),
+        }
+    }
+}
+
+impl<A: Answers> Server<A> {
+    async fn other(&self, peer: &Peer, request: Request<Incoming>) -> Response<Full<Bytes>> {
         let path = request.uri().path().to_owned();
         if approve::is_ours(&path) {
             return approve::answer(&*self.answers, peer, request).await;
@@ -176,13 +188,6 @@ impl<A: Answers> Routes for Server<A> {
                 Ok(()) => json(&self.answers.status(peer)),
                 Err(why) => text(StatusCode::UNPROCESSABLE_ENTITY, &why),
             },
-            (&Method::POST, path) if path.starts_with("/v1/hooks/") => {
-                let name = path.trim_start_matches("/v1/hooks/");
-                match Connector::from_name(name) {
-                    Some(connector) => self.hook(peer, connector, request).await,
-                    None => text(StatusCode::NOT_FOUND, "there is no such connector"),
-                }
-            }
             (&Method::POST, "/v1/missed") => {
                 match Limited::new(request.into_body(), REPORT_MAX).collect().await {
                     Ok(lines) => {
@@ -203,32 +208,31 @@ impl<A: Answers> Routes for Server<A> {
             _ => text(StatusCode::NOT_FOUND, "there is nothing here"),
         }
     }
-}
 
-impl<A: Answers> Server<A> {
-    async fn hook(
-        &self,
-        peer: &Peer,
-        connector: Connector,
-        request: Request<Incoming>,
-    ) -> Response<Full<Bytes>> {
+    async fn hook(&self, peer: &Peer, connector: Connector, request: Request<Incoming>) -> Response<Sent> {
+        let refused = |status, why: &str| text(status, why).map(Either::Left);
         let Some(length) = request.body().size_hint().exact() else {
-            return text(StatusCode::LENGTH_REQUIRED, "say the length of the payload");
+            return refused(StatusCode::LENGTH_REQUIRED, "say the length of the payload");
         };
         let length = match u32::try_from(length) {
             Ok(length) if length as usize <= PAYLOAD_MAX => length,
-            _ => return text(StatusCode::PAYLOAD_TOO_LARGE, "a payload has at most 4 MiB"),
+            _ => return refused(StatusCode::PAYLOAD_TOO_LARGE, "a payload has at most 4 MiB"),
         };
+        let hold = request.headers().get(HOLD_HEADER).and_then(|value| value.to_str().ok()?.parse().ok());
+        let hold = Duration::from_millis(hold.unwrap_or_default());
         // It is never closed.
         let Ok(_room) = self.payloads.acquire_many(length).await else {
-            return text(StatusCode::SERVICE_UNAVAILABLE, "the daemon is stopping");
+            return refused(StatusCode::SERVICE_UNAVAILABLE, "the daemon is stopping");
         };
         match Limited::new(request.into_body(), PAYLOAD_MAX).collect().await {
             Ok(payload) => {
                 let payload = payload.to_bytes().to_vec();
-                reply(self.answers.hook(peer.caller, connector, payload).await)
+                match self.answers.hook(peer.caller, connector, payload, hold).await {
+                    Answered::Now(output) => reply(output).map(Either::Left),
+                    Answered::Held { within, output } => held(within, output),
+                }
             }
-            Err(err) => text(StatusCode::BAD_REQUEST, &format!("the payload broke off: {err}")),
+            Err(err) => refused(StatusCode::BAD_REQUEST, &format!("the payload broke off: {err}")),
         }
     }
 }

@@ -17,9 +17,10 @@ use super::{
 };
 use crate::{
     config::{self, Config},
+    connectors,
     hook::{self, Arguments},
     installer::{self, FileState, Finding, InstallError, Registry, Request, Roots, Scope, State, Whole},
-    model::{Connector, FailMode, VERIFY_EVENT},
+    model::{Connector, FailMode, VERIFY_EVENT, Way},
 };
 
 /// What to do.
@@ -109,11 +110,17 @@ impl PlaceArgs {
 fn tell(request: &mut Request, config: &Config, fail_closed: bool, socket: Option<&Path>) {
     let own = config.connector(request.connector);
     request.fail = if fail_closed { FailMode::Closed } else { own.fail_mode };
+    let way = own.ask.unwrap_or(connectors::default_way(request.connector));
+    request.holds = way != Way::Fallback;
     let millis = own.timeout.as_millis().to_string();
     let socket = socket.unwrap_or(&config.socket).to_string_lossy();
     request.arguments = ["--socket", &socket, "--fail", request.fail.as_str(), "--timeout-ms", &millis]
         .map(str::to_owned)
         .to_vec();
+    if request.holds {
+        request.arguments.push("--hold-ms".to_owned());
+        request.arguments.push(connectors::HOLD_MAX.as_millis().to_string());
+    }
 }
 
 fn request(
@@ -130,7 +137,7 @@ fn request(
             std::env::current_exe().context("cannot tell where this program is; name it with --program")?
         }
     };
-    Ok(Request { connector, scope, program, arguments: Vec::new(), fail, roots })
+    Ok(Request { connector, scope, program, arguments: Vec::new(), fail, holds: false, roots })
 }
 
 /// One installation, for people and machines.
@@ -257,6 +264,6 @@ fn round_trip(request: &Request) -> Result<(), String> {
     let name = VERIFY_EVENT;
     let payload = serde_json::json!({"hook_event_name": name, "hook": name, "agent_action_name": name});
     let deadline = Instant::now() + told.timeout;
-    let asked = hook::ask(&told.socket, told.connector, payload.to_string().as_bytes(), deadline);
+    let asked = hook::ask(&told.socket, told.connector, payload.to_string().as_bytes(), deadline, deadline);
     asked.map(drop).map_err(|failure| failure.to_string())
 }

@@ -2,6 +2,7 @@
 //! arguments into calls of other rooms and words for `output`, the only file that prints.
 
 pub mod adopt;
+pub mod approvals;
 pub mod audit;
 pub mod config;
 pub mod connector;
@@ -12,6 +13,7 @@ mod error;
 pub mod events;
 pub mod explain;
 pub mod findings;
+pub mod grants;
 pub mod hook;
 pub mod output;
 pub mod policy;
@@ -69,6 +71,11 @@ enum Command {
     Explain(explain::Args),
     /// List what is worth a look: what agents did without saying so, and other than they said
     Findings(findings::Args),
+    /// See what agents wait for, and answer it
+    #[command(subcommand)]
+    Approvals(approvals::Command),
+    /// See what answers permit from then on, and take it back
+    Grants(grants::Args),
     /// List the recorded sessions, oldest first
     Sessions(sessions::Args),
     /// Print recorded events
@@ -103,6 +110,8 @@ impl Command {
             Self::Tree(args) => tree::run(&args, settings, out),
             Self::Explain(args) => explain::run(&args, settings, out),
             Self::Findings(args) => findings::run(&args, settings, out),
+            Self::Approvals(command) => approvals::run(&command, out),
+            Self::Grants(args) => grants::run(&args, out),
             Self::Doctor(args) => doctor::run(&args, settings, out),
             Self::Status(args) => status::run(&args, out),
             Self::Top(args) => top::run(&args),

@@ -59,6 +59,12 @@ impl Out {
         self.stream.write_all(b"\n")
     }
 
+    /// A question; the answer is typed behind it.
+    pub fn prompt(&mut self, text: &str) -> io::Result<()> {
+        self.stream.write_all(text.as_bytes())?;
+        self.stream.flush()
+    }
+
     /// One line of JSON.
     pub fn json(&mut self, value: &impl Serialize) -> io::Result<()> {
         let line = serde_json::to_string(value)?;

@@ -131,7 +131,7 @@ fn policy(args: &Args) -> Option<PolicyOptions> {
         landlock,
         siblings: if args.landlock_carve { Siblings::Any } else { Siblings::Stable },
         allow_degraded: args.allow_degraded,
-        asks: false,
+        asks: None,
     })
 }
 

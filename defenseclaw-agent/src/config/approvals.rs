@@ -7,13 +7,11 @@ use serde::Serialize;
 use super::file::{as_text, duration};
 use crate::policy::document::{Node, Reader};
 
-pub(super) const KEYS: &[&str] = &["owner", "timeout", "open_max", "webhook", "desktop"];
+pub(super) const KEYS: &[&str] = &["owner", "timeout", "open_max"];
 
 /// The longest that a question may be open.
 const TIMEOUT_MAX: Duration = Duration::from_hours(1);
 const TIMEOUT_MIN: Duration = Duration::from_secs(1);
-/// Bytes of a web hook's address.
-const WEBHOOK_MAX: usize = 2 << 10;
 
 /// Questions to a person.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -25,15 +23,11 @@ pub struct ApprovalsConfig {
     pub timeout: Duration,
     /// Questions of one session that may be open; the fallback applies to more.
     pub open_max: usize,
-    /// Where every question is sent to.
-    pub webhook: Option<String>,
-    /// Show every question on the desktop.
-    pub desktop: bool,
 }
 
 impl Default for ApprovalsConfig {
     fn default() -> Self {
-        Self { owner: true, timeout: Duration::from_secs(90), open_max: 32, webhook: None, desktop: false }
+        Self { owner: true, timeout: Duration::from_secs(90), open_max: 32 }
     }
 }
 
@@ -42,9 +36,6 @@ impl ApprovalsConfig {
         let Some(fields) = reader.map(node, "approvals", KEYS) else { return };
         if let Some(node) = fields.get("owner") {
             self.owner = reader.flag(node, "owner");
-        }
-        if let Some(node) = fields.get("desktop") {
-            self.desktop = reader.flag(node, "desktop");
         }
         if let Some(node) = fields.get("timeout")
             && let Some(text) = reader.text(node, "timeout")
@@ -65,48 +56,6 @@ impl ApprovalsConfig {
                 Ok(count) if (1..=1024).contains(&count) => self.open_max = count,
                 _ => reader.wrong(node, format!("open_max cannot be {text:?}"), "write 1 to 1024"),
             }
-        }
-        if let Some(node) = fields.get("webhook")
-            && let Some(text) = reader.text(node, "webhook")
-        {
-            if is_webhook(text) {
-                self.webhook = Some(text.to_owned());
-            } else {
-                reader.wrong(
-                    node,
-                    format!("webhook cannot be {text:?}"),
-                    "write http://HOST[:PORT]/PATH; for https, name a forwarder on this machine",
-                );
-            }
-        }
-    }
-}
-
-fn is_webhook(text: &str) -> bool {
-    let rest = text.strip_prefix("http://");
-    let host = rest.and_then(|rest| rest.split(['/', '?']).next());
-    text.len() <= WEBHOOK_MAX
-        && text.bytes().all(|byte| byte.is_ascii_graphic())
-        && host.is_some_and(|host| !host.is_empty() && !host.contains('@'))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::is_webhook;
-
-    #[test]
-    fn an_address_is_plain_http() {
-        for (text, is) in [
-            ("http://127.0.0.1:9/x?y=1", true),
-            ("http://[::1]/", true),
-            ("http://h", true),
-            ("https://h/", false),
-            ("http://u:p@h/", false),
-            ("http:///x", false),
-            ("http://h/a b", false),
-            ("h", false),
-        ] {
-            assert_eq!(is_webhook(text), is, "{text}");
         }
     }
 }

@@ -12,7 +12,7 @@ use serde::Serialize;
 
 use super::ApprovalsConfig;
 use crate::{
-    model::{Connector, FailMode, Mode},
+    model::{Connector, FailMode, Mode, Way},
     policy::{
         PRESETS, Position, Problem, Source,
         document::{Fields, Node, Problems, Reader, parse},
@@ -35,7 +35,7 @@ const KEYS: &[&str] = &[
     "approvals",
     "connectors",
 ];
-const CONNECTOR_KEYS: &[&str] = &["enabled", "mode", "fail_mode", "block_message", "timeout"];
+const CONNECTOR_KEYS: &[&str] = &["enabled", "mode", "fail_mode", "block_message", "timeout", "ask"];
 /// What an agent waits at most for any hook is more than this.
 const TIMEOUT_MAX: Duration = Duration::from_secs(14);
 const TIMEOUT_MIN: Duration = Duration::from_millis(10);
@@ -81,6 +81,8 @@ pub struct ConnectorConfig {
     /// How long a hook may take from start to exit.
     #[serde(rename = "timeout", serialize_with = "as_text")]
     pub timeout: Duration,
+    /// How a person is asked in mode hitl; none: as is safe for the agent.
+    pub ask: Option<Way>,
 }
 
 impl Default for ConnectorConfig {
@@ -91,6 +93,7 @@ impl Default for ConnectorConfig {
             fail_mode: FailMode::Open,
             block_message: None,
             timeout: Duration::from_secs(2),
+            ask: None,
         }
     }
 }
@@ -211,6 +214,9 @@ impl ConnectorConfig {
         if let Some(node) = fields.get("block_message") {
             self.block_message = reader.text(node, "block_message").map(str::to_owned);
         }
+        if let Some(node) = fields.get("ask") {
+            self.ask = reader.word(node, "ask", Way::ALL, Way::as_str);
+        }
         if let Some(node) = fields.get("timeout")
             && let Some(text) = reader.text(node, "timeout")
         {
@@ -265,18 +271,12 @@ mod tests {
         assert_eq!(read("version: 1\n").unwrap(), Config::new("/run/d.sock".into(), "/a.db".into()));
         let config = read(
             "version: 1\nsocket: /s\naudit: /b.db\npolicy: strict\nmode: hitl\nprofile: p\ncontrol_group: g\n\
-             approvals: {owner: false, timeout: 5s, open_max: 3, webhook: 'http://h/x', desktop: true}\n\
-             connectors:\n  codex: {enabled: false, mode: action, fail_mode: closed, block_message: no, timeout: 500ms}\n",
+             approvals: {owner: false, timeout: 5s, open_max: 3}\n\
+             connectors:\n  codex: {enabled: false, mode: action, fail_mode: closed, block_message: no, timeout: 500ms, ask: hold}\n",
         )
         .unwrap();
         assert_eq!((config.socket.to_str(), config.mode), (Some("/s"), Some(Mode::Hitl)));
-        let approvals = ApprovalsConfig {
-            owner: false,
-            timeout: Duration::from_secs(5),
-            open_max: 3,
-            webhook: Some("http://h/x".to_owned()),
-            desktop: true,
-        };
+        let approvals = ApprovalsConfig { owner: false, timeout: Duration::from_secs(5), open_max: 3 };
         assert_eq!(config.approvals, approvals);
         let codex = config.connector(Connector::Codex);
         let want = ConnectorConfig {
@@ -285,6 +285,7 @@ mod tests {
             fail_mode: FailMode::Closed,
             block_message: Some("no".to_owned()),
             timeout: Duration::from_millis(500),
+            ask: Some(Way::Hold),
         };
         assert_eq!((codex, config.connector(Connector::Cursor)), (want, ConnectorConfig::default()));
     }
@@ -317,10 +318,8 @@ mod tests {
             );
         }
         assert_eq!(said.len(), 11);
-        let said = read(
-            "version: 1\napprovals:\n  owner: 2\n  timeout: 0s\n  open_max: none\n  webhook: https://h/\n  ask: x\n",
-        );
-        assert_eq!(said.unwrap_err().len(), 5);
+        let said = read("version: 1\napprovals:\n  owner: 2\n  timeout: 0s\n  open_max: none\n  ask: x\n");
+        assert_eq!(said.unwrap_err().len(), 4);
         for text in ["", "- a\n", "version: 1\nmode: [\n", "version: 1\nconnectors: 7\n"] {
             assert_eq!(read(text).unwrap_err().len(), 1, "{text}");
         }
@@ -341,7 +340,7 @@ mod tests {
         };
         assert_eq!(keys(&schema), sorted(KEYS.to_vec()));
         assert_eq!(keys(&schema["$defs"]["connector"]), sorted(CONNECTOR_KEYS.to_vec()));
-        assert_eq!(keys(&schema["properties"]["approvals"]), sorted(super::super::approvals::KEYS.to_vec()));
+        assert_eq!(keys(&schema["properties"]["approvals"]), sorted(crate::config::approvals::KEYS.to_vec()));
         let connectors = Connector::ALL.iter().map(|connector| connector.as_str()).collect();
         assert_eq!(keys(&schema["properties"]["connectors"]), sorted(connectors));
     }

@@ -12,7 +12,7 @@ use std::{
 
 pub use approvals::ApprovalsConfig;
 pub use file::{Config, ConnectorConfig, SCHEMA};
-pub use place::{config_path, default_socket, load, sockets};
+pub use place::{RUNS, config_path, default_socket, load, run_sockets, sockets};
 
 use crate::policy::Problem;
 

@@ -15,6 +15,9 @@ const OF_SERVICE: &str = "/etc/defenseclaw/config.yaml";
 /// Of the service.
 const SOCKET_OF_SERVICE: &str = "/run/defenseclaw/daemon.sock";
 
+/// Where embedded runs that ask a person listen: `SESSION.sock`.
+pub const RUNS: &str = "/run/defenseclaw/runs";
+
 fn directory(name: &str) -> Option<PathBuf> {
     std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute())
 }
@@ -45,6 +48,16 @@ pub fn sockets() -> Vec<PathBuf> {
     if !found.iter().any(|socket| socket == Path::new(SOCKET_OF_SERVICE)) {
         found.push(SOCKET_OF_SERVICE.into());
     }
+    found
+}
+
+/// Where embedded runs listen.
+pub fn run_sockets() -> Vec<PathBuf> {
+    let Ok(all) = std::fs::read_dir(RUNS) else { return Vec::new() };
+    let paths = all.flatten().map(|entry| entry.path());
+    let mut found: Vec<_> =
+        paths.filter(|path| path.extension().is_some_and(|extension| extension == "sock")).collect();
+    found.sort();
     found
 }
 

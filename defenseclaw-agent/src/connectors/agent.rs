@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use super::payload::{Payload, PayloadError};
-use crate::model::{Ask, Control, FailMode, Hold, HookEvent, HookOutput, Phase};
+use crate::model::{Ask, Control, FailMode, Hold, HookEvent, HookOutput, Phase, Way};
 
 /// Everything about one agent.
 pub(super) struct Agent {
@@ -12,6 +12,10 @@ pub(super) struct Agent {
     pub(super) events: &'static [Row],
     /// What the agent does when its hook fails.
     pub(super) fails: FailMode,
+    /// How a person is asked unless somebody says otherwise.
+    pub(super) way: Way,
+    /// Whether these arguments of its own are those of somebody who talks to it.
+    pub(super) talks: fn(&[&str]) -> bool,
     pub(super) event: fn(&Payload) -> Result<HookEvent, PayloadError>,
     /// What a block really comes to, when that depends on more than the event's name.
     pub(super) hold: fn(&HookEvent, Hold) -> Hold,

@@ -8,7 +8,7 @@ use super::{
     intents::{self, Takes},
     payload::{Payload, PayloadError},
 };
-use crate::model::{Ask, Connector, FailMode, Hold, HookEvent, HookOutput, McpTool, Phase, ToolCall};
+use crate::model::{Ask, Connector, FailMode, Hold, HookEvent, HookOutput, McpTool, Phase, ToolCall, Way};
 
 pub(super) const AGENT: Agent = Agent {
     programs: &["claude", "claude-code"],
@@ -39,6 +39,8 @@ pub(super) const AGENT: Agent = Agent {
         Row::left("WorktreeCreate", Phase::Other),
     ],
     fails: FailMode::Open,
+    way: Way::Native,
+    talks,
     event,
     hold,
     allow: silence,
@@ -101,6 +103,18 @@ fn hold(event: &HookEvent, stated: Hold) -> Hold {
     let replaceable = event.name == "PostToolUse"
         && event.tools.first().is_some_and(|call| call.tool == "Bash" || call.mcp.is_some());
     if replaceable { Hold::Withholds } else { stated }
+}
+
+/// Printing its answer is what it is called for by scripts. Letters of short options may stand together.
+fn talks(own: &[&str]) -> bool {
+    let prints = |word: &&str| {
+        let letters = word.strip_prefix('-').filter(|rest| !rest.starts_with('-'));
+        letters.is_some_and(|letters| letters.contains('p'))
+            || ["--print", "--output-format", "--input-format", "--sdk-url"]
+                .iter()
+                .any(|long| word.starts_with(long))
+    };
+    !own.iter().any(prints)
 }
 
 /// Before a permission prompt, silence leaves the prompt where it is.

@@ -5,11 +5,11 @@ use serde_json::json;
 
 use super::{
     agent::{Agent, Row, as_stated, exit_2, json, silence},
-    claude_code, fields,
+    asking, claude_code, fields,
     intents::{self, Takes},
     payload::{Payload, PayloadError},
 };
-use crate::model::{Ask, Connector, FailMode, Hold, HookEvent, HookOutput, Phase};
+use crate::model::{Ask, Connector, FailMode, Hold, HookEvent, HookOutput, Phase, Way};
 
 pub(super) const AGENT: Agent = Agent {
     programs: &["codex"],
@@ -31,6 +31,8 @@ pub(super) const AGENT: Agent = Agent {
         Row::left("PostModelRequest", Phase::Other),
     ],
     fails: FailMode::Open,
+    way: Way::Hold,
+    talks: asking::never,
     event,
     hold: as_stated,
     allow: silence,

@@ -5,11 +5,11 @@ use serde_json::json;
 
 use super::{
     agent::{Agent, Row, as_stated, json, silence, unsaid},
-    fields,
+    asking, fields,
     intents::{self, Takes},
     payload::{Payload, PayloadError, texts},
 };
-use crate::model::{Connector, FailMode, Hold, HookEvent, HookOutput, Phase, ToolCall};
+use crate::model::{Connector, FailMode, Hold, HookEvent, HookOutput, Phase, ToolCall, Way};
 
 pub(super) const AGENT: Agent = Agent {
     programs: &["copilot"],
@@ -32,6 +32,8 @@ pub(super) const AGENT: Agent = Agent {
         Row::left("notification", Phase::Other),
     ],
     fails: FailMode::Open,
+    way: Way::Fallback,
+    talks: asking::never,
     event,
     hold: as_stated,
     allow: silence,

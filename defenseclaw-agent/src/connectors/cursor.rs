@@ -5,11 +5,11 @@ use serde_json::json;
 
 use super::{
     agent::{Agent, Row, as_stated, exit_2, json, unsaid},
-    fields,
+    asking, fields,
     intents::{self, Takes},
     payload::{Payload, PayloadError, texts},
 };
-use crate::model::{Connector, FailMode, Hold, HookEvent, HookOutput, McpTool, Phase, ToolCall};
+use crate::model::{Connector, FailMode, Hold, HookEvent, HookOutput, McpTool, Phase, ToolCall, Way};
 
 pub(super) const AGENT: Agent = Agent {
     programs: &["cursor-agent", "cursor"],
@@ -38,6 +38,8 @@ pub(super) const AGENT: Agent = Agent {
         Row::left("workspaceOpen", Phase::Other),
     ],
     fails: FailMode::Open,
+    way: Way::Fallback,
+    talks: asking::never,
     event,
     hold: as_stated,
     allow: || json(&json!({})),

@@ -9,7 +9,7 @@ use super::{
     intents::{self, Takes},
     payload::{Payload, PayloadError},
 };
-use crate::model::{Ask, Connector, FailMode, Hold, HookEvent, McpTool, Phase};
+use crate::model::{Ask, Connector, FailMode, Hold, HookEvent, McpTool, Phase, Way};
 
 pub(super) const AGENT: Agent = Agent {
     programs: &["gemini", "gemini-cli"],
@@ -28,6 +28,8 @@ pub(super) const AGENT: Agent = Agent {
         Row::left("BeforeToolSelection", Phase::Other),
     ],
     fails: FailMode::Open,
+    way: Way::Hold,
+    talks,
     event,
     hold: as_stated,
     allow: silence,
@@ -48,6 +50,13 @@ const TOOLS: &[(&str, Takes)] = &[
     ("grep_search", Takes::List("dir_path")),
     ("web_fetch", Takes::Urls("prompt")),
 ];
+
+/// A question among its arguments is answered without a prompt: `-p`, and in some versions any word of its own. Its own
+/// question would then wait for ever.
+fn talks(own: &[&str]) -> bool {
+    own.iter()
+        .all(|word| matches!(*word, "-y" | "--yolo" | "-d" | "--debug" | "-s" | "--sandbox" | "--skip-trust"))
+}
 
 fn event(payload: &Payload) -> Result<HookEvent, PayloadError> {
     let mut event = fields::event(Connector::GeminiCli, &AGENT, payload)?;

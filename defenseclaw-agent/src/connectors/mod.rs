@@ -5,6 +5,7 @@
 //! a key or a shape too much. Replies that were seen to fail are kept beside the real payloads and tested against.
 
 mod agent;
+mod asking;
 mod claude_code;
 mod codex;
 mod copilot_cli;
@@ -24,6 +25,7 @@ mod windsurf;
 use std::time::Duration;
 
 use agent::Agent;
+pub use asking::{HOLD_MAX, default_way, is_interactive, way};
 pub use evasion::{Evasion, evasions, started};
 use payload::Payload;
 pub use payload::PayloadError;
@@ -111,9 +113,13 @@ pub fn default_fail_mode(connector: Connector) -> FailMode {
     agent(connector).fails
 }
 
-/// How long the agent waits for the hook at this event, as we install it. After that it goes on without us, or, for
-/// [`FailMode::Closed`] agents, refuses.
-pub fn timeout(connector: Connector, event: &str) -> Duration {
+/// How long the agent waits for the hook at this event, as we install it: longer where its answer may be held until a person
+/// has answered. After that it goes on without us, or, for [`FailMode::Closed`] agents, refuses.
+pub fn timeout(connector: Connector, event: &str, holds: bool) -> Duration {
+    let row = agent(connector).row(event);
+    if holds && row.is_some_and(|row| row.phase == Phase::ToolPre && row.control.hold == Hold::Prevents) {
+        return asking::HELD_TIMEOUT;
+    }
     match (connector, event) {
         (Connector::Codex, "SessionEnd" | "Interrupt") => Duration::from_secs(3),
         (Connector::OpenClaw, _) => Duration::from_secs(15),

@@ -5,11 +5,11 @@ use serde_json::{Value, json};
 
 use super::{
     agent::{Agent, Row, as_stated, json, silence, unsaid},
-    fields,
+    asking, fields,
     intents::{self, Takes},
     payload::{Payload, PayloadError, texts},
 };
-use crate::model::{Ask, Connector, FailMode, Hold, HookEvent, HookOutput, McpTool, Phase, ToolCall};
+use crate::model::{Ask, Connector, FailMode, Hold, HookEvent, HookOutput, McpTool, Phase, ToolCall, Way};
 
 pub(super) const AGENT: Agent = Agent {
     programs: &["openclaw"],
@@ -27,6 +27,8 @@ pub(super) const AGENT: Agent = Agent {
         Row::left("resolve_exec_env", Phase::Other),
     ],
     fails: FailMode::Closed,
+    way: Way::Hold,
+    talks: asking::never,
     event,
     hold: as_stated,
     allow: silence,

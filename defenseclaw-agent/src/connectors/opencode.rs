@@ -5,11 +5,11 @@ use serde_json::json;
 
 use super::{
     agent::{Agent, Row, json, silence, unsaid},
-    fields,
+    asking, fields,
     intents::{self, Takes},
     payload::{Payload, PayloadError, texts},
 };
-use crate::model::{Connector, FailMode, Hold, HookEvent, HookOutput, Phase, ToolCall};
+use crate::model::{Connector, FailMode, Hold, HookEvent, HookOutput, Phase, ToolCall, Way};
 
 pub(super) const AGENT: Agent = Agent {
     programs: &["opencode"],
@@ -29,6 +29,8 @@ pub(super) const AGENT: Agent = Agent {
         Row::left("experimental.text.complete", Phase::Other),
     ],
     fails: FailMode::Open,
+    way: Way::Hold,
+    talks: asking::never,
     event,
     hold,
     allow: silence,

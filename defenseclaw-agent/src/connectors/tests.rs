@@ -4,6 +4,7 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use super::*;
+use crate::model::{Text, Way};
 
 /// An event of each kind that the connector knows.
 fn known(connector: Connector) -> Vec<HookEvent> {
@@ -126,7 +127,7 @@ fn agents_wait_long_enough_for_our_own_deadline() {
     for connector in Connector::ALL {
         assert!(events(*connector).next().is_some());
         for (name, _) in events(*connector) {
-            assert!(timeout(*connector, name) > Duration::from_secs(2), "{connector} {name}");
+            assert!(timeout(*connector, name, false) > Duration::from_secs(2), "{connector} {name}");
         }
     }
 }
@@ -179,4 +180,79 @@ fn openclaw_names_tools_of_mcp_servers() {
     assert_eq!(server, Some((Some("lab".to_owned()), "look_up".to_owned())));
     assert!(matches!(call.intents.as_slice(), [crate::model::Intent::Unparsed(_)]), "{:?}", call.intents);
     assert!(of("memory_search").mcp.is_none());
+}
+
+/// A hook before the agent's shell tool.
+fn before_shell(connector: Connector) -> HookEvent {
+    let row = agent(connector).events.iter().find(|row| row.phase == Phase::ToolPre).unwrap();
+    HookEvent::new(connector, row.phase, row.name)
+}
+
+#[test]
+fn a_person_is_asked_in_the_way_that_is_safe_for_the_agent() {
+    use Attendance::{Attended, Unattended};
+    for (connector, somebody_there, nobody_there) in [
+        (Connector::ClaudeCode, Way::Native, Way::Hold),
+        (Connector::Codex, Way::Hold, Way::Hold),
+        (Connector::GeminiCli, Way::Hold, Way::Hold),
+        (Connector::OpenCode, Way::Hold, Way::Hold),
+        (Connector::OpenClaw, Way::Hold, Way::Hold),
+        (Connector::Cursor, Way::Fallback, Way::Fallback),
+        (Connector::CopilotCli, Way::Fallback, Way::Fallback),
+        (Connector::Windsurf, Way::Fallback, Way::Fallback),
+    ] {
+        let event = before_shell(connector);
+        let of = |attendance| way(&event, default_way(connector), attendance);
+        assert_eq!((of(Attended), of(Unattended)), (somebody_there, nobody_there), "{connector}");
+        // What nobody asks is never said to ask, and what asks never where nobody can answer.
+        let asks = agent(connector).row(&event.name).unwrap().control.ask != Ask::None;
+        assert_eq!(way(&event, Way::Native, Attended) == Way::Native, asks, "{connector}");
+        assert_eq!(way(&event, Way::Native, Unattended), Way::Hold, "{connector}");
+        for attendance in [Attended, Unattended] {
+            assert_eq!(way(&event, Way::Hold, attendance), Way::Hold);
+            assert_eq!(way(&event, Way::Fallback, attendance), Way::Fallback);
+        }
+    }
+    let mut event = before_shell(Connector::ClaudeCode);
+    event.permission_mode = Some("dontAsk".to_owned());
+    assert_eq!(way(&event, Way::Native, Attended), Way::Hold);
+}
+
+#[test]
+fn only_before_a_tool_that_can_be_kept_from_running_is_anybody_asked() {
+    for event in Connector::ALL.iter().flat_map(|connector| known(*connector)) {
+        let asked = [Way::Native, Way::Hold].map(|wanted| way(&event, wanted, Attendance::Attended));
+        let can = event.phase == Phase::ToolPre && control(&event).hold == Hold::Prevents;
+        assert_eq!(asked.contains(&Way::Fallback), !can, "{event:?}");
+        // Who waits for a person waits longer for its hook than the hook does.
+        let waits = timeout(event.connector, &event.name, true);
+        assert_eq!(waits > HOLD_MAX, can, "{event:?}");
+        assert!(waits >= timeout(event.connector, &event.name, false), "{event:?}");
+    }
+}
+
+#[test]
+fn who_prints_its_answer_has_nobody_to_talk_to() {
+    let claude = "/x/node_modules/@anthropic-ai/claude-code-linux-x64/claude";
+    for (connector, argv, talks) in [
+        (Connector::ClaudeCode, &["claude"][..], true),
+        (Connector::ClaudeCode, &[claude, "--model", "opus", "fix it"], true),
+        (Connector::ClaudeCode, &["node", "/usr/bin/claude", "--resume"], true),
+        (Connector::ClaudeCode, &["claude", "-p", "fix it"], false),
+        (Connector::ClaudeCode, &["claude", "-cp", "fix it"], false),
+        (Connector::ClaudeCode, &["claude", "--print", "fix it"], false),
+        (Connector::ClaudeCode, &["claude", "--input-format=stream-json"], false),
+        (Connector::ClaudeCode, &["python3", "sdk.py"], false),
+        (Connector::ClaudeCode, &[], false),
+        (Connector::GeminiCli, &["node", "--max-old-space-size=1", "/usr/bin/gemini"], true),
+        (Connector::GeminiCli, &["node", "/usr/bin/gemini", "--yolo"], true),
+        (Connector::GeminiCli, &["node", "/usr/bin/gemini", "-p", "x"], false),
+        (Connector::GeminiCli, &["node", "/usr/bin/gemini", "what is this"], false),
+        (Connector::GeminiCli, &["node", "/usr/bin/gemini", "--acp"], false),
+        (Connector::Codex, &["codex"], false),
+        (Connector::OpenClaw, &["openclaw", "agent"], false),
+    ] {
+        let argv: Vec<Text> = argv.iter().map(|word| (*word).into()).collect();
+        assert_eq!(is_interactive(connector, &argv), talks, "{connector} {argv:?}");
+    }
 }

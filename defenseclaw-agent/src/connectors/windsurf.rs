@@ -5,11 +5,11 @@ use serde_json::json;
 
 use super::{
     agent::{Agent, Row, as_stated, exit_2, silence, unsaid},
-    fields,
+    asking, fields,
     intents::{self, Takes},
     payload::{Payload, PayloadError, texts},
 };
-use crate::model::{Connector, FailMode, Hold, HookEvent, McpTool, Phase, ToolCall};
+use crate::model::{Connector, FailMode, Hold, HookEvent, McpTool, Phase, ToolCall, Way};
 
 pub(super) const AGENT: Agent = Agent {
     programs: &["windsurf"],
@@ -27,6 +27,8 @@ pub(super) const AGENT: Agent = Agent {
         Row::left("post_setup_worktree", Phase::Other),
     ],
     fails: FailMode::Open,
+    way: Way::Fallback,
+    talks: asking::never,
     event,
     hold: as_stated,
     allow: silence,

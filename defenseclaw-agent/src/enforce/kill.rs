@@ -22,11 +22,14 @@ impl Held {
 
     /// Ends it.
     pub fn kill(&self) -> io::Result<()> {
+        self.signal(libc::SIGKILL)
+    }
+
+    pub(super) fn signal(&self, signal: libc::c_int) -> io::Result<()> {
         let no_details = ptr::null::<libc::siginfo_t>();
         // SAFETY: takes numbers, and a null pointer for details that are not given.
-        let done = unsafe {
-            libc::syscall(libc::SYS_pidfd_send_signal, self.0.as_raw_fd(), libc::SIGKILL, no_details, 0)
-        };
+        let done =
+            unsafe { libc::syscall(libc::SYS_pidfd_send_signal, self.0.as_raw_fd(), signal, no_details, 0) };
         if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
     }
 }

@@ -92,6 +92,9 @@ pub(super) fn lay_out(
     if blocks(image) {
         laid.has |= has::BLOCKS;
     }
+    if image.asks.is_some() {
+        laid.has |= has::ASKS;
+    }
     Ok(Layout { image: laid, rows })
 }
 
@@ -102,7 +105,7 @@ fn blocks(image: &Image) -> bool {
     let hosts = image.hosts.iter().flat_map(|row| row.entries.iter().map(|(_, entry)| entry));
     let privileges = image.privileges.iter().map(|(_, entry)| entry);
     let mut all = paths.chain(names).chain(addresses).chain(hosts).chain(privileges).chain(&image.defaults);
-    all.any(|entry| entry.action == PolicyAction::Block)
+    all.any(|entry| entry.action >= PolicyAction::Confirm)
 }
 
 #[expect(clippy::large_stack_arrays, reason = "32 KiB, moved to the heap at once")]

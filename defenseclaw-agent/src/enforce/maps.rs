@@ -8,6 +8,7 @@ use aya::{
 };
 use defenseclaw_ebpf::{
     Label,
+    asking::{GrantKey, Granted, Pause},
     image::{Cell, Current, Image, Key, Resolved, ResolvedKey, VerdictCounts},
 };
 
@@ -41,6 +42,9 @@ pods!(
     ImagePod(Image),
     CountsPod(VerdictCounts),
     LabelPod(Label),
+    PausePod(Pause),
+    GrantKeyPod(GrantKey),
+    GrantedPod(Granted),
     ResolvedKeyPod(ResolvedKey),
     ResolvedPod(Resolved)
 );

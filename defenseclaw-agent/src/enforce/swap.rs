@@ -12,7 +12,7 @@ use aya::maps::MapError;
 use defenseclaw_ebpf::image::{self as abi, Cell, Key, PROFILES, class};
 
 use super::{
-    Coming, EnforceError, Identity, Maps, grace,
+    Coming, EnforceError, Identity, Maps, Pauses, grace,
     layout::{self, Layout},
     maps::{CURRENT, CellPod, IMAGES, ImagePod, KeyPod, RULES, failed, is_full, said},
     owners::{self, Masks, Numbers, OwnerKey, Registry},
@@ -91,6 +91,14 @@ impl Enforcer {
             owner_rows: BTreeMap::new(),
             profiles: BTreeMap::new(),
         }
+    }
+
+    /// From now on the kernel asks where a policy does, and whoever has what this returns answers.
+    pub fn ask(
+        &mut self,
+        map: impl FnMut(&'static str) -> Option<aya::maps::MapData>,
+    ) -> Result<Pauses, EnforceError> {
+        Pauses::begin(map, &mut self.maps, self.seed)
     }
 
     /// Puts a policy in force for a profile, in place of the one before.

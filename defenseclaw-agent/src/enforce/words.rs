@@ -47,6 +47,9 @@ pub(super) fn entry(
     if entry.would_block {
         flags |= entry_flags::WOULD_BLOCK;
     }
+    if image.asks == Some(PolicyAction::Allow) && entry.action == PolicyAction::Confirm {
+        flags |= entry_flags::FALLBACK_ALLOW;
+    }
     Ok(abi::Entry {
         effects: entry.effects.bits(),
         rule: entry.rule,

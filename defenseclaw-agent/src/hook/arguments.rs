@@ -19,14 +19,17 @@ pub struct Arguments {
     pub socket: PathBuf,
     /// What is said when the daemon says nothing.
     pub fail: FailMode,
-    /// From start to exit.
+    /// From start to exit, unless the answer is held.
     pub timeout: Duration,
+    /// From start to exit if it is: a person is asked. Not more than `timeout` means that nothing is held.
+    pub hold: Duration,
     /// What could not be understood.
     pub wrong: Option<String>,
 }
 
 impl Arguments {
-    /// Reads `CONNECTOR [--socket PATH] [--fail open|closed] [--timeout-ms N]`; the socket may be in the environment.
+    /// Reads `CONNECTOR [--socket PATH] [--fail open|closed] [--timeout-ms N] [--hold-ms N]`; the
+    /// socket may be in the environment.
     pub fn read(
         arguments: &[OsString],
         environment: impl Fn(&str) -> Option<OsString>,
@@ -38,8 +41,14 @@ impl Arguments {
             let names: Vec<_> = Connector::ALL.iter().map(|connector| connector.as_str()).collect();
             format!("{name:?} is none of {}", names.join(", "))
         })?;
-        let mut read =
-            Self { connector, socket: PathBuf::new(), fail: FailMode::Open, timeout: TIMEOUT, wrong: None };
+        let mut read = Self {
+            connector,
+            socket: PathBuf::new(),
+            fail: FailMode::Open,
+            timeout: TIMEOUT,
+            hold: Duration::ZERO,
+            wrong: None,
+        };
         while let Some(flag) = words.next() {
             let value = words.next();
             let text = value.map(|value| value.to_string_lossy()).unwrap_or_default();
@@ -55,13 +64,8 @@ impl Arguments {
                     }
                     None => false,
                 },
-                ("--timeout-ms", _) => match text.parse() {
-                    Ok(millis @ 1..=60_000) => {
-                        read.timeout = Duration::from_millis(millis);
-                        true
-                    }
-                    Ok(_) | Err(_) => false,
-                },
+                ("--timeout-ms", _) => millis(&text, 60_000, &mut read.timeout),
+                ("--hold-ms", _) => millis(&text, 600_000, &mut read.hold),
                 _ => false,
             };
             if !understood {
@@ -84,6 +88,12 @@ impl Arguments {
     }
 }
 
+fn millis(text: &str, max: u64, into: &mut Duration) -> bool {
+    let read = text.parse().ok().filter(|millis| (1..=max).contains(millis)).map(Duration::from_millis);
+    *into = read.unwrap_or(*into);
+    read.is_some()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -100,6 +110,9 @@ mod tests {
         let told = read(&["codex", "--fail", "closed", "--socket", "/s", "--timeout-ms", "9"], &[]).unwrap();
         assert_eq!((told.socket.to_str(), told.fail), (Some("/s"), FailMode::Closed));
         assert_eq!((told.timeout, told.wrong), (Duration::from_millis(9), None));
+        assert_eq!(told.hold, Duration::ZERO, "nobody said that it may be held");
+        let held = read(&["codex", "--hold-ms", "90000"], &[]).unwrap();
+        assert_eq!((held.hold, held.timeout), (Duration::from_secs(90), TIMEOUT));
         let user = [("XDG_RUNTIME_DIR", "/run/user/7"), ("HOME", "/h")];
         let all = [("DEFENSECLAW_SOCKET", "/e"), ("HOME", "/h")];
         for (environment, want) in [
@@ -117,6 +130,7 @@ mod tests {
         for words in [
             &["codex", "--new", "x", "--fail", "closed"][..],
             &["codex", "--fail", "closed", "--timeout-ms", "soon"],
+            &["codex", "--fail", "closed", "--hold-ms", "600001"],
             &["codex", "--fail", "closed", "--fail", "ajar"],
             &["codex", "--fail", "closed", "--socket"],
         ] {

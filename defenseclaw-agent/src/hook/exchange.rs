@@ -23,10 +23,13 @@ use nix::{
     unistd::geteuid,
 };
 
-use crate::model::{Connector, EXIT_HEADER, HookOutput, PAYLOAD_MAX, STDOUT_HEADER};
+use crate::model::{
+    Connector, EXIT_HEADER, HELD_HEADER, HOLD_HEADER, HookOutput, PAYLOAD_MAX, STDOUT_HEADER,
+};
 
 /// Longest reply that is read: as much as any agent takes, and more than we say.
 const REPLY_MAX: u64 = 1 << 20;
+const HEADERS_MAX: usize = 32;
 
 /// Why there is no answer.
 #[derive(Debug, thiserror::Error)]
@@ -113,35 +116,44 @@ pub fn read_input(input: &mut Vec<u8>, deadline: Instant) -> Result<(), Failure>
     Ok(())
 }
 
-/// Asks the daemon.
+/// Asks the daemon. It answers until `deadline`, or says until then that a person is asked and answers until `held_until`.
 pub fn ask(
     path: &Path,
     connector: Connector,
     payload: &[u8],
     deadline: Instant,
+    held_until: Instant,
 ) -> Result<HookOutput, Failure> {
-    post(path, &format!("/v1/hooks/{connector}"), payload, deadline).and_then(|reply| output(&reply))
+    let hold = held_until.saturating_duration_since(Instant::now()).as_millis();
+    let head = format!("/v1/hooks/{connector} HTTP/1.1\r\n{HOLD_HEADER}: {hold}");
+    let reply = post(path, &head, payload, deadline, held_until)?;
+    output(&reply)
 }
 
 /// Tells the daemon of hooks that it was not asked about.
 pub(super) fn report(path: &Path, lines: &[u8], deadline: Instant) -> Result<(), Failure> {
-    let reply = post(path, "/v1/missed", lines, deadline)?;
+    let reply = post(path, "/v1/missed HTTP/1.1", lines, deadline, deadline)?;
     let taken = reply.starts_with(b"HTTP/1.1 200 ");
     if taken { Ok(()) } else { Err(Failure::Reply("the report was not taken".to_owned())) }
 }
 
-fn post(path: &Path, route: &str, payload: &[u8], deadline: Instant) -> Result<Vec<u8>, Failure> {
+fn post(
+    path: &Path,
+    route: &str,
+    payload: &[u8],
+    deadline: Instant,
+    held_until: Instant,
+) -> Result<Vec<u8>, Failure> {
     let mut stream =
         reach(path, deadline).map_err(|source| Failure::Unreachable { path: path.to_owned(), source })?;
     let peer = getsockopt(&stream, PeerCredentials).map_err(|err| Failure::Late(err.into()))?;
     if ![0, geteuid().as_raw()].contains(&peer.uid()) {
         return Err(Failure::Impostor { path: path.to_owned() });
     }
-    let head =
-        format!("POST {route} HTTP/1.1\r\nhost: defenseclaw\r\ncontent-length: {}\r\n\r\n", payload.len());
+    let head = format!("POST {route}\r\nhost: defenseclaw\r\ncontent-length: {}\r\n\r\n", payload.len());
     send(&mut stream, head.as_bytes(), deadline)
         .and_then(|()| send(&mut stream, payload, deadline))
-        .and_then(|()| receive(&mut stream, deadline))
+        .and_then(|()| receive(&mut stream, deadline, held_until))
         .map_err(Failure::Late)
 }
 
@@ -170,11 +182,12 @@ fn send(stream: &mut UnixStream, mut bytes: &[u8], deadline: Instant) -> io::Res
     Ok(())
 }
 
-fn receive(stream: &mut UnixStream, deadline: Instant) -> io::Result<Vec<u8>> {
+fn receive(stream: &mut UnixStream, deadline: Instant, held_until: Instant) -> io::Result<Vec<u8>> {
     let mut reply = Vec::new();
     let mut chunk = [0; 8 << 10];
+    let mut until = deadline;
     loop {
-        stream.set_read_timeout(Some(left(deadline)?))?;
+        stream.set_read_timeout(Some(left(until)?))?;
         match stream.read(&mut chunk) {
             Ok(0) => return Ok(reply),
             Ok(length) => reply.extend_from_slice(chunk.get(..length).unwrap_or_default()),
@@ -184,13 +197,28 @@ fn receive(stream: &mut UnixStream, deadline: Instant) -> io::Result<Vec<u8>> {
         if reply.len() as u64 > REPLY_MAX {
             return Err(io::Error::other("the reply is too long"));
         }
+        if until < held_until && is_held(&reply) {
+            until = held_until;
+        }
     }
+}
+
+/// Whether the head of a reply is there, and says that the rest comes when a person has answered.
+fn is_held(reply: &[u8]) -> bool {
+    let mut headers = [httparse::EMPTY_HEADER; HEADERS_MAX];
+    let mut head = httparse::Response::new(&mut headers);
+    matches!(head.parse(reply), Ok(httparse::Status::Complete(_))) && number(&head, HELD_HEADER).is_some()
+}
+
+fn number(head: &httparse::Response<'_, '_>, name: &str) -> Option<usize> {
+    let header = head.headers.iter().find(|header| header.name.eq_ignore_ascii_case(name))?;
+    std::str::from_utf8(header.value).ok()?.parse::<usize>().ok()
 }
 
 /// What a whole reply says. The daemon closes the connection behind it, so a shorter one was cut.
 fn output(reply: &[u8]) -> Result<HookOutput, Failure> {
     let broken = |why: &str| Failure::Reply(why.to_owned());
-    let mut headers = [httparse::EMPTY_HEADER; 32];
+    let mut headers = [httparse::EMPTY_HEADER; HEADERS_MAX];
     let mut head = httparse::Response::new(&mut headers);
     let length = match head.parse(reply) {
         Ok(httparse::Status::Complete(length)) => length,
@@ -202,19 +230,47 @@ fn output(reply: &[u8]) -> Result<HookOutput, Failure> {
         let said = String::from_utf8_lossy(body.get(..200).unwrap_or(body));
         return Err(Failure::Reply(said.trim().to_owned()));
     }
-    let number = |name: &str| {
-        let header = head.headers.iter().find(|header| header.name.eq_ignore_ascii_case(name))?;
-        std::str::from_utf8(header.value).ok()?.parse::<usize>().ok()
+    let said = if number(&head, HELD_HEADER).is_some() {
+        let body = chunks(body).ok_or_else(|| broken("it broke off while a person was asked"))?;
+        held(&body)
+    } else {
+        if number(&head, "content-length") != Some(body.len()) {
+            return Err(broken("it broke off"));
+        }
+        let parts = number(&head, STDOUT_HEADER).and_then(|length| body.split_at_checked(length));
+        number(&head, EXIT_HEADER).zip(parts).and_then(|(exit, parts)| said(exit, parts))
     };
-    if number("content-length") != Some(body.len()) {
-        return Err(broken("it broke off"));
+    said.ok_or_else(|| broken("it is not that of a hook"))
+}
+
+fn said(exit: usize, (stdout, stderr): (&[u8], &[u8])) -> Option<HookOutput> {
+    let exit_code = u8::try_from(exit).ok()?;
+    Some(HookOutput { stdout: stdout.to_vec(), stderr: stderr.to_vec(), exit_code })
+}
+
+/// The body of an answer that was held: what else stands in the head is its first line.
+fn held(body: &[u8]) -> Option<HookOutput> {
+    let end = body.iter().position(|byte| *byte == b'\n')?;
+    let (line, rest) = body.split_at_checked(end)?;
+    let (exit, length) = std::str::from_utf8(line).ok()?.split_once(' ')?;
+    said(exit.parse().ok()?, rest.get(1..)?.split_at_checked(length.parse().ok()?)?)
+}
+
+/// A body whose length nobody knew when it began; none if its end is missing.
+fn chunks(mut body: &[u8]) -> Option<Vec<u8>> {
+    let mut whole = Vec::new();
+    loop {
+        let Ok(httparse::Status::Complete((at, length))) = httparse::parse_chunk_size(body) else {
+            return None;
+        };
+        let length = usize::try_from(length).ok()?;
+        let (chunk, rest) = body.get(at..)?.split_at_checked(length)?;
+        whole.extend_from_slice(chunk);
+        body = rest.strip_prefix(b"\r\n")?;
+        if length == 0 {
+            return Some(whole);
+        }
     }
-    let exit_code = number(EXIT_HEADER).and_then(|code| u8::try_from(code).ok());
-    let parts = number(STDOUT_HEADER).and_then(|length| body.split_at_checked(length));
-    let (Some(exit_code), Some((stdout, stderr))) = (exit_code, parts) else {
-        return Err(broken("it is not that of a hook"));
-    };
-    Ok(HookOutput { stdout: stdout.to_vec(), stderr: stderr.to_vec(), exit_code })
 }
 
 #[cfg(test)]
@@ -242,10 +298,31 @@ mod tests {
         }
     }
 
+    #[test]
+    fn a_held_answer_is_one_when_all_of_it_is_there() {
+        let head = "HTTP/1.1 200 OK\r\ndefenseclaw-held-ms: 90000\r\ntransfer-encoding: chunked\r\n\r\n";
+        assert!(is_held(head.as_bytes()) && !is_held(head.trim_end().as_bytes()));
+        let whole = format!("{head}8\r\n2 3\noute\r\n1\r\nr\r\n0\r\n\r\n");
+        let read = output(whole.as_bytes()).unwrap();
+        assert_eq!(read, HookOutput { stdout: b"out".to_vec(), stderr: b"er".to_vec(), exit_code: 2 });
+        for end in 0..whole.len() {
+            output(&whole.as_bytes()[..end]).unwrap_err();
+        }
+        for body in [
+            "1\r\n2\r\n0\r\n\r\n",
+            "4\r\n2 9\n\r\n0\r\n\r\n",
+            "6\r\n256 0\n\r\n0\r\n\r\n",
+            "zz\r\n",
+            "fffffffffffffffff\r\n",
+        ] {
+            output(format!("{head}{body}").as_bytes()).unwrap_err();
+        }
+    }
+
     proptest! {
         #[test]
         fn no_reply_is_too_much(bytes: Vec<u8>) {
-            drop(output(&bytes));
+            drop((output(&bytes), chunks(&bytes), held(&bytes)));
         }
     }
 }

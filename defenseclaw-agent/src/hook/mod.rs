@@ -34,18 +34,19 @@ pub fn answer(arguments: &[OsString]) -> HookOutput {
         }
     };
     let deadline = started + arguments.timeout.saturating_sub(MARGIN);
+    let held_until = deadline.max(started + arguments.hold.saturating_sub(MARGIN));
     let mut input = Vec::new();
     let asked = catch_unwind(AssertUnwindSafe(|| {
         read_input(&mut input, deadline)?;
         match &arguments.wrong {
             Some(wrong) => Err(Failure::Arguments { wrong: wrong.clone() }),
-            None => ask(&arguments.socket, arguments.connector, &input, deadline),
+            None => ask(&arguments.socket, arguments.connector, &input, deadline, held_until),
         }
     }));
     match asked.unwrap_or(Err(Failure::Panicked)) {
         Ok(output) => {
             // The answer is there: nothing about what was missed may spoil it.
-            drop(catch_unwind(AssertUnwindSafe(|| spool::tell(&arguments.socket, deadline))));
+            drop(catch_unwind(AssertUnwindSafe(|| spool::tell(&arguments.socket, held_until))));
             output
         }
         Err(failure) => {

@@ -57,7 +57,7 @@ fn word(text: &str) -> String {
 /// The hook of one event.
 pub(super) fn hook(request: &Request, shape: Shape, event: &str) -> Value {
     let command = command(request);
-    let seconds = connectors::timeout(request.connector, event).as_secs();
+    let seconds = connectors::timeout(request.connector, event, request.holds).as_secs();
     let closed = request.fail == FailMode::Closed;
     match shape {
         Shape::Groups if request.connector == Connector::ClaudeCode && closed => {

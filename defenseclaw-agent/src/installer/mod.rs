@@ -34,6 +34,9 @@ pub struct Request {
     pub arguments: Vec<String>,
     /// What the agent itself should do when the hook fails, where it can be told.
     pub fail: FailMode,
+    /// An answer may be held until a person has answered, and the agent should wait for it.
+    #[serde(default)]
+    pub holds: bool,
     /// Where the directories are.
     pub roots: Roots,
 }

@@ -96,9 +96,10 @@ impl Part {
         let program = json!(self.request.program).to_string();
         let arguments = json!(self.request.arguments).to_string();
         let closed = json!(self.request.fail == crate::model::FailMode::Closed).to_string();
+        let holds = self.request.holds.to_string();
         let with_settings = |plugin: &str| {
             let plugin = plugin.replace("\"@PROGRAM@\"", &program).replace("\"@CLOSED@\"", &closed);
-            plugin.replace("\"@ARGUMENTS@\"", &arguments)
+            plugin.replace("\"@ARGUMENTS@\"", &arguments).replace("\"@HOLDS@\"", &holds)
         };
         match self.kind {
             Kind::OpenClawPlugin => with_settings(OPENCLAW),

@@ -86,7 +86,15 @@ mod tests {
 
     fn request(connector: Connector, scope: Scope, project: &str, fail: FailMode) -> Request {
         let roots = Roots { home: Some("/h".into()), project: Some(project.into()), etc: "/etc".into() };
-        Request { connector, scope, program: "/x".into(), arguments: vec!["--a".to_owned()], fail, roots }
+        Request {
+            connector,
+            scope,
+            program: "/x".into(),
+            arguments: vec!["--a".to_owned()],
+            fail,
+            holds: false,
+            roots,
+        }
     }
 
     #[test]

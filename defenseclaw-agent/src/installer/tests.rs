@@ -37,6 +37,7 @@ impl Home {
             scope,
             program: self.program.clone(),
             arguments: Vec::new(),
+            holds: false,
             fail: FailMode::Open,
             roots: Roots {
                 home: Some(self.path("home")),

@@ -195,7 +195,7 @@ pub(super) fn hash(request: &Request, event: &str) -> String {
         "hooks": [{
             "async": false,
             "command": entries::command(request),
-            "timeout": connectors::timeout(Connector::Codex, event).as_secs(),
+            "timeout": connectors::timeout(Connector::Codex, event, request.holds).as_secs(),
             "type": "command",
         }],
     });

@@ -6,7 +6,7 @@ use std::{fmt, str::FromStr};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    BootTime, Connector, PolicyAction, ProcessKey, SessionId, Severity, Text, ToolCallId, WallTime,
+    BootTime, Connector, HookCall, PolicyAction, ProcessKey, SessionId, Severity, Text, ToolCallId, WallTime,
     policy::words,
 };
 
@@ -103,6 +103,8 @@ pub enum Waiter {
     Retry {
         /// Who tried.
         process: ProcessKey,
+        /// The thread.
+        tid: u32,
     },
 }
 
@@ -298,4 +300,45 @@ pub struct GrantEnded {
     /// Who revoked it; none: it has expired.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub by: Option<Answerer>,
+}
+
+/// What those who waited do when their question has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Settlement {
+    /// It may happen.
+    Allow,
+    /// It does not.
+    Block,
+    /// The kernel is to ask again: what was asked about is not what is in force any more.
+    AskAgain,
+}
+
+/// A hook whose decision asks a person.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AskingHook {
+    /// The hook. Where the agent asks, it was answered; where its reply is held, its answer means nothing yet.
+    pub call: HookCall,
+    /// The decisive rule, and what it asks about.
+    pub subject: Subject,
+    /// What becomes of it if nobody answers: block or allow.
+    pub fallback: PolicyAction,
+    /// When the agent would not wait any longer; none: it waits as long as a question stands.
+    pub deadline: Option<BootTime>,
+    /// Comes back with [`Waiter::Hook`]; 0 where the agent asks itself.
+    pub ticket: u64,
+    /// The agent asks in its own dialogue.
+    pub native: bool,
+}
+
+/// What the audit knows of the questions of a session that another watcher has left.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Remembered {
+    /// Questions without an end.
+    pub asked: Vec<Approval>,
+    /// Grants without an end.
+    pub grants: Vec<Grant>,
+    /// Greatest id that was given to a question; 0: none.
+    pub last_approval: u64,
+    /// Greatest id that was given to a grant; 0: none.
+    pub last_grant: u64,
 }

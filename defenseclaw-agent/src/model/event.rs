@@ -30,6 +30,9 @@ pub struct KernelVerdict {
     pub rule: u16,
     /// Low byte of the policy's generation.
     pub generation: u8,
+    /// It was refused for now: an answer of a person may let the next try pass.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub asks: bool,
 }
 
 /// What an enrolled process did.

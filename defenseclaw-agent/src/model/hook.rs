@@ -200,6 +200,12 @@ pub const EXIT_HEADER: &str = "defenseclaw-exit";
 /// Header of the daemon's reply to a hook: how many bytes of the body are for stdout; the rest is for stderr.
 pub const STDOUT_HEADER: &str = "defenseclaw-stdout";
 
+/// Header of a hook's request: for how many milliseconds its reply may be held.
+pub const HOLD_HEADER: &str = "defenseclaw-hold-ms";
+/// Header of the daemon's reply to a hook that is held, with the milliseconds after which there is an answer at the latest. The
+/// body begins with a line of its own then: the code to exit with, and how many bytes are for stdout.
+pub const HELD_HEADER: &str = "defenseclaw-held-ms";
+
 /// What a hook process prints, and how it exits.
 #[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HookOutput {
@@ -247,6 +253,18 @@ pub enum Ask {
     Attended,
     /// Asks where there is somebody, denies where there is not.
     Safe,
+}
+
+words! {
+    /// How a person is asked about what an agent announces.
+    Way {
+        /// The agent asks in its own dialogue where somebody can answer it; elsewhere its hook is held.
+        Native = "native",
+        /// The agent waits for its hook, which is answered when a person has.
+        Hold = "hold",
+        /// Nobody is asked: the policy's fallback applies at once.
+        Fallback = "fallback",
+    }
 }
 
 /// Whether a person can answer at the agent's terminal. No payload tells; who runs the agent may know.

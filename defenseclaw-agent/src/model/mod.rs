@@ -21,8 +21,8 @@ pub use action::{
     Namespaces, NetEndpoint, PtraceOp, SocketKind, Transport, UnixName,
 };
 pub use approval::{
-    Ancestor, Answerer, Approval, ApprovalId, ApprovalSettled, Grant, GrantEnded, GrantId, Outcome,
-    ParseApprovalIdError, Ruled, Ruling, Subject, Via, Waiter,
+    Ancestor, Answerer, Approval, ApprovalId, ApprovalSettled, AskingHook, Grant, GrantEnded, GrantId,
+    Outcome, ParseApprovalIdError, Remembered, Ruled, Ruling, Settlement, Subject, Via, Waiter,
 };
 pub use asker::Asker;
 pub use capability::{
@@ -32,8 +32,8 @@ pub use capability::{
 pub use correlation::{Attributed, Correlated, Correlation, Evidence, EvidenceRef, Finding, Seen};
 pub use event::{Event, KernelVerdict, Vantage};
 pub use hook::{
-    Ask, Attendance, Connector, Control, EXIT_HEADER, FailMode, Found, Hold, HookEvent, HookOutput,
-    PAYLOAD_MAX, Phase, Reply, STDOUT_HEADER, VERIFY_EVENT,
+    Ask, Attendance, Connector, Control, EXIT_HEADER, FailMode, Found, HELD_HEADER, HOLD_HEADER, Hold,
+    HookEvent, HookOutput, PAYLOAD_MAX, Phase, Reply, STDOUT_HEADER, VERIFY_EVENT, Way,
 };
 pub use hook_call::{Answer, Caller, HookCall, JudgedBy};
 pub use ids::{

@@ -3,6 +3,7 @@
 //! It keeps the process tree and the sessions. It has no clock, no queue and no I/O: `runtime` feeds it one input
 //! after the other and carries out the effects, in their order.
 
+mod asking;
 mod policies;
 mod session;
 #[cfg(test)]
@@ -14,12 +15,15 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use policies::Policies;
 use session::Session;
 
+pub use crate::approvals::Limits;
 use crate::{
+    approvals::{self, Approvals},
     correlate::{Correlator, Said},
     model::{
-        Action, Answerer, Approval, ApprovalSettled, AuditRecord, BootTime, Event, ExitStatus, Grant,
-        GrantId, Handover, HandoverStep, HookCall, KernelPath, Loss, PolicyLoaded, PolicyRefused,
-        PostureChange, ProcessKey, Ruled, SessionId, SessionStart, ToolCallId, Waiter,
+        Action, Answerer, Approval, ApprovalId, ApprovalSettled, AskingHook, AuditRecord, BootTime,
+        Connector, Event, ExitStatus, Grant, GrantId, Handover, HandoverStep, HookCall, KernelPath, Loss,
+        Origin, PolicyLoaded, PolicyRefused, PostureChange, ProcessKey, Remembered, Ruled, SessionId,
+        SessionStart, Settlement, ToolCallId, Waiter,
     },
     policy,
     tree::{ProcessFacts, ProcessTree},
@@ -41,6 +45,7 @@ pub enum Input {
         events: u64,
         policies: Vec<PolicyLoaded>,
         judge: Option<Arc<policy::Session>>,
+        questions: Remembered,
     },
     /// Another watcher has stored this event.
     Replayed(Box<Event>),
@@ -57,6 +62,15 @@ pub enum Input {
     Posture(PostureChange),
     /// A hook was judged, and its answer waits: what this leads to is to be carried out before.
     Hook(Box<HookCall>),
+    /// A hook asks a person. Where the reply is held, the hook is not in the audit yet: [`Input::Hook`] follows when it was
+    /// answered. Where the agent asks itself, it was answered, and this is in place of [`Input::Hook`].
+    Held(Box<AskingHook>),
+    /// Who waited for the reply of a held hook does not any more.
+    HungUp { ticket: u64 },
+    /// Another policy judges a session by now: who is stopped in the kernel is to ask again.
+    Reask { session: SessionId },
+    /// While nobody watched, somebody else has settled this waiter of a question that was restored.
+    Orphaned { session: SessionId, waiter: Waiter, allowed: bool },
     /// Somebody has answered a question. `ticket` comes back with [`Effect::Answered`].
     Ruled { ruled: Box<Ruled>, ticket: u64 },
     /// Somebody takes a grant back.
@@ -91,7 +105,14 @@ pub enum Effect {
     /// End this process, because a rule says so and the program that refused may not, or nothing could refuse.
     Kill(ProcessKey),
     /// Let those who wait for an answer go on, or refuse them. With a grant, the kernel need not ask again while it holds.
-    Settle { waiters: Vec<Waiter>, allow: bool, message: Option<String>, grant: Option<Box<Grant>> },
+    /// `approval` is what they asked; a verdict is about nothing else.
+    Settle {
+        approval: Box<Approval>,
+        waiters: Vec<Waiter>,
+        verdict: Settlement,
+        message: Option<String>,
+        grant: Option<Box<Grant>>,
+    },
     /// The kernel must ask again about what this grant was for.
     Ungrant(Box<Grant>),
     /// A person is to be told that there is a question, or that there is none any more.
@@ -109,6 +130,9 @@ pub struct State {
     sessions: BTreeMap<SessionId, Session>,
     policies: Policies,
     correlator: Correlator,
+    approvals: Approvals,
+    /// Whose hook was the last of a session, and what that agent calls its own.
+    agents: BTreeMap<SessionId, (Connector, Option<String>)>,
     /// Empty between two steps.
     said: Vec<Said>,
     forget_at: usize,
@@ -121,6 +145,8 @@ impl Default for State {
             sessions: BTreeMap::new(),
             policies: Policies::default(),
             correlator: Correlator::new(),
+            approvals: Approvals::new(),
+            agents: BTreeMap::new(),
             said: Vec::new(),
             forget_at: ENDED_MAX,
         }
@@ -148,6 +174,41 @@ impl State {
         self.sessions.get(&session).map(|session| session.n_events)
     }
 
+    /// Bounds questions from now on.
+    pub fn limit(&mut self, limits: Limits) {
+        self.approvals.limit(limits);
+    }
+
+    /// Questions that stand, and how many wait for each.
+    pub fn approvals(&self) -> impl Iterator<Item = (&Approval, usize)> {
+        self.approvals.open()
+    }
+
+    /// A question that stands, and how many wait for it.
+    pub fn approval(&self, id: ApprovalId) -> Option<(&Approval, usize)> {
+        self.approvals.get(id)
+    }
+
+    /// How a question ended, if it did so in the last minutes.
+    pub fn ended_approval(&self, id: ApprovalId) -> Option<&ApprovalSettled> {
+        self.approvals.ended(id)
+    }
+
+    /// Grants that hold.
+    pub fn grants(&self) -> impl Iterator<Item = &Grant> {
+        self.approvals.grants()
+    }
+
+    /// Changes with every change of questions and grants.
+    pub fn version(&self) -> u64 {
+        self.approvals.version()
+    }
+
+    /// When an [`Input::Tick`] is due for a question or a grant, if nothing else happens.
+    pub fn next_deadline(&self) -> Option<BootTime> {
+        self.approvals.next_deadline()
+    }
+
     /// Sessions that are running.
     pub fn sessions(&self) -> impl Iterator<Item = SessionId> {
         self.sessions.keys().copied()
@@ -156,15 +217,22 @@ impl State {
 
 /// Takes in one input at `now` and appends what it leads to.
 pub fn step(state: &mut State, input: Input, now: BootTime, effects: &mut Vec<Effect>) {
+    if state.approvals.is_due(now) {
+        let mut said = Vec::new();
+        state.approvals.tick(now, &mut said);
+        asking::carry(said, effects);
+    }
     match input {
         Input::Started(start) => {
+            note_agent(state, &start);
             // The root lives before its first event, so that a session is not over before it began.
             state.tree.learn(&root_facts(&start));
             state.sessions.insert(start.session, Session::new(&start));
             state.correlator.begin(&start);
             effects.push(Effect::Store(AuditRecord::SessionStart(start)));
         }
-        Input::Resumed { start, events, policies, judge } => {
+        Input::Resumed { start, events, policies, judge, questions } => {
+            note_agent(state, &start);
             state.tree.learn(&root_facts(&start));
             let mut session = Session::new(&start);
             session.n_events = events;
@@ -175,6 +243,9 @@ pub fn step(state: &mut State, input: Input, now: BootTime, effects: &mut Vec<Ef
                 // Only of the one in force it is known what judges by it.
                 state.policies.load(policy, judge.clone().filter(|_| number == newest));
             }
+            let mut said = Vec::new();
+            state.approvals.restore(questions, now, &mut said);
+            asking::carry(said, effects);
         }
         Input::Replayed(event) => {
             state.tree.apply(&event);
@@ -187,6 +258,8 @@ pub fn step(state: &mut State, input: Input, now: BootTime, effects: &mut Vec<Ef
                 (HandoverStep::Left, _) => {
                     state.sessions.remove(&change.session);
                     state.correlator.forget(change.session);
+                    state.approvals.forget(change.session);
+                    state.agents.remove(&change.session);
                 }
                 (HandoverStep::Adopted { .. } | HandoverStep::Released, _) => {}
             }
@@ -194,7 +267,7 @@ pub fn step(state: &mut State, input: Input, now: BootTime, effects: &mut Vec<Ef
         }
         Input::Event(mut event) => {
             let held = state.sessions.get(&event.session).map(|session| session.held);
-            let kill = state.policies.explain(&mut event, &state.tree, held);
+            let explained = state.policies.explain(&mut event, &state.tree, held);
             let session = event.session;
             state.tree.apply(&event);
             note_main(state, &event);
@@ -202,9 +275,16 @@ pub fn step(state: &mut State, input: Input, now: BootTime, effects: &mut Vec<Ef
                 session.n_events += 1;
             }
             state.correlator.event(&mut event, &state.tree, &mut state.said);
+            // Only these few are needed behind their row.
+            let asks = explained.asks.is_some()
+                || matches!(event.action, Action::ProcessExit { .. } | Action::ProcessExec(_));
+            let kept = asks.then(|| event.clone());
             effects.push(Effect::Store(AuditRecord::Event(event)));
-            effects.extend(kill.map(Effect::Kill));
+            effects.extend(explained.kill.map(Effect::Kill));
             carry(&mut state.said, effects);
+            if let Some(event) = kept {
+                asking::event(state, &event, explained.asks, now, effects);
+            }
             forget_if_full(state, now);
             check_tree(state, session, effects);
         }
@@ -215,12 +295,24 @@ pub fn step(state: &mut State, input: Input, now: BootTime, effects: &mut Vec<Ef
         Input::PolicyRefused(policy) => effects.push(Effect::Store(AuditRecord::PolicyRefused(policy))),
         Input::Posture(change) => effects.push(Effect::Store(AuditRecord::Posture(change))),
         Input::Hook(mut call) => {
-            state.correlator.hook(&mut call, &state.tree, &mut state.said);
-            effects.push(Effect::Store(AuditRecord::Hook(call)));
-            carry(&mut state.said, effects);
+            hook(state, &mut call, now, effects);
         }
-        Input::Ruled { ticket, .. } | Input::Revoked { ticket, .. } => {
-            effects.push(Effect::Answered { ticket, result: Err("nobody is asked here".to_owned()) });
+        Input::Held(mut asking) => {
+            if asking.native {
+                hook(state, &mut asking.call, now, effects);
+            }
+            asking::hook(state, *asking, now, effects);
+        }
+        Input::HungUp { ticket } => settle(state, effects, |all, said| all.hung_up(ticket, now, said)),
+        Input::Reask { session } => settle(state, effects, |all, said| all.reask(session, now, said)),
+        Input::Orphaned { session, waiter, allowed } => {
+            settle(state, effects, |all, said| all.orphaned(session, &waiter, allowed, now, said));
+        }
+        Input::Ruled { ruled, ticket } => {
+            settle(state, effects, |all, said| all.rule(*ruled, ticket, now, said));
+        }
+        Input::Revoked { grant, by, ticket } => {
+            settle(state, effects, |all, said| all.revoke(grant, by, ticket, now, said));
         }
         Input::Loss(loss) => effects.push(Effect::Store(AuditRecord::Loss(loss))),
         Input::MainExited { session, status } => {
@@ -243,6 +335,7 @@ pub fn step(state: &mut State, input: Input, now: BootTime, effects: &mut Vec<Ef
         Input::Gone(process) => {
             state.tree.gone(process, now);
             if let Some(id) = state.tree.session(process) {
+                settle(state, effects, |all, said| all.exited(id, process, now, said));
                 if let Some(session) = state.sessions.get_mut(&id).filter(|session| session.root == process) {
                     session.main_unseen();
                 }
@@ -258,6 +351,7 @@ pub fn step(state: &mut State, input: Input, now: BootTime, effects: &mut Vec<Ef
             for (id, session) in std::mem::take(&mut state.sessions) {
                 end(state, id, session, now, effects);
             }
+            settle(state, effects, |all, said| all.stop(now, said));
         }
         Input::Tick => {
             state.tree.expire(now, KEEP_ENDED);
@@ -269,6 +363,31 @@ pub fn step(state: &mut State, input: Input, now: BootTime, effects: &mut Vec<Ef
                 check_tree(state, id, effects);
             }
         }
+    }
+}
+
+fn settle(
+    state: &mut State,
+    effects: &mut Vec<Effect>,
+    change: impl FnOnce(&mut Approvals, &mut Vec<approvals::Said>),
+) {
+    let mut said = Vec::new();
+    change(&mut state.approvals, &mut said);
+    asking::carry(said, effects);
+}
+
+/// A hook that was answered.
+fn hook(state: &mut State, call: &mut HookCall, now: BootTime, effects: &mut Vec<Effect>) {
+    state.correlator.hook(call, &state.tree, &mut state.said);
+    effects.push(Effect::Store(AuditRecord::Hook(Box::new(call.clone()))));
+    carry(&mut state.said, effects);
+    asking::heard(state, call, now, effects);
+}
+
+/// What is known of the agent before its first hook.
+fn note_agent(state: &mut State, start: &SessionStart) {
+    if let Origin::Adopted { connector, agent_session, .. } = &start.origin {
+        state.agents.insert(start.session, (*connector, agent_session.clone()));
     }
 }
 
@@ -304,6 +423,8 @@ fn root_facts(start: &SessionStart) -> ProcessFacts {
 
 /// The last rows of a session.
 fn end(state: &mut State, id: SessionId, session: Session, now: BootTime, effects: &mut Vec<Effect>) {
+    settle(state, effects, |all, said| all.end(id, now, said));
+    state.agents.remove(&id);
     state.policies.forget(id);
     state.correlator.end(id, &state.tree, now, &mut state.said);
     carry(&mut state.said, effects);

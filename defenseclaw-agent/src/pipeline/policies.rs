@@ -7,7 +7,10 @@ use std::{
     sync::Arc,
 };
 
-use super::unjudged::{self, InKernel, Names};
+use super::{
+    asking::Question,
+    unjudged::{self, InKernel, Names},
+};
 use crate::{
     model::{
         Action, Decision, Enforced, Event, EventKind, KernelVerdict, Level, Mechanism, PolicyAction,
@@ -60,23 +63,77 @@ impl Policies {
         self.0.remove(&session);
     }
 
-    /// Says of an event what policy says of it, before the tree knows the event. Who is to be ended for it is the answer.
-    pub(super) fn explain(
-        &mut self,
-        event: &mut Event,
-        tree: &ProcessTree,
-        held: Option<Held>,
-    ) -> Option<ProcessKey> {
+    /// Says of an event what policy says of it, before the tree knows the event. What follows from it besides is the answer.
+    pub(super) fn explain(&mut self, event: &mut Event, tree: &ProcessTree, held: Option<Held>) -> Explained {
         let Self(sessions) = self;
-        let judges = sessions.get_mut(&event.session)?;
+        let asked = event.verdict.filter(|verdict| asks(event, *verdict));
+        let Some(judges) = sessions.get_mut(&event.session) else {
+            return Explained { kill: None, asks: asked.map(unknown) };
+        };
         judges.names.learn(&event.action);
         let kill_refused = judges.translate(event, held.map(|held| held.level));
         let kill_detected = held.is_some_and(|held| judges.detect(event, tree, held));
-        (kill_refused || kill_detected).then_some(event.process).filter(|process| process.tgid != 0)
+        let kill = (kill_refused || kill_detected).then_some(event.process);
+        Explained {
+            kill: kill.filter(|process| process.tgid != 0),
+            asks: asked.filter(|_| event.process.tgid != 0).map(|verdict| judges.question(event, verdict)),
+        }
+    }
+}
+
+/// What follows from what policy says of an event.
+#[derive(Debug, Default)]
+pub(super) struct Explained {
+    /// Who is to be ended.
+    pub(super) kill: Option<ProcessKey>,
+    /// What a person is asked.
+    pub(super) asks: Option<Question>,
+}
+
+/// Whether somebody waits for a person: stopped before the operation, or refused until a next try may pass.
+fn asks(event: &Event, verdict: KernelVerdict) -> bool {
+    match verdict.action {
+        PolicyAction::Confirm => event.vantage == Vantage::Kernel,
+        PolicyAction::Block => verdict.asks && verdict.raw_action == PolicyAction::Confirm,
+        PolicyAction::Allow | PolicyAction::Alert => false,
+    }
+}
+
+/// Who is stopped is to be let go on, whether or not it is known which rule it was.
+fn unknown(verdict: KernelVerdict) -> Question {
+    Question {
+        rule: format!("number {} of policy {}", verdict.rule, verdict.generation),
+        severity: Severity::High,
+        reason: String::new(),
+        fallback: PolicyAction::Block,
+        judge: None,
+        retry: verdict.action == PolicyAction::Block,
     }
 }
 
 impl Judges {
+    fn of_generation(&self, low: u8) -> Option<&(PolicyLoaded, Option<Arc<policy::Session>>)> {
+        self.policies.iter().find(|(policy, _)| policy.generation & 0xff == u64::from(low))
+    }
+
+    /// What the event asks, when it was explained.
+    fn question(&self, event: &Event, verdict: KernelVerdict) -> Question {
+        let known = self.of_generation(verdict.generation);
+        let rule = known.and_then(|(policy, _)| policy.rules.get(usize::from(verdict.rule)));
+        let Some(rule) = rule.filter(|_| event.decision.is_some()) else { return unknown(verdict) };
+        let judge = known.and_then(|(_, judge)| judge.clone());
+        let fallback = judge.as_ref().and_then(|judge| judge.asks());
+        Question {
+            rule: rule.id.clone(),
+            severity: rule.severity,
+            reason: rule.reason.clone(),
+            // Only who may say so is known to allow.
+            fallback: fallback.unwrap_or(PolicyAction::Block),
+            judge,
+            retry: verdict.action == PolicyAction::Block,
+        }
+    }
+
     /// Turns the verdict of an event into a decision; without the policy the event keeps its numbers. Whether the process
     /// is to be ended, because the program that refused may not.
     fn translate(&self, event: &mut Event, level: Option<Level>) -> bool {
@@ -88,15 +145,12 @@ impl Judges {
             event.decision = Some(Box::new(unwatchable(generation)));
             return false;
         }
-        let known = self
-            .policies
-            .iter()
-            .find(|(policy, _)| policy.generation & 0xff == u64::from(verdict.generation));
+        let known = self.of_generation(verdict.generation);
         let Some((policy, judge)) = known else { return false };
         let Some(rule) = policy.rules.get(usize::from(verdict.rule)) else { return false };
         let done = done(event, verdict, level);
         event.verdict = None;
-        if done.mechanism != Mechanism::None {
+        if !matches!(done.mechanism, Mechanism::None | Mechanism::Pause) {
             event.result = event.result.or(Some(-EPERM));
         }
         event.decision = Some(Box::new(Decision {
@@ -198,6 +252,11 @@ struct Done {
 /// returned, its deed is done.
 fn done(event: &Event, verdict: KernelVerdict, level: Option<Level>) -> Done {
     let KernelVerdict { action, would_block, .. } = verdict;
+    if action == PolicyAction::Confirm && event.vantage == Vantage::Kernel {
+        return Done { action, would_block, mechanism: Mechanism::Pause, enforced: None };
+    }
+    // Nobody can be asked about what has happened, or about what is handed over before anything runs.
+    let action = if action == PolicyAction::Confirm { PolicyAction::Block } else { action };
     if action != PolicyAction::Block {
         return Done { action, would_block, mechanism: Mechanism::None, enforced: None };
     }
@@ -257,6 +316,7 @@ mod tests {
             would_block: action == PolicyAction::Alert,
             rule,
             generation: u8::try_from(generation & 0xff).unwrap(),
+            asks: false,
         });
         event
     }
@@ -271,7 +331,7 @@ mod tests {
 
     fn explain(mut policies: Policies, event: &mut Event) -> bool {
         let held = Held { level: Level::Lsm, in_kernel: InKernel::default(), landlock: false };
-        policies.explain(event, &ProcessTree::new(), Some(held)).is_some()
+        policies.explain(event, &ProcessTree::new(), Some(held)).kill.is_some()
     }
 
     #[test]

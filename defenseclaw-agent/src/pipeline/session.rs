@@ -79,12 +79,16 @@ impl Session {
         self.tree_ended = true;
     }
 
-    pub(super) fn end(self, session: SessionId, left_running: usize, now: BootTime) -> SessionEnd {
-        // The wall clock of the start plus what the boot clock says has passed: setting the clock does not matter.
+    /// The wall clock of the start plus what the boot clock says has passed: setting the clock does not matter.
+    pub(super) fn wall_at(&self, now: BootTime) -> WallTime {
         let passed = i64::try_from(now.0.saturating_sub(self.boot.0)).unwrap_or(i64::MAX);
+        WallTime(self.wall.0.saturating_add(passed))
+    }
+
+    pub(super) fn end(self, session: SessionId, left_running: usize, now: BootTime) -> SessionEnd {
         SessionEnd {
             session,
-            wall: WallTime(self.wall.0.saturating_add(passed)),
+            wall: self.wall_at(now),
             boot: now,
             main: self.main,
             left_running: u64::try_from(left_running).unwrap_or(u64::MAX),

@@ -279,7 +279,13 @@ fn adopted() -> HandoverStep {
 }
 
 fn resumed() -> Input {
-    Input::Resumed { start: start(), events: 7, policies: Vec::new(), judge: None }
+    Input::Resumed {
+        start: start(),
+        events: 7,
+        policies: Vec::new(),
+        judge: None,
+        questions: Remembered::default(),
+    }
 }
 
 /// The end of the session when these inputs have led to the end of the tree.

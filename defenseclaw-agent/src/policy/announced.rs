@@ -22,18 +22,36 @@ pub struct Whereabouts<'a> {
     pub home: &'a str,
 }
 
-/// What was said of a tool call, the decisive entry first. Nothing if no rule and no default had anything to say.
-pub fn announced(session: &Session, at: Whereabouts<'_>, call: &ToolCall) -> Vec<Entry> {
-    let mut said: Vec<Entry> = Vec::new();
+/// What was said of one thing that a tool call announces.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Announced {
+    /// What.
+    pub entry: Entry,
+    /// Of what would be done.
+    pub effect: Effect,
+    /// To what it would be done: an absolute path, a host with its port, a program as it is called.
+    pub object: String,
+}
+
+/// What was said of a tool call, the decisive first. Nothing if no rule and no default had anything to say.
+pub fn announced(session: &Session, at: Whereabouts<'_>, call: &ToolCall) -> Vec<Announced> {
+    let mut said: Vec<Announced> = Vec::new();
     // What a command does is done by its program, which a rule may spare.
     let mut programs: Vec<String> = Vec::new();
     for intent in &call.intents {
-        let entry = match intent {
+        let about = |(entry, effect), object: &str| Announced { entry, effect, object: object.to_owned() };
+        let found = match intent {
             Intent::Exec(words) => {
                 let program = words.first().and_then(Target::value);
                 programs = program.map(|program| at.programs(program)).unwrap_or_default();
                 let judged = |path: &String| session.judge(Actor::default(), &object(Effect::Exec, path));
+                let name = match programs.as_slice() {
+                    [path] => Some(path.as_str()),
+                    _ => program,
+                };
                 lenient(programs.iter().map(judged))
+                    .zip(name)
+                    .map(|(entry, name)| about((entry, Effect::Exec), name))
             }
             Intent::Read(path) => judge(session, at, &programs, path, &[Effect::FileRead]),
             // Whether it is there already nobody said.
@@ -47,14 +65,14 @@ pub fn announced(session: &Session, at: Whereabouts<'_>, call: &ToolCall) -> Vec
                 None
             }
         };
-        if let Some(entry) = entry.filter(|entry| entry.raw_action > PolicyAction::Allow)
-            && !said.contains(&entry)
+        if let Some(found) = found.filter(|found| found.entry.raw_action > PolicyAction::Allow)
+            && !said.contains(&found)
         {
-            said.push(entry);
+            said.push(found);
         }
     }
     // Stable: of equally strict ones the first announced decides.
-    said.sort_by_key(|entry| std::cmp::Reverse((entry.action, entry.raw_action)));
+    said.sort_by_key(|said| std::cmp::Reverse((said.entry.action, said.entry.raw_action)));
     said
 }
 
@@ -101,9 +119,16 @@ fn judge(
     programs: &[String],
     path: &Target,
     effects: &[Effect],
-) -> Option<Entry> {
+) -> Option<Announced> {
     let path = at.path(path.value()?)?;
-    lenient(effects.iter().map(|effect| by_any(session, programs, &object(*effect, &path))))
+    let mut least: Option<(Entry, Effect)> = None;
+    for effect in effects {
+        let entry = by_any(session, programs, &object(*effect, &path))?;
+        if least.is_none_or(|(known, _)| strictness(&entry) < strictness(&known)) {
+            least = Some((entry, *effect));
+        }
+    }
+    least.map(|(entry, effect)| Announced { entry, effect, object: path })
 }
 
 /// What is said if the most spared of these programs does it; if none is known, somebody whom no rule spares.
@@ -116,7 +141,7 @@ fn by_any(session: &Session, programs: &[String], object: &Object<'_>) -> Option
 }
 
 /// A URL, as far as it names a host: the question for the name, and the connection.
-fn connect(session: &Session, programs: &[String], url: &str) -> Option<Entry> {
+fn connect(session: &Session, programs: &[String], url: &str) -> Option<Announced> {
     let (scheme, rest) = url.split_once("://").unwrap_or(("", url));
     let authority = rest.split(['/', '?', '#']).next().unwrap_or(rest);
     let place = authority.rsplit_once('@').map_or(authority, |(_, place)| place);
@@ -132,7 +157,12 @@ fn connect(session: &Session, programs: &[String], url: &str) -> Option<Entry> {
     // An address is connected to without a question.
     let name = name.filter(|_| matches!(connection, Object::Address { name: Some(_), .. }));
     let asked = name.and_then(|name| by_any(session, programs, &name));
-    stricter(by_any(session, programs, &connection), asked)
+    let connected = by_any(session, programs, &connection);
+    let entry = stricter(connected, asked)?;
+    // Of equally strict ones the connection counts.
+    let about =
+        if Some(entry) == connected { (Effect::NetConnect, text) } else { (Effect::Dns, host.to_owned()) };
+    Some(Announced { entry, effect: about.0, object: about.1 })
 }
 
 fn port(scheme: &str) -> Option<u16> {
@@ -152,11 +182,15 @@ fn lenient(mut answers: impl Iterator<Item = Option<Entry>>) -> Option<Entry> {
     let mut least = answers.next()??;
     for answer in answers {
         let answer = answer?;
-        if (answer.action, answer.raw_action) < (least.action, least.raw_action) {
+        if strictness(&answer) < strictness(&least) {
             least = answer;
         }
     }
     Some(least)
+}
+
+fn strictness(entry: &Entry) -> (PolicyAction, PolicyAction) {
+    (entry.action, entry.raw_action)
 }
 
 #[cfg(test)]

@@ -13,6 +13,7 @@ mod evaluate;
 pub mod image;
 mod layers;
 mod load;
+mod local;
 pub mod lookup;
 mod network;
 mod object;
@@ -23,7 +24,7 @@ mod rule;
 mod session;
 mod yaml;
 
-pub use announced::{Whereabouts, announced};
+pub use announced::{Announced, Whereabouts, announced};
 pub use cases::{Outcome, Suite, suite};
 pub use compile::compile;
 pub use content::{
@@ -33,6 +34,7 @@ pub use diff::{Difference, OperationChange, RuleChange, diff};
 pub use evaluate::{evaluate, stricter};
 pub use layers::{Held, Landlock, Layers, held};
 pub use load::load;
+pub use local::{Addition, Local, add};
 pub use network::{HostPattern, Network, canonical, labels};
 pub use object::{Actor, Object};
 pub use pattern::{DEPTH_MAX, Template, components};

@@ -5,7 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use super::{
-    Template,
+    Local, Template,
     content::{Detector, TextPatterns},
     image::{Entry, PathKey, PathPattern, Ports, Reach, RuleInfo, Unless},
     network::{HostPattern, Network},
@@ -57,6 +57,8 @@ pub struct Session {
     pub(super) above: HashMap<Vec<u8>, usize>,
     /// Of all rules of the policy, also of those that are not in the profile.
     pub(super) patterns: TextPatterns,
+    /// What was allowed for good of what the policy asks about.
+    local: Option<Box<Local>>,
 }
 
 /// A rule in a session.
@@ -137,6 +139,7 @@ impl Session {
             of_root: Vec::new(),
             above: HashMap::new(),
             patterns: policy.patterns.clone(),
+            local: None,
         };
         let mut sets = HashMap::new();
         let mut patterns = 0;
@@ -151,6 +154,17 @@ impl Session {
         session.add_defaults(policy, profile.map(|profile| &profile.defaults));
         session.index();
         problems.or(session)
+    }
+
+    /// With answers that stand. They change nothing of what is said here: whoever asks looks there first.
+    #[must_use]
+    pub fn with_local(self, local: Local) -> Self {
+        Self { local: Some(Box::new(local)), ..self }
+    }
+
+    /// Answers that stand.
+    pub fn local(&self) -> Option<&Local> {
+        self.local.as_deref()
     }
 
     /// The mode it was bound with.

@@ -154,7 +154,7 @@ fn take_over(place: Place, manifest: Manifest) -> Result<(PathBuf, Taken), RunEr
     let asks = manifest.policy.as_ref().is_some_and(|kept| kept.loaded.mode == Mode::Hitl) && policy::asks();
     // Who owns it is not known any more.
     let asking = asks.then(|| Served::start(session, None, Local::beside(&database))).transpose()?;
-    let policy = policy(&mut sensor, &manifest, past.as_ref(), &running, asks)?;
+    let policy = policy(&mut sensor, &manifest, past.as_ref(), &running, asks.then(|| database.clone()))?;
     let since = past.as_ref().map_or(manifest.start.boot, |past| past.last);
     let died = !past.as_ref().is_some_and(|past| past.left);
     let handover = Handover {
@@ -203,7 +203,7 @@ fn policy(
     manifest: &Manifest,
     past: Option<&Past>,
     running: &Running,
-    asks: bool,
+    asks: Option<PathBuf>,
 ) -> Result<Option<Policy>, RunError> {
     let Some(kept) = &manifest.policy else { return Ok(None) };
     let loaded = past.and_then(|past| past.policies.last()).unwrap_or(&kept.loaded).clone();

@@ -138,7 +138,7 @@ fn look(
 
 impl Handed {
     fn is_blocked(&self) -> bool {
-        self.entry.action == PolicyAction::Block
+        self.entry.action >= PolicyAction::Confirm
     }
 
     /// What the command is not to have: their numbers. Standard streams cannot be taken away without a word.
@@ -180,6 +180,7 @@ impl Handed {
             would_block: self.entry.would_block,
             rule: self.entry.rule,
             generation: u8::try_from(generation & 0xff).unwrap_or_default(),
+            asks: false,
         };
         Event {
             time,

@@ -97,7 +97,7 @@ impl ManifestPolicy {
             landlock: LandlockChoice::Level(LandlockLevel::Off),
             siblings: Siblings::Stable,
             allow_degraded: self.allow_degraded,
-            asks: false,
+            asks: None,
         }
     }
 
@@ -167,7 +167,7 @@ mod tests {
             landlock: LandlockChoice::Auto,
             siblings: Siblings::Any,
             allow_degraded: true,
-            asks: false,
+            asks: None,
         };
         let directories = Directories { home: b"/home/\xff".to_vec(), project: b"/p".to_vec() };
         let protection = Protection {

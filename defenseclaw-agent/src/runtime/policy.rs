@@ -14,6 +14,7 @@ use std::{
 
 use sha2::{Digest, Sha256};
 
+use super::asking::Local;
 use crate::{
     enforce::{self, Identities, PathEntries},
     launcher::landlock::{LandlockChoice, Siblings},
@@ -45,8 +46,9 @@ pub struct PolicyOptions {
     pub siblings: Siblings,
     /// Go on although rules that block are not held.
     pub allow_degraded: bool,
-    /// Somebody can be asked. Decided where the session begins, whatever is said here; see [`asks`].
-    pub asks: bool,
+    /// Somebody can be asked, and this is the audit beside which lies what was allowed for good. Decided where the session
+    /// begins, whatever is said here.
+    pub asks: Option<PathBuf>,
 }
 
 /// Where the text is.
@@ -217,10 +219,14 @@ pub(super) fn compile(
         profile: options.profile.clone(),
         mode: options.mode,
     };
-    let bind = if options.asks { policy::Session::asking } else { policy::Session::new };
+    let bind = if options.asks.is_some() { policy::Session::asking } else { policy::Session::new };
     let session = bind(&loaded, &bindings).map_err(said)?;
     let image = session.image().map_err(said)?;
     let identities = identities(&image);
+    let session = match &options.asks {
+        Some(audit) => Local::beside(audit).bind(session, &directories.home, &directories.project),
+        None => session,
+    };
     let (mode, judge) = (session.mode(), Some(Arc::new(session)));
     Ok(Compiled { name: loaded.name, mode, digest, image, judge, identities })
 }
@@ -287,7 +293,7 @@ mod tests {
             landlock: LandlockChoice::Auto,
             siblings: Siblings::Stable,
             allow_degraded: false,
-            asks: false,
+            asks: None,
         }
     }
 
@@ -315,7 +321,8 @@ mod tests {
             (true, Mode::Action, None),
         ] {
             let source = PolicySource::named(Path::new("default"));
-            let options = PolicyOptions { mode: Some(mode), asks, ..options(source) };
+            let asks_here = asks.then(|| PathBuf::from("/nonexistent/audit.db"));
+            let options = PolicyOptions { mode: Some(mode), asks: asks_here, ..options(source) };
             assert_eq!(compile(&options, &directories()).unwrap().image.asks, want, "{asks} {mode}");
         }
     }

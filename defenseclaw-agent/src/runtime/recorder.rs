@@ -7,10 +7,10 @@ use super::{asking::Asked, clock, evasion};
 use crate::{
     enforce,
     model::{
-        Approval, ApprovalSettled, AuditRecord, BootTime, Grant, KernelPath, Loss, LossReason, ProcessKey,
-        SessionId, ToolCallId, Waiter,
+        Approval, ApprovalSettled, AuditRecord, BootTime, Grant, KernelPath, Loss, LossReason, Outcome,
+        ProcessKey, SessionId, Settlement, ToolCallId, Waiter,
     },
-    pipeline::{self, Effect, Input, State},
+    pipeline::{self, Effect, Input, Limits, State},
     sensor::{self, Sensor, SensorError},
     store::{StoreError, Writer},
     tree::ProcessFacts,
@@ -21,6 +21,7 @@ pub(super) struct Recorder {
     state: State,
     writer: Writer,
     effects: Vec<Effect>,
+    limits: Limits,
 }
 
 /// What the watcher has to do itself.
@@ -48,22 +49,27 @@ pub(super) struct Due {
 #[derive(Debug)]
 #[expect(dead_code, reason = "nobody is paused yet")]
 pub(super) struct Settled {
+    /// What they asked.
+    pub(super) approval: Box<Approval>,
     pub(super) waiters: Vec<Waiter>,
-    pub(super) allow: bool,
+    pub(super) verdict: Settlement,
     /// For the agent.
     pub(super) message: Option<String>,
+    /// How the question ended, if it did.
+    pub(super) outcome: Option<Outcome>,
     /// The kernel need not ask again while it holds.
     pub(super) grant: Option<Box<Grant>>,
 }
 
 impl Recorder {
     pub(super) fn new(writer: Writer) -> Self {
-        Self { state: State::new(), writer, effects: Vec::new() }
+        Self { state: State::new(), writer, effects: Vec::new(), limits: Limits::default() }
     }
 
     /// Forgets every session and process; what is in the audit stays there.
     pub(super) fn forget(&mut self) {
         self.state = State::new();
+        self.state.limit(self.limits);
         self.effects.clear();
     }
 
@@ -73,17 +79,27 @@ impl Recorder {
 
     /// Differs whenever what is open or granted differs.
     pub(super) fn version(&self) -> u64 {
-        0
+        self.state.version()
+    }
+
+    /// Bounds questions from now on.
+    pub(super) fn limit(&mut self, limits: Limits) {
+        self.limits = limits;
+        self.state.limit(limits);
     }
 
     /// What is open and granted.
     pub(super) fn asked(&self) -> Asked {
-        Asked::default()
+        let open = self.state.approvals();
+        Asked {
+            open: open.map(|(approval, waiters)| (approval.clone(), waiters as u64)).collect(),
+            grants: self.state.grants().cloned().collect(),
+        }
     }
 
     /// When the next question's time is over.
     pub(super) fn next_deadline(&self) -> Option<BootTime> {
-        None
+        self.state.next_deadline()
     }
 
     pub(super) fn step(&mut self, input: Input) {
@@ -98,6 +114,7 @@ impl Recorder {
     pub(super) fn carry_out(&mut self) -> Result<Due, StoreError> {
         let mut rows = Vec::with_capacity(self.effects.len());
         let (mut ends, mut due) = (Vec::new(), Due::default());
+        let mut ended: Option<ApprovalSettled> = None;
         for effect in self.effects.drain(..) {
             match effect {
                 Effect::Store(record) => {
@@ -105,14 +122,18 @@ impl Recorder {
                     match &record {
                         AuditRecord::Event(_) => due.events += 1,
                         AuditRecord::Loss(loss) => due.losses.push(loss.clone()),
+                        AuditRecord::Settled(settled) => ended = Some(settled.clone()),
                         _ => {}
                     }
                     rows.push(record);
                 }
                 Effect::TreeEnded { session } => due.ended.push(session),
                 Effect::Kill(process) => ends.push(process),
-                Effect::Settle { waiters, allow, message, grant } => {
-                    due.settled.push(Settled { waiters, allow, message, grant });
+                Effect::Settle { approval, waiters, verdict, message, grant } => {
+                    // Its row stands right before it.
+                    let outcome =
+                        ended.take().filter(|ended| ended.id == approval.id).map(|ended| ended.outcome);
+                    due.settled.push(Settled { approval, waiters, verdict, message, outcome, grant });
                 }
                 Effect::Ungrant(grant) => due.ungranted.push(*grant),
                 Effect::Notify(approval, end) => due.notices.push((approval, end)),

@@ -25,6 +25,7 @@ use crate::{
     enforce::{self, EnforceError},
     launcher::{self, LaunchError, LaunchOptions, RunAs},
     model::{ExitStatus, SessionId, Unproven},
+    pipeline::Limits,
     resolver::ResolverStats,
     sensor::{self, Sensor, SensorError, SensorOptions, SensorStats},
     store::StoreError,
@@ -200,10 +201,11 @@ pub fn run(options: &RunOptions) -> Result<RunOutcome, RunError> {
     // First of all: what is wrong with it needs no kernel to be said.
     let policy = match &options.policy {
         Some(chosen) => {
-            let mut chosen = PolicyOptions { asks: policy::asks(), ..chosen.clone() };
+            let mut chosen =
+                PolicyOptions { asks: policy::asks().then(|| options.database.clone()), ..chosen.clone() };
             let compiled = policy::compile(&chosen, &directories)?;
             // A policy that is read later asks only if this one does: else nobody listens for answers.
-            chosen.asks = compiled.image.asks.is_some();
+            chosen.asks = chosen.asks.filter(|_| compiled.image.asks.is_some());
             let confinement = Confinement::of(options, &chosen, &compiled, &directories)?;
             Some((chosen, compiled, confinement))
         }
@@ -223,7 +225,7 @@ pub fn run(options: &RunOptions) -> Result<RunOutcome, RunError> {
     let session = beginning.session;
     let place = options.persist.then(|| Place::make(session)).transpose()?;
     let asking = match &policy {
-        Some((chosen, ..)) if chosen.asks => {
+        Some((chosen, ..)) if chosen.asks.is_some() => {
             let owner =
                 options.user.as_ref().map_or_else(|| nix::unistd::geteuid().as_raw(), |user| user.uid);
             Some(Served::start(session, Some(owner), Local::beside(&options.database))?)
@@ -305,6 +307,7 @@ pub fn run(options: &RunOptions) -> Result<RunOutcome, RunError> {
     // Until the watch is over: who answers at the very end is told what became of it.
     let _served = asking.map(|(served, inbox)| {
         watch.ask(inbox);
+        served.limit(Limits { wait: options.approval_timeout, ..Limits::default() });
         (options.tell)(&asking::how_to_answer(session));
         served
     });

@@ -174,6 +174,7 @@ impl Watch {
             events: past.events.values().sum(),
             policies: past.policies.clone(),
             judge: self.policy.as_ref().and_then(|policy| policy.guard.judge()),
+            questions: past.questions.clone(),
         });
         self.step(Input::Handover(handover));
         if let Some(posture) =
@@ -575,6 +576,7 @@ impl Watch {
         match taken {
             Taken::Input(input) => self.step(input),
             Taken::Reread => self.reload = self.reload.max(Some(Reload::Asked)),
+            Taken::Limits(limits) => self.recorder.limit(limits),
             Taken::Nothing => {}
         }
         Ok(())

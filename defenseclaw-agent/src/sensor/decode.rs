@@ -88,6 +88,7 @@ fn verdict(word: VerdictWord) -> Option<KernelVerdict> {
         would_block: word.would_block(),
         rule: word.rule(),
         generation: word.generation(),
+        asks: word.asks(),
     })
 }
 

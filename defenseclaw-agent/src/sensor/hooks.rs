@@ -29,7 +29,7 @@ pub(super) fn cgroup_name(program: &str) -> String {
 
 /// Capability name of any program that is attached.
 pub(super) fn capability(program: &str) -> String {
-    let hooks = COMMON.iter().chain(LSM).chain(JUDGING).chain([&SYSCALL_EXIT]);
+    let hooks = COMMON.iter().chain(LSM).chain(JUDGING).chain(HOLDING).chain([&SYSCALL_EXIT]);
     match hooks.into_iter().find(|hook| hook.program == program) {
         Some(hook) => hook.capability(),
         // One that is on the cgroup of a session.
@@ -131,6 +131,9 @@ pub(super) const JUDGING: &[Hook] = &[
     lsm("inode_init_security_anon"),
     lsm("perf_event_open"),
 ];
+
+/// Attached besides at level `tracepoint` where policy judges, before [`COMMON`].
+pub(super) const HOLDING: &[Hook] = &[tracepoint("process_start", "sched_process_exec", false)];
 
 /// Hooks that older supported kernels do without: their work is done elsewhere there.
 pub(super) const REPLACED_BEFORE: &[(&str, &str)] = &[

@@ -64,6 +64,11 @@ pub(super) fn load(options: &SensorOptions) -> Result<Sensor, SensorError> {
             Some(attach_syscalls(&mut object, &btf, &mut capabilities, &mut links)?)
         }
     };
+    if options.judge && level != Level::Lsm {
+        for hook in hooks::HOLDING {
+            attach_into(&mut object, &btf, hook, &mut capabilities, &mut links)?;
+        }
+    }
     // Last, so that enrolment works only once everything watches.
     for hook in hooks::COMMON {
         attach_into(&mut object, &btf, hook, &mut capabilities, &mut links)?;

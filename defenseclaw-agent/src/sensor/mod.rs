@@ -31,7 +31,9 @@ pub use decode::{DecodeError, decode_record};
 use defenseclaw_ebpf::Label;
 pub use level::detect as detect_level;
 pub use load::object_digest;
-pub use proc::{Parent, ProcFacts, TICK_NS, is_alive, parent_of, process_facts, processes, user_of};
+pub use proc::{
+    Parent, ProcFacts, TICK_NS, is_alive, is_at_terminal, parent_of, process_facts, processes, user_of,
+};
 pub use seat::{Seat, seat_of, seated};
 
 use crate::model::{BootTime, Event, Loss, ProcessKey, Protection, SessionId};

@@ -1,7 +1,10 @@
 //! Late facts from /proc, for processes whose records were lost or never made. Always racy; the caller marks what it
 //! takes from here as reconstructed.
 
-use std::fs;
+use std::{
+    fs,
+    os::unix::fs::{FileTypeExt, MetadataExt},
+};
 
 use crate::model::{ProcessKey, Text};
 
@@ -51,6 +54,17 @@ pub fn user_of(pid: u32) -> Option<u32> {
     ids.split_ascii_whitespace().next()?.parse().ok()
 }
 
+/// Whether a process has the foreground of its terminal, and reads from and writes to that terminal.
+pub fn is_at_terminal(pid: u32) -> bool {
+    let stat = fs::read(format!("/proc/{pid}/stat")).unwrap_or_default();
+    let Some(terminal) = parse_foreground(&stat) else { return false };
+    let is_terminal = |fd: u32| {
+        fs::metadata(format!("/proc/{pid}/fd/{fd}"))
+            .is_ok_and(|found| found.file_type().is_char_device() && found.rdev() == terminal)
+    };
+    is_terminal(0) && is_terminal(1)
+}
+
 /// A process, and the pid of its parent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Parent {
@@ -91,9 +105,35 @@ fn parse_stat(stat: &[u8]) -> Option<(u8, u32, u64)> {
     Some((state, ppid, start))
 }
 
+/// Device of the controlling terminal, if the process's group has its foreground.
+fn parse_foreground(stat: &[u8]) -> Option<u64> {
+    let end = stat.iter().rposition(|byte| *byte == b')')?;
+    let rest = std::str::from_utf8(stat.get(end + 1..)?).ok()?;
+    // State and parent come first, then: group, session, terminal, group in the foreground.
+    let mut numbers = rest.split_ascii_whitespace().skip(2).map(str::parse::<i64>);
+    let (group, _, terminal, foreground) =
+        (numbers.next()?.ok()?, numbers.next()?, numbers.next()?.ok()?, numbers.next()?.ok()?);
+    // As the kernel packs it: twelve bits of the major number in the middle of those of the minor one.
+    let packed = u64::try_from(terminal).ok().filter(|packed| *packed != 0)?;
+    let (major, minor) = (packed >> 8 & 0xfff, packed & 0xff | packed >> 12 & 0xf_ff00);
+    (group == foreground).then(|| nix::sys::stat::makedev(major, minor))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn who_has_the_foreground_is_at_its_terminal() {
+        let stat = |group: i32, terminal: i32, foreground: i32| {
+            format!("9 (a) b) S 1 {group} 7 {terminal} {foreground} 0 0").into_bytes()
+        };
+        assert_eq!(parse_foreground(&stat(9, 0x8803, 9)), Some(nix::sys::stat::makedev(0x88, 3)));
+        assert_eq!(parse_foreground(&stat(9, 0x0010_8803, 9)), Some(nix::sys::stat::makedev(0x88, 0x103)));
+        for other in [stat(9, 0x8803, 8), stat(9, 0, -1), stat(-1, 0, -1), b"9 (a".to_vec(), Vec::new()] {
+            assert_eq!(parse_foreground(&other), None);
+        }
+    }
 
     #[test]
     fn a_hostile_name_does_not_shift_the_fields() {

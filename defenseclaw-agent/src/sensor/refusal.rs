@@ -56,6 +56,7 @@ impl From<Missing> for SensorError {
 impl Hook {
     pub(super) fn capability(&self) -> String {
         match self.place {
+            Place::Tracepoint(name) if self.program == "process_start" => format!("hold/{name}"),
             Place::Tracepoint(name) => format!("tp_btf/{name}"),
             Place::Lsm(name) => format!("lsm/{name}"),
             Place::Fentry(name) => format!("fentry/{name}"),

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use rusqlite::params;
 
 use super::{Reader, StoreError, presence, row};
-use crate::model::{AuditRecord, BootTime, Loss, PolicyLoaded, SessionId, SessionStart};
+use crate::model::{AuditRecord, BootTime, Loss, PolicyLoaded, Remembered, SessionId, SessionStart};
 
 /// A session so far.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -26,6 +26,8 @@ pub struct Past {
     pub losses: Vec<Loss>,
     /// Policies that were in force, the last one last.
     pub policies: Vec<PolicyLoaded>,
+    /// Questions and grants that have no end.
+    pub questions: Remembered,
 }
 
 impl Reader {
@@ -41,6 +43,7 @@ impl Reader {
             resolved: 0,
             losses: Vec::new(),
             policies: Vec::new(),
+            questions: Remembered::default(),
         };
         for (seq, body) in
             self.sums(session, &mut past).map_err(|err| self.failed("reading a session", err))?
@@ -49,6 +52,22 @@ impl Reader {
                 AuditRecord::Loss(loss) => past.losses.push(loss),
                 AuditRecord::PolicyLoaded(policy) => past.policies.push(*policy),
                 AuditRecord::SessionEnd(_) => past.ended = true,
+                AuditRecord::Asked(asked) => {
+                    let questions = &mut past.questions;
+                    questions.last_approval = questions.last_approval.max(asked.id.0);
+                    questions.asked.push(*asked);
+                }
+                AuditRecord::Settled(settled) => {
+                    past.questions.asked.retain(|asked| asked.id != settled.id);
+                }
+                AuditRecord::Granted(grant) => {
+                    let questions = &mut past.questions;
+                    questions.last_grant = questions.last_grant.max(grant.id.0);
+                    questions.grants.push(grant);
+                }
+                AuditRecord::GrantEnded(ended) => {
+                    past.questions.grants.retain(|grant| grant.id != ended.id);
+                }
                 AuditRecord::SessionStart(_)
                 | AuditRecord::Event(_)
                 | AuditRecord::PolicyRefused(_)
@@ -56,10 +75,6 @@ impl Reader {
                 | AuditRecord::Handover(_)
                 | AuditRecord::Hook(_)
                 | AuditRecord::Correlated(_)
-                | AuditRecord::Asked(_)
-                | AuditRecord::Settled(_)
-                | AuditRecord::Granted(_)
-                | AuditRecord::GrantEnded(_)
                 | AuditRecord::Finding(_) => {}
             }
         }

@@ -80,7 +80,21 @@ impl Place {
 
     /// A daemon that is ready, and a directory that is its user's.
     pub(crate) fn started(user: Option<u32>) -> Self {
-        let mut place = Self::new();
+        Self::new().start(user)
+    }
+
+    /// A daemon that asks a person what Claude Code may do with what is secret.
+    pub(crate) fn asking() -> Self {
+        let place = Self::new();
+        let text = |name: &str| fs::read_to_string(place.path(name)).unwrap();
+        place.write("policy.yaml", &text("policy.yaml").replace("severity: critical", "severity: high"));
+        let config = text("config.yaml").replace("mode: action", "mode: hitl");
+        place.write("config.yaml", &format!("{config}connectors: {{claude-code: {{ask: hold}}}}\n"));
+        place.start(None)
+    }
+
+    fn start(self, user: Option<u32>) -> Self {
+        let mut place = self;
         let mut command = place.defenseclaw();
         command.arg("daemon").arg("--config").arg(place.path("config.yaml"));
         if let Some(user) = user {
@@ -93,6 +107,10 @@ impl Place {
                 && !place.status()["watch"]["unwatched"].as_str().is_some_and(|why| why.contains("still"))
         });
         place
+    }
+
+    pub(crate) fn program(&self) -> PathBuf {
+        self.program.clone()
     }
 
     pub(crate) fn defenseclaw(&self) -> Command {
@@ -109,6 +127,11 @@ impl Place {
             "sh -c '{program} hook claude-code --socket {socket} --timeout-ms 60000' < {}",
             self.path(payload).display()
         )
+    }
+
+    /// The same; it waits for a person.
+    pub(crate) fn held_hook(&self, payload: &str) -> String {
+        self.hook(payload).replace("--timeout-ms", "--hold-ms 60000 --timeout-ms")
     }
 
     /// What Claude Code wrote before a tool, once, with another session and command.

@@ -9,6 +9,7 @@ use defenseclaw_ebpf::{Kind, image::effect, redirect::PORT};
 use super::{ALLOW, DENY, names};
 use crate::{
     emit::{Ring, short},
+    pause,
     scope::{self, Actor},
     sockaddr::{AF_INET, AF_INET6},
     verdict::{self, Judged},
@@ -128,7 +129,11 @@ fn word(ctx: &SockAddrContext, family: u16) -> u64 {
 #[inline(always)]
 fn judge(ctx: &SockAddrContext, kind: Kind, actor: &Actor, effect: u16, family: u16, at: Endpoint) -> i32 {
     let Some(policy) = verdict::policy(actor) else { return ALLOW };
-    let judged = policy.address(effect, u64::from_be(at.address[0]), u64::from_be(at.address[1]), at.port);
+    let (high, low) = (u64::from_be(at.address[0]), u64::from_be(at.address[1]));
+    let mut judged = policy.address(effect, high, low, at.port);
+    if judged.asks() {
+        judged = pause::settled_address(kind, actor, &judged, pause::address_object(high, low, at.port));
+    }
     if judged.blocks() {
         return denied(kind, actor, word(ctx, family), &at, &judged);
     }

@@ -8,6 +8,7 @@ use defenseclaw_ebpf::{
 
 use crate::{
     emit::Record,
+    pause,
     scope::{self, Actor},
     shim::*,
     verdict::{self, Judged},
@@ -109,7 +110,14 @@ pub fn file_receive(ctx: LsmContext) -> i32 {
 #[lsm(hook = "bprm_check_security")]
 pub fn bprm_check_security(ctx: LsmContext) -> i32 {
     let Some(actor) = scope::current() else { return 0 };
-    judge_only(&actor, shim_linux_binprm_file_direct(ctx.arg(0)), access::EXECUTE, u32::from(effect::EXEC))
+    let Some(policy) = verdict::policy(&actor) else { return 0 };
+    let program: Ptr = ctx.arg(0);
+    // Once for itself, and once more for the interpreter of a script.
+    if policy.asks() && shim_linux_binprm_filename_direct(program) == shim_linux_binprm_interp_direct(program)
+    {
+        pause::forget_start(&actor);
+    }
+    judge_only(&actor, shim_linux_binprm_file_direct(program), access::EXECUTE, u32::from(effect::EXEC))
 }
 
 /// An open file that the verifier knows. Not inlined: for a task that is not enrolled the registers it needs would be
@@ -134,12 +142,28 @@ fn judge_only(actor: &Actor, file: Ptr, access: u64, effects: u32) -> i32 {
         return 0;
     }
     match judged(actor, file, access, effects) {
+        Ok((mut record, judged)) if judged.asks() && access & access::EXECUTE != 0 => {
+            pause::ask_start(&mut record, actor, &judged)
+        }
         Ok((record, judged)) if judged.is_notable() => record.submit_judged(&judged),
         Ok((record, _)) => {
             record.drop_unseen();
             0
         }
         Err(answer) => answer,
+    }
+}
+
+/// A program that has started already: whether it may is asked now, and refused is killed.
+#[inline(never)]
+pub fn start(actor: &Actor, file: Ptr) {
+    let Ok((mut record, judged)) = judged(actor, file, access::EXECUTE, u32::from(effect::EXEC)) else {
+        return;
+    };
+    if !judged.asks() {
+        record.drop_unseen();
+    } else if pause::ask_start(&mut record, actor, &judged) != 0 {
+        pause::kill();
     }
 }
 
@@ -249,12 +273,21 @@ pub fn path_mknod(ctx: LsmContext) -> i32 {
     };
     let mut judged = record.judge(&policy, effect::CREATE, 0, 0);
     if regular {
+        let mut opened_for = access::CREATE;
+        if policy.asks() && !judged.blocks() {
+            // Once it is there, a call that insists on making it could not start again.
+            let written = record.judge(&policy, effect::WRITE, 0, 0);
+            if written.asks() {
+                judged = judged.stricter(written);
+                opened_for |= access::WRITE;
+            }
+        }
         // Refused here, before there is a file; permitted, `file_open` has more to say of it.
-        if !judged.blocks() {
+        if !judged.blocks() && !judged.asks() {
             record.drop_unseen();
             return 0;
         }
-        record.arg::<0>(access::CREATE);
+        record.arg::<0>(opened_for);
         return record.submit_judged(&judged);
     }
     if mode & S_IFMT == S_IFCHR || mode & S_IFMT == S_IFBLK {

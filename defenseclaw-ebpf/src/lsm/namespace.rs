@@ -89,7 +89,7 @@ pub fn capable(ctx: LsmContext) -> i32 {
 /// Records what is refused, and is what the program returns.
 #[inline(always)]
 fn refuse(actor: &Actor, operation: u64, namespaces: u64, judged: &Judged) -> i32 {
-    if !judged.blocks() {
+    if !judged.blocks() && !judged.asks() {
         return 0;
     }
     let Some(mut record) = Record::begin(Kind::Namespace, actor) else { return judged.carry_out() };

@@ -10,6 +10,7 @@ use defenseclaw_ebpf::{
 use crate::{
     cgroup,
     emit::{Ring, short},
+    pause,
     scope::{self, Actor},
     shim::*,
     sockaddr::{AF_INET, AF_INET6, AF_UNIX, Address, mapped, socket_word_direct},
@@ -56,6 +57,11 @@ fn operation(kind: Kind, effect: u16, actor: &Actor, socket: Ptr, from: Ptr, len
         } else {
             Judged::NOTHING
         };
+        if judged.asks() {
+            let args = [word(socket, family), u64::from(port), u64::from(address), 0, 0, 0];
+            let object = pause::address_object(0, mapped(address), port);
+            return pause::ask_address(kind, actor, &judged, object, &args);
+        }
         short(kind, Ring::of(&judged), actor, None, &judged, || {
             [word(socket, family), u64::from(port), u64::from(address), 0, 0, 0]
         });
@@ -94,6 +100,10 @@ fn record(kind: Kind, effect: u16, actor: &Actor, socket: Ptr, address: &Address
         let Some(policy) = verdict::policy(actor) else { return 0 };
         address.judge(&policy, effect)
     };
+    if judged.asks() {
+        let args = address.args(word(socket, address.family), bytes);
+        return pause::ask_address(kind, actor, &judged, address.object(), &args);
+    }
     short(kind, Ring::of(&judged), actor, None, &judged, || {
         address.args(word(socket, address.family), bytes)
     });
@@ -164,6 +174,10 @@ pub fn socket_create(ctx: LsmContext) -> i32 {
     if judged.is_notable() {
         let protocol = ctx.arg::<u64>(2) & 0xffff;
         let socket = (protocol << 16 | kind) << 32 | u64::from(family);
+        if judged.asks() {
+            let args = [socket, 0, 0, 0, 0, 0];
+            return pause::ask_address(Kind::SocketCreate, &actor, &judged, socket, &args);
+        }
         short(Kind::SocketCreate, Ring::of(&judged), &actor, None, &judged, || [socket, 0, 0, 0, 0, 0]);
     }
     judged.carry_out()

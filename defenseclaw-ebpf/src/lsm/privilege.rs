@@ -272,7 +272,7 @@ pub fn inode_init_security_anon(ctx: LsmContext) -> i32 {
         return 0;
     }
     let judged = judge(&actor, privilege::IO_URING);
-    if !judged.blocks() {
+    if !judged.blocks() && !judged.asks() {
         return 0;
     }
     let Some(record) = Record::begin(Kind::IoUringSetup, &actor) else { return judged.carry_out() };

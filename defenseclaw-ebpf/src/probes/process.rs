@@ -6,7 +6,8 @@ use defenseclaw_ebpf::{Count, Kind, Label};
 use super::environment;
 use crate::{
     emit::{Record, Ring, count, short},
-    lsm::namespaces_that_differ,
+    lsm::{file::start, namespaces_that_differ},
+    pause,
     scope::{self, Actor, SCOPE},
     shim::*,
     verdict::{self, Judged},
@@ -87,6 +88,7 @@ pub fn process_exec(ctx: BtfTracePointContext) -> i32 {
     if policy.judges() {
         record.learn_owner(&actor);
     }
+    let asks = policy.asks() && pause::started(&mut record, &actor);
     record
         .arg::<0>(pair(shim_cred_euid_direct(credentials), shim_cred_egid_direct(credentials)))
         .arg::<1>(u64::from(shim_super_block_dev_direct(shim_inode_sb_direct(inode))))
@@ -110,7 +112,22 @@ pub fn process_exec(ctx: BtfTracePointContext) -> i32 {
     record.user_bytes(arguments as *const u8, argv_len);
     let (start, end) = (shim_mm_struct_env_start_direct(memory), shim_mm_struct_env_end_direct(memory));
     environment::put(&mut record, start, end);
-    record.submit(Ring::Priority);
+    let handed_over = record.hand_over(Ring::Priority);
+    if asks {
+        pause::hold(&actor, handed_over);
+    }
+    0
+}
+
+/// A program has started, and nobody was asked before: level `tracepoint`. Runs before `process_exec`.
+#[btf_tracepoint(function = "sched_process_exec")]
+pub fn process_start(ctx: BtfTracePointContext) -> i32 {
+    let Some(actor) = scope::current() else { return 0 };
+    let Some(policy) = verdict::policy(&actor) else { return 0 };
+    if policy.asks() {
+        pause::forget_start(&actor);
+        start(&actor, shim_linux_binprm_file_direct(ctx.arg(2)));
+    }
     0
 }
 

@@ -47,9 +47,17 @@ impl Audit {
                 | AuditRecord::PolicyRefused(_)
                 | AuditRecord::Posture(_)
                 | AuditRecord::Handover(_)
+                | AuditRecord::Asked(_)
+                | AuditRecord::Settled(_)
+                | AuditRecord::Granted(_)
+                | AuditRecord::GrantEnded(_)
                 | AuditRecord::Hook(_)
                 | AuditRecord::Correlated(_)
-                | AuditRecord::Finding(_) => {}
+                | AuditRecord::Finding(_)
+                | AuditRecord::Asked(_)
+                | AuditRecord::Settled(_)
+                | AuditRecord::Granted(_)
+                | AuditRecord::GrantEnded(_) => {}
                 AuditRecord::Event(event) => {
                     if let Action::ProcessFork { child, .. } = &event.action {
                         parents.insert(*child, event.process);

@@ -21,6 +21,7 @@
 mod check;
 mod network;
 mod oracle;
+mod pause;
 mod policy;
 mod programs;
 mod provoke;

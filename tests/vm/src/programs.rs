@@ -29,6 +29,7 @@ const PROGRAMS: &[&str] = &[
     "network-stage",
     "network-asker",
     "network-outsider",
+    "pause",
     "policy",
     "policy-read",
 ];
@@ -62,6 +63,7 @@ pub(crate) fn main(program: &[u8], arguments: &[&[u8]]) -> ExitCode {
         b"network-stage" => crate::network::run::stage_main(arguments),
         b"network-asker" => crate::network::run::asker_main(arguments),
         b"network-outsider" => crate::network::run::outsider_main(arguments),
+        b"pause" => crate::pause::program_main(arguments),
         b"policy" => crate::policy::program_main(arguments),
         b"policy-read" => crate::policy::read_main(arguments),
         b"work" => crate::oracle::work::main(path(0), path(1)),

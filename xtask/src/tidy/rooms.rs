@@ -9,12 +9,13 @@ pub(super) struct Room {
 }
 
 /// Every room.
-pub(super) const ROOMS: [Room; 19] = [
+pub(super) const ROOMS: [Room; 20] = [
     Room { name: "model", imports: &[], pure: true },
     Room { name: "tree", imports: &["model"], pure: true },
     Room { name: "policy", imports: &["model"], pure: true },
     Room { name: "correlate", imports: &["model", "tree"], pure: true },
-    Room { name: "pipeline", imports: &["model", "tree", "policy", "correlate"], pure: true },
+    Room { name: "approvals", imports: &["model"], pure: true },
+    Room { name: "pipeline", imports: &["model", "tree", "policy", "correlate", "approvals"], pure: true },
     Room { name: "report", imports: &["model", "tree"], pure: true },
     Room { name: "connectors", imports: &["model"], pure: true },
     Room { name: "sensor", imports: &["model"], pure: false },

@@ -11,7 +11,7 @@ pub(super) fn asked(approval: &Approval) -> String {
         Waiter::Held { process } => format!("process {} is held before its first instruction", process.tgid),
         Waiter::Hook { process, .. } => format!("the hook of process {} is held", process.tgid),
         Waiter::Agent { .. } => "the agent asks in its own dialogue".to_owned(),
-        Waiter::Retry { process } => format!("process {} was refused, a retry may pass", process.tgid),
+        Waiter::Retry { process, .. } => format!("process {} was refused, a retry may pass", process.tgid),
     };
     format!("{} {} [{}]", approval.id, subject(&approval.subject), waits)
 }

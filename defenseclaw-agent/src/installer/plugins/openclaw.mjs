@@ -5,9 +5,15 @@ import { spawn } from "node:child_process";
 const PROGRAM = "@PROGRAM@";
 const ARGUMENTS = "@ARGUMENTS@";
 const CLOSED = "@CLOSED@";
+const HOLDS = "@HOLDS@";
+// Longer than `defenseclaw hook` itself takes, and shorter than OpenClaw waits; a person may be asked before a tool runs.
 const DEADLINE = 14000;
+const HELD_DEADLINE = 105000;
+const HELD_TIMEOUT = 110000;
 const HELD = ["before_tool_call", "before_agent_run"];
 const SEEN = ["after_tool_call", "agent_end", "session_start", "session_end"];
+
+const isHeld = (hook) => HOLDS && hook === "before_tool_call";
 
 function ask(payload) {
   return new Promise((resolve, reject) => {
@@ -15,7 +21,7 @@ function ask(payload) {
     const timer = setTimeout(() => {
       child.kill();
       reject(new Error("no answer in time"));
-    }, DEADLINE);
+    }, isHeld(payload.hook) ? HELD_DEADLINE : DEADLINE);
     let out = "";
     child.stdout.setEncoding("utf8");
     child.stdout.on("data", (text) => (out += text));
@@ -62,7 +68,8 @@ export default {
   name: "DefenseClaw",
   register(api) {
     for (const hook of [...HELD, ...SEEN]) {
-      api.on(hook, (event, ctx) => answer(hook, event, ctx));
+      const options = isHeld(hook) ? { timeoutMs: HELD_TIMEOUT } : undefined;
+      api.on(hook, (event, ctx) => answer(hook, event, ctx), options);
     }
   },
 };

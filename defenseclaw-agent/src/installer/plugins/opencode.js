@@ -5,7 +5,10 @@ import { spawn } from "node:child_process";
 const PROGRAM = "@PROGRAM@";
 const ARGUMENTS = "@ARGUMENTS@";
 const CLOSED = "@CLOSED@";
+const HOLDS = "@HOLDS@";
+// Longer than `defenseclaw hook` itself takes; a person may be asked before a tool runs.
 const DEADLINE = 30000;
+const HELD_DEADLINE = 110000;
 
 function ask(payload) {
   return new Promise((resolve, reject) => {
@@ -13,7 +16,7 @@ function ask(payload) {
     const timer = setTimeout(() => {
       child.kill();
       reject(new Error("no answer in time"));
-    }, DEADLINE);
+    }, HOLDS && payload.hook === "tool.execute.before" ? HELD_DEADLINE : DEADLINE);
     let out = "";
     child.stdout.setEncoding("utf8");
     child.stdout.on("data", (text) => (out += text));

@@ -402,6 +402,7 @@ fn what_the_cgroup_refuses_ends_the_process_where_the_rule_says_so() {
             would_block: false,
             rule: 0,
             generation: 1,
+            asks: false,
         });
         // The numbers of the rule stand in the row of the policy.
         stage.generation = 0;

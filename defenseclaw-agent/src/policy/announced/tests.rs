@@ -29,21 +29,28 @@ fn session() -> Session {
     Session::new(&policy, &bindings).unwrap()
 }
 
-fn said(intents: Vec<Intent>) -> Vec<String> {
-    let session = session();
-    let call = ToolCall {
+fn call() -> ToolCall {
+    ToolCall {
         id: None,
         tool: "t".to_owned(),
         input: serde_json::Value::Null,
-        intents,
+        intents: Vec::new(),
         output: None,
         failed: false,
         background: false,
         process_group: None,
         mcp: None,
-    };
+    }
+}
+
+fn said(intents: Vec<Intent>) -> Vec<String> {
+    let session = session();
+    let call = ToolCall { intents, ..call() };
     let at = Whereabouts { cwd: Some("/home/u/p"), home: "/home/u" };
-    announced(&session, at, &call).iter().map(|entry| session.rule(entry.rule).unwrap().id.clone()).collect()
+    announced(&session, at, &call)
+        .iter()
+        .map(|said| session.rule(said.entry.rule).unwrap().id.clone())
+        .collect()
 }
 
 fn known(text: &str) -> Target {
@@ -103,8 +110,42 @@ fn the_program_of_a_command_is_spared_and_no_other() {
 }
 
 #[test]
-fn the_strictest_comes_first_and_each_once() {
+fn what_is_equally_strict_comes_in_its_order_and_each_thing_once() {
     let intents =
         vec![Intent::Read(known(".env")), Intent::Read(known("a/.env")), Intent::Read(known("~/.ssh/a"))];
-    assert_eq!(said(intents), ["env", "keys"]);
+    assert_eq!(said(intents), ["env", "env", "keys"]);
+}
+
+#[test]
+fn what_was_said_names_what_it_is_about() {
+    let session = session();
+    let at = Whereabouts { cwd: Some("/home/u/p"), home: "/home/u" };
+    for (intents, want) in [
+        (vec![Intent::Read(known("~/.ssh/x/../id"))], [("keys", "file.read", "/home/u/.ssh/id")].as_slice()),
+        (vec![Intent::Write(known("~/.ssh/id"))], &[("keys", "file.write", "/home/u/.ssh/id")]),
+        (
+            vec![Intent::Read(known(".env")), Intent::Read(known("a/.env")), Intent::Read(known("./.env"))],
+            &[("env", "file.read", "/home/u/p/.env"), ("env", "file.read", "/home/u/p/a/.env")],
+        ),
+        (vec![exec("curl")], &[("curl", "exec", "curl")]),
+        (vec![exec("./curl")], &[("curl", "exec", "/home/u/p/curl")]),
+        (
+            vec![Intent::Connect(known("https://paste.example/x?token=1"))],
+            &[("paste", "net.connect", "paste.example:443")],
+        ),
+    ] {
+        let call = ToolCall { intents, ..call() };
+        let said = announced(&session, at, &call);
+        let said: Vec<_> = said
+            .iter()
+            .map(|said| {
+                (
+                    session.rule(said.entry.rule).unwrap().id.as_str(),
+                    said.effect.as_str(),
+                    said.object.as_str(),
+                )
+            })
+            .collect();
+        assert_eq!(said, want);
+    }
 }

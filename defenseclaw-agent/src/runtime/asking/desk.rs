@@ -23,6 +23,7 @@ use crate::{
         Answerer, Approval, ApprovalId, ApprovalSettled, BootTime, Grant, GrantId, Ruled, Ruling, SessionId,
         Via,
     },
+    pipeline::Limits,
     runtime::clock,
 };
 
@@ -105,6 +106,13 @@ impl Desk {
             }
             shown.settled.push_back((approval, end));
         });
+    }
+
+    /// Bounds questions from now on.
+    pub(in super::super) fn limit(&self, limits: Limits) {
+        if self.0.answers.try_send(Mail::Limits(limits)).is_err() {
+            tracing::warn!("the limits of questions stay as they were: the loop is behind");
+        }
     }
 
     /// Nobody is to wait for a change any more.
@@ -224,12 +232,12 @@ impl Desk {
         let result = self.hand(peer, What::Rule(Box::new(ruled), approval.clone()), by).await;
         // The end that came first says more than that there was one.
         match result {
-            Err(Untaken::Settled(why)) => {
+            Err(Untaken::Impossible(why)) => {
                 let end = self.with(|shown| {
                     let end = shown.settled.iter().rev().find(|(known, _)| known.id == approval.id);
                     end.map(|(_, end)| how(end))
                 });
-                Err(Untaken::Settled(end.unwrap_or(why)))
+                Err(end.map_or(Untaken::Impossible(why), Untaken::Settled))
             }
             other => other,
         }
@@ -249,7 +257,9 @@ impl Desk {
         if !known {
             return Err(Untaken::Unknown);
         }
-        self.hand(peer, What::Revoke(id), answerer(peer, via)).await
+        let result = self.hand(peer, What::Revoke(id), answerer(peer, via)).await;
+        // It was there a moment ago.
+        result.map_err(|why| if let Untaken::Impossible(why) = why { Untaken::Settled(why) } else { why })
     }
 
     async fn hand(&self, peer: &Peer, what: What, by: Answerer) -> Result<(), Untaken> {

@@ -13,7 +13,7 @@ use super::{Desk, outside::Suspect};
 use crate::{
     api::Untaken,
     model::{Answerer, Approval, ApprovalSettled, BootTime, Grant, GrantId, ProcessKey, Ruled, SessionId},
-    pipeline::Input,
+    pipeline::{Input, Limits},
     runtime::clock,
     sensor::Sensor,
 };
@@ -40,6 +40,8 @@ pub(in super::super) enum Mail {
     Answer(Answer),
     /// The local policy was written.
     Reread,
+    /// Bounds questions from now on.
+    Limits(Limits),
 }
 
 /// What is to be done about it.
@@ -48,6 +50,7 @@ pub(in super::super) enum Taken {
     Input(Input),
     /// Read the policy again.
     Reread,
+    Limits(Limits),
     /// It was refused.
     Nothing,
 }
@@ -101,7 +104,11 @@ impl Inbox {
         mail: Mail,
         watched: impl Fn(ProcessKey) -> Result<bool, String>,
     ) -> Taken {
-        let Mail::Answer(Answer { what, by, suspects, reply }) = mail else { return Taken::Reread };
+        let Answer { what, by, suspects, reply } = match mail {
+            Mail::Answer(answer) => answer,
+            Mail::Reread => return Taken::Reread,
+            Mail::Limits(limits) => return Taken::Limits(limits),
+        };
         let about = match &what {
             What::Rule(ruled, _) => ruled.approval.to_string(),
             What::Revoke(grant) => grant.to_string(),
@@ -141,7 +148,7 @@ impl Inbox {
         for (ticket, result) in answered {
             if let Some(reply) = self.waiting.remove(&ticket) {
                 // Who waited may have lost patience.
-                reply.send(result.map_err(Untaken::Settled)).ok();
+                reply.send(result.map_err(Untaken::Impossible)).ok();
             }
         }
     }
@@ -158,7 +165,7 @@ fn outside(
             What::Rule(_, approval) => is_of(approval, suspect.process),
             What::Revoke(_) => false,
         };
-        if asks || watched(suspect.process)? {
+        if asks || suspect.launched || watched(suspect.process)? {
             return Err(format!(
                 "{} (pid {}) is watched itself; answer from a terminal that no agent has",
                 suspect.what, suspect.process.tgid
@@ -175,7 +182,7 @@ fn is_of(approval: &Approval, process: ProcessKey) -> bool {
     | Waiter::Held { process: first }
     | Waiter::Hook { process: first, .. }
     | Waiter::Agent { process: first }
-    | Waiter::Retry { process: first }) = &approval.waiter;
+    | Waiter::Retry { process: first, .. }) = &approval.waiter;
     let above = approval.ancestry.iter().map(|ancestor| &ancestor.process);
     std::iter::once(first)
         .chain(above)

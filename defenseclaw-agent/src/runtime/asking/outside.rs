@@ -1,8 +1,10 @@
 //! Whether who answers stands outside of every tree that is watched. An agent that may run commands could otherwise answer its
 //! own questions, itself or through what is typed into the terminal that it has.
 
+use std::fs;
+
 use crate::{
-    model::{Caller, ProcessKey},
+    model::{Caller, ProcessKey, SessionId},
     sensor::{self, Seat, TICK_NS},
 };
 
@@ -16,6 +18,23 @@ pub(in super::super) struct Suspect {
     pub(in super::super) process: ProcessKey,
     /// What it is to who answers.
     pub(in super::super) what: &'static str,
+    /// It is in the cgroup of a run, whichever: other runs' trees are known by nothing else here.
+    pub(in super::super) launched: bool,
+}
+
+impl Suspect {
+    fn new(process: ProcessKey, what: &'static str) -> Self {
+        let cgroup = fs::read_to_string(format!("/proc/{}/cgroup", process.tgid)).unwrap_or_default();
+        Self { process, what, launched: is_of_a_run(&cgroup) }
+    }
+}
+
+/// Whether one of a process's cgroups was made for a session.
+fn is_of_a_run(text: &str) -> bool {
+    let paths = text.lines().filter_map(|line| line.splitn(3, ':').nth(2));
+    paths.flat_map(|path| path.split('/')).any(|name| {
+        name.strip_prefix("defenseclaw-").is_some_and(|session| session.parse::<SessionId>().is_ok())
+    })
 }
 
 /// All of them. None if who answers is not there any more, or was not when it connected: then nobody knows who it was.
@@ -44,7 +63,7 @@ fn line(from: ProcessKey, what: &'static str, above: &'static str) -> Option<Vec
         if !is_it || found.len() >= ANCESTORS_MAX {
             break;
         }
-        found.push(Suspect { process: known.process, what: if found.is_empty() { what } else { above } });
+        found.push(Suspect::new(known.process, if found.is_empty() { what } else { above }));
         next = known.ppid;
     }
     (!found.is_empty()).then_some(found)
@@ -52,21 +71,32 @@ fn line(from: ProcessKey, what: &'static str, above: &'static str) -> Option<Vec
 
 fn at_the_terminal(seat: &Seat) -> Vec<Suspect> {
     let leader = sensor::parent_of(seat.leader)
-        .map(|leader| Suspect { process: leader.process, what: "the leader of the session of who answers" });
+        .map(|leader| Suspect::new(leader.process, "the leader of the session of who answers"));
     let foreground = match seat.terminal {
         Some((terminal, group)) if group != 0 => sensor::seated(terminal, group),
         _ => Vec::new(),
     };
-    let foreground = foreground.into_iter().map(|process| Suspect {
-        process,
-        what: "a process in the foreground of the terminal of who answers",
-    });
+    let what = "a process in the foreground of the terminal of who answers";
+    let foreground = foreground.into_iter().map(|process| Suspect::new(process, what));
     leader.into_iter().chain(foreground).collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn trees_of_other_runs_are_known_by_their_cgroups() {
+        for (text, is) in [
+            ("0::/user.slice/defenseclaw-0123456789abcdef\n", true),
+            ("12:cpu:/x\n0::/defenseclaw-0123456789abcdef/inner:y\n", true),
+            ("0::/system.slice/defenseclaw-daemon.service\n", false),
+            ("0::/defenseclaw\n", false),
+            ("", false),
+        ] {
+            assert_eq!(is_of_a_run(text), is, "{text}");
+        }
+    }
 
     #[test]
     fn we_and_our_ancestors_are_looked_at_and_who_is_gone_cannot_be() {

@@ -19,11 +19,10 @@ use crate::{
     api::{
         self, ApiError, Asks, Granted, Lasting, Limits, Listener, Open, Peer, Question, Said, Since, Untaken,
     },
+    config::RUNS,
     model::{ApprovalId, GrantId, SessionId, Via},
+    pipeline,
 };
-
-/// Where the sockets of runs are.
-pub(in super::super) const RUNS: &str = "/run/defenseclaw/runs";
 
 /// Questions cannot be asked.
 #[derive(Debug, thiserror::Error)]
@@ -88,6 +87,13 @@ impl Served {
             })
             .map_err(system("start the thread of the socket"))?;
         Ok((Self { desk, stop: Some(stop), thread: Some(thread) }, inbox))
+    }
+}
+
+impl Served {
+    /// Bounds questions from now on.
+    pub(in super::super) fn limit(&self, limits: pipeline::Limits) {
+        self.desk.limit(limits);
     }
 }
 

@@ -9,21 +9,29 @@ use std::{
     path::PathBuf,
     process,
     sync::{Arc, PoisonError, atomic::Ordering},
+    time::Duration,
 };
 
 use nix::unistd::{Uid, User, geteuid};
+use tokio::sync::oneshot;
 
-use super::{Daemon, InForce, judge, late};
+use super::{
+    Daemon, InForce, adopt,
+    asking::{self, End, Until, Waiting},
+    judge::{self, Judged},
+    late,
+    queue::Question,
+};
 use crate::{
-    api::{Answers, Page, Peer, Unread, Wanted},
+    api::{Answered, Answers, Page, Peer, Unread, Wanted},
     config::ConnectorConfig,
     connectors,
     model::{
-        Answer, Attendance, Caller, Connector, Decision, FailMode, HookCall, HookEvent, HookOutput, JudgedBy,
-        PolicyAction, Reply, VERIFY_EVENT,
+        Answer, Attendance, BootTime, Caller, Connector, Decision, FailMode, HookCall, HookEvent, HookOutput,
+        JudgedBy, PolicyAction, Reply, VERIFY_EVENT, WallTime, Way,
     },
     policy::{self, Bindings},
-    runtime::clock,
+    runtime::{asking::Local, clock},
 };
 
 /// Runs of agents whose bound policies are kept.
@@ -63,52 +71,95 @@ struct Outcome {
     judged: Option<(JudgedBy, Decision)>,
     reply: PolicyAction,
     output: HookOutput,
+    /// A person is to be asked.
+    asked: Option<Asked>,
 }
 
-impl Answers for Daemon {
-    async fn hook(&self, caller: Caller, connector: Connector, payload: Vec<u8>) -> HookOutput {
-        let (boot, wall) = (clock::boot_now(), clock::wall_now());
-        let in_force = self.in_force();
-        let config = in_force.config.connector(connector);
-        let fail_mode = if config.enabled { config.fail_mode } else { FailMode::Open };
-        let outcome =
-            connectors::parse(connector, &payload).map_err(|err| err.to_string()).and_then(|event| {
-                // A defect of ours must not become a tool that runs, or an agent that hangs.
-                let judged = || self.outcome(caller, &in_force, &config, event.clone());
-                let panicked = |_| Err("the daemon failed while it judged; its log says where".to_owned());
-                catch_unwind(AssertUnwindSafe(judged)).unwrap_or_else(panicked)
-            });
-        let failed = outcome.is_err();
-        let mut outcome = outcome.unwrap_or_else(|problem| {
-            let why = format!("DefenseClaw could not judge this: {problem}");
-            let output = connectors::fail(connector, fail_mode, &payload, &why);
-            let reply = if fail_mode == FailMode::Closed { PolicyAction::Block } else { PolicyAction::Allow };
-            let event = connectors::parse(connector, &payload).ok().and_then(judge::without_secrets);
-            Outcome { event, problem: Some(problem), judged: None, reply, output }
-        });
-        self.count(failed);
+/// How a person is asked, and about what.
+struct Asked {
+    way: Way,
+    session: Arc<policy::Session>,
+    judged: Judged,
+}
+
+/// A hook when it came.
+#[derive(Clone, Copy)]
+struct Came {
+    wall: WallTime,
+    boot: BootTime,
+    caller: Caller,
+    connector: Connector,
+}
+
+impl Came {
+    fn call(self, mut outcome: Outcome, failed: Option<FailMode>) -> HookCall {
         let cut = outcome.event.as_mut().is_some_and(HookEvent::cut);
         let (policy, decision) = outcome.judged.unzip();
-        let call = HookCall {
+        HookCall {
             session: None,
-            wall,
-            boot,
-            caller,
-            connector,
+            wall: self.wall,
+            boot: self.boot,
+            caller: self.caller,
+            connector: self.connector,
             event: outcome.event,
             calls: Vec::new(),
             cut,
             problem: outcome.problem,
             policy,
             decision,
-            answer: Answer::new(outcome.reply, failed.then_some(fail_mode), &outcome.output),
-            latency_ns: clock::boot_now().0.saturating_sub(boot.0),
+            answer: Answer::new(outcome.reply, failed, &outcome.output),
+            latency_ns: clock::boot_now().0.saturating_sub(self.boot.0),
+        }
+    }
+}
+
+impl Answers for Daemon {
+    async fn hook(
+        self: &Arc<Self>,
+        caller: Caller,
+        connector: Connector,
+        payload: Vec<u8>,
+        hold: Duration,
+    ) -> Answered {
+        let came = Came { wall: clock::wall_now(), boot: clock::boot_now(), caller, connector };
+        let in_force = self.in_force();
+        let config = in_force.config.connector(connector);
+        let fail_mode = if config.enabled { config.fail_mode } else { FailMode::Open };
+        let parsed = connectors::parse(connector, &payload).map_err(|err| err.to_string());
+        let outcome = parsed.and_then(|event| {
+            // A defect of ours must not become a tool that runs, or an agent that hangs.
+            let judged = || self.outcome(caller, &in_force, &config, event.clone(), hold);
+            let panicked = |_| Err("the daemon failed while it judged; its log says where".to_owned());
+            let outcome = catch_unwind(AssertUnwindSafe(judged)).unwrap_or_else(panicked);
+            outcome.map(|outcome| (event, outcome))
+        });
+        let (mut outcome, failed) = match outcome {
+            Ok((event, mut outcome)) => match outcome.asked.take() {
+                Some(asked) if asked.way == Way::Hold => {
+                    return self.hold(came, in_force, config, event, outcome, asked, hold).await;
+                }
+                asked => (Outcome { asked, ..outcome }, false),
+            },
+            Err(problem) => {
+                let why = format!("DefenseClaw could not judge this: {problem}");
+                let output = connectors::fail(connector, fail_mode, &payload, &why);
+                let reply =
+                    if fail_mode == FailMode::Closed { PolicyAction::Block } else { PolicyAction::Allow };
+                let event = connectors::parse(connector, &payload).ok().and_then(judge::without_secrets);
+                let problem = Some(problem);
+                (Outcome { event, problem, judged: None, reply, output, asked: None }, true)
+            }
         };
+        self.count(failed);
+        let output = outcome.output.clone();
+        let asked = outcome.asked.take().map(|asked| asked.judged.questions);
+        let call = came.call(outcome, failed.then_some(fail_mode));
         // Somebody tries whether we answer: no agent's process is behind it.
         let tried = call.event.as_ref().is_some_and(|event| event.name == VERIFY_EVENT);
         let whose = (!tried).then(|| self.whose(caller, &in_force, &config, call.event.as_ref()));
-        self.queue.add(call, whose).await;
-        outcome.output
+        let ancestry = whose.as_ref().map(|_| adopt::ancestry(caller)).unwrap_or_default();
+        self.queue.add(call, whose, ancestry, asked.unwrap_or_default()).await;
+        Answered::Now(output)
     }
 
     async fn missed(&self, caller: Caller, lines: Vec<u8>) -> usize {
@@ -116,7 +167,7 @@ impl Answers for Daemon {
         let taken = calls.len();
         for call in calls {
             self.missed.fetch_add(1, Ordering::Relaxed);
-            self.queue.add(call, None).await;
+            self.queue.keep(call).await;
         }
         taken
     }
@@ -131,6 +182,7 @@ impl Answers for Daemon {
             "generation": in_force.generation,
             "mode": in_force.config.mode,
             "connectors": in_force.config.connectors,
+            "held": self.holds.count(),
             "answered": self.answered.load(Ordering::Relaxed),
             "hooks": self.hooks.status(),
             "missed": self.missed.load(Ordering::Relaxed),
@@ -164,27 +216,107 @@ impl Daemon {
         in_force: &InForce,
         config: &ConnectorConfig,
         mut event: HookEvent,
+        hold: Duration,
     ) -> Result<Outcome, String> {
-        let (reply, judged) = if config.enabled && judge::is_judged(event.phase) {
-            let (session, home) = self.session(caller, in_force, config, &event)?;
-            let (reply, decision) = judge::decide(&session, &home, in_force.generation, config, &mut event);
-            let name = in_force.policy.name.clone();
-            let by = JudgedBy { name, mode: session.mode(), digest: in_force.digest.clone() };
-            (reply, Some((by, decision)))
-        } else {
+        if !config.enabled || !judge::is_judged(event.phase) {
             // What is not judged is kept all the same, and so without what is secret.
             let bound = config.enabled.then(|| self.session(caller, in_force, config, &event).ok()).flatten();
             policy::inspect(bound.as_ref().map(|(session, _)| &**session), &mut event);
-            (Reply::Allow, None)
+            return Ok(Outcome::new(event, None, &Reply::Allow, Attendance::Unattended));
+        }
+        let (session, home) = self.session(caller, in_force, config, &event)?;
+        let mut way = Way::Fallback;
+        let mut judged = judge::decide(&session, &home, in_force.generation, config, &mut event, |event| {
+            way = asking::way(caller, config, event, hold);
+            way != Way::Fallback
+        });
+        let asks = matches!(judged.reply, Reply::Confirm { .. });
+        let attendance = if asks && way == Way::Native {
+            asking::asks_itself(&mut judged.decision);
+            Attendance::Attended
+        } else {
+            Attendance::Unattended
         };
-        let output = connectors::encode(&reply, &event, Attendance::Unattended);
-        let action = match reply {
-            Reply::Allow => PolicyAction::Allow,
-            Reply::Alert { .. } => PolicyAction::Alert,
-            Reply::Confirm { .. } => PolicyAction::Confirm,
-            Reply::Block { .. } => PolicyAction::Block,
+        let by = judged_by(in_force, &session);
+        let mut outcome = Outcome::new(event, Some((by, judged.decision.clone())), &judged.reply, attendance);
+        outcome.asked = asks.then_some(Asked { way, session, judged });
+        Ok(outcome)
+    }
+
+    /// Answers when a person has, if there is room for that; else by the policy's fallback.
+    #[expect(clippy::too_many_arguments, reason = "everything that is known of one hook")]
+    async fn hold(
+        self: &Arc<Self>,
+        came: Came,
+        in_force: Arc<InForce>,
+        config: ConnectorConfig,
+        event: HookEvent,
+        outcome: Outcome,
+        asked: Asked,
+        hold: Duration,
+    ) -> Answered {
+        let until = Until::new(hold);
+        let Asked { session, mut judged, .. } = asked;
+        let questions = std::mem::take(&mut judged.questions);
+        let whose = self.whose(came.caller, &in_force, &config, outcome.event.as_ref());
+        let ancestry = adopt::ancestry(came.caller);
+        let kept = outcome.event.clone().unwrap_or_else(|| event.clone());
+        let draft = came.call(outcome, None);
+        let caller = came.caller;
+        let waiting =
+            Waiting { caller, event, session, in_force, config, kept, judged, ancestry: ancestry.clone() };
+        let Some(mut hold) = self.holds.hold(questions.len()) else {
+            let (reply, decision) = waiting.fell_back("too many hooks wait for a person already");
+            return Answered::Now(self.finish(came, waiting, &reply, decision, None).await);
         };
-        Ok(Outcome { event: Some(event), problem: None, judged, reply: action, output })
+        let question = Question { call: Box::new(draft), whose, ancestry, questions, ticket: hold.ticket };
+        if !self.queue.ask(question, until.boot).await {
+            let (reply, decision) = waiting.fell_back("nobody could be asked");
+            return Answered::Now(self.finish(came, waiting, &reply, decision, None).await);
+        }
+        let (mut caller, output) = oneshot::channel();
+        let daemon = Arc::clone(self);
+        tokio::spawn(async move {
+            let (end, waiting) = waiting.end(&daemon, &mut hold, until, &mut caller).await;
+            match end {
+                End::Answered(reply, decision) => {
+                    let output = daemon.finish(came, waiting, &reply, decision, None).await;
+                    caller.send(output).ok();
+                }
+                End::Gone(decision) => {
+                    let reply = Reply::Confirm { reason: String::new() };
+                    let why = "who asked did not wait until a person had answered";
+                    daemon.finish(came, waiting, &reply, decision, Some(why)).await;
+                }
+            }
+            // It counts as held until its row is on its way.
+            drop(hold);
+        });
+        Answered::Held { within: until.within, output }
+    }
+
+    /// What goes back to the agent, when its row is on its way.
+    async fn finish(
+        &self,
+        came: Came,
+        waiting: Waiting,
+        reply: &Reply,
+        decision: Decision,
+        problem: Option<&str>,
+    ) -> HookOutput {
+        let by = judged_by(&waiting.in_force, &waiting.session);
+        let event = waiting.kept;
+        let mut outcome = Outcome::new(event, Some((by, decision)), reply, Attendance::Unattended);
+        if let Some(problem) = problem {
+            outcome.problem = Some(problem.to_owned());
+            outcome.output = HookOutput::default();
+        }
+        let output = outcome.output.clone();
+        self.count(problem.is_some());
+        let call = came.call(outcome, None);
+        let whose = self.whose(came.caller, &waiting.in_force, &waiting.config, call.event.as_ref());
+        self.queue.add(call, Some(whose), waiting.ancestry, Vec::new()).await;
+        output
     }
 
     /// The policy, bound to the run of the agent that asks, and the home of its user.
@@ -231,6 +363,29 @@ impl Daemon {
     }
 }
 
+impl Outcome {
+    fn new(
+        event: HookEvent,
+        judged: Option<(JudgedBy, Decision)>,
+        reply: &Reply,
+        attendance: Attendance,
+    ) -> Self {
+        let output = connectors::encode(reply, &event, attendance);
+        let action = match reply {
+            Reply::Allow => PolicyAction::Allow,
+            Reply::Alert { .. } => PolicyAction::Alert,
+            Reply::Confirm { .. } => PolicyAction::Confirm,
+            Reply::Block { .. } => PolicyAction::Block,
+        };
+        Self { event: Some(event), problem: None, judged, reply: action, output, asked: None }
+    }
+}
+
+fn judged_by(in_force: &InForce, session: &policy::Session) -> JudgedBy {
+    let name = in_force.policy.name.clone();
+    JudgedBy { name, mode: session.mode(), digest: in_force.digest.clone() }
+}
+
 fn bind(
     known: &Known,
     in_force: &InForce,
@@ -245,7 +400,14 @@ fn bind(
         mode,
     };
     let said = |problems: Vec<policy::Problem>| problems.iter().map(ToString::to_string).collect::<Vec<_>>();
-    policy::Session::new(&in_force.policy, &bindings).map_err(|problems| said(problems).join("; "))
+    let bound = if asking::may_ask(config, connector, mode) {
+        policy::Session::asking(&in_force.policy, &bindings)
+    } else {
+        policy::Session::new(&in_force.policy, &bindings)
+    };
+    let bound = bound.map_err(|problems| said(problems).join("; "))?;
+    let local = Local::beside(&in_force.config.audit);
+    Ok(local.bind(bound, &bindings.home, &bindings.project))
 }
 
 /// Where the agent says it is, else where who asks is.

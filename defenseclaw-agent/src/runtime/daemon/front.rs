@@ -3,9 +3,16 @@
 use super::Daemon;
 use crate::{
     api::{Answers as _, Asks, Granted, Lasting, Open, Peer, Question, Said, Since, Untaken},
+    config::Config,
     model::{ApprovalId, GrantId, Ruling, Via},
+    pipeline::Limits,
     runtime::asking::Rights,
 };
+
+/// What the configuration says of them.
+pub(super) fn limits(config: &Config) -> Limits {
+    Limits { open_max: config.approvals.open_max, wait: config.approvals.timeout }
+}
 
 impl Daemon {
     fn rights(&self, peer: &Peer) -> Rights {

@@ -3,11 +3,14 @@
 
 mod adopt;
 mod answer;
+mod asking;
 mod bind;
 mod force;
 mod front;
+mod holds;
 mod judge;
 mod late;
+mod questions;
 mod queue;
 mod read;
 mod tamper;
@@ -44,6 +47,7 @@ use crate::{
 };
 use answer::Sessions;
 use force::InForce;
+use holds::Holds;
 use queue::Queue;
 use view::View;
 
@@ -79,6 +83,9 @@ pub enum DaemonError {
     },
 }
 
+/// How long hooks that nobody will be asked about have for their answers, when it stops.
+const HELD_PATIENCE: Duration = Duration::from_secs(5);
+
 /// Everything that requests share.
 pub(super) struct Daemon {
     /// Where the configuration is read from.
@@ -86,6 +93,7 @@ pub(super) struct Daemon {
     in_force: Mutex<Arc<InForce>>,
     sessions: Mutex<Sessions>,
     queue: Queue,
+    holds: Holds,
     view: View,
     /// The audit, for who reads.
     database: PathBuf,
@@ -109,6 +117,7 @@ impl Daemon {
         let config = config::load(self.path.as_deref())?;
         let mut in_force = self.in_force.lock().unwrap_or_else(PoisonError::into_inner);
         *in_force = Arc::new(InForce::new(config, in_force.generation + 1)?);
+        self.desk.limit(front::limits(&in_force.config));
         Ok(())
     }
 
@@ -141,14 +150,17 @@ pub fn daemon(path: Option<&Path>) -> Result<(), DaemonError> {
         let listener = Listener::bind(&socket)?;
         let writer = Writer::open(&database, &options)?;
         let view = View::default();
+        let holds = Holds::default();
         let (desk, inbox) = Desk::new(Local::beside(&database));
-        let (queue, mut thread) = Queue::start(writer, boot_id, watch, view.clone(), inbox)
+        desk.limit(front::limits(&in_force.config));
+        let (queue, mut thread) = Queue::start(writer, boot_id, watch, view.clone(), holds.clone(), inbox)
             .map_err(failed("start the thread that watches"))?;
         let daemon = Arc::new(Daemon {
             path: path.map(Path::to_owned),
             in_force: Mutex::new(Arc::new(in_force)),
             sessions: Mutex::default(),
             queue,
+            holds,
             view,
             database,
             readers: Semaphore::new(read::READERS_MAX),
@@ -174,9 +186,12 @@ pub fn daemon(path: Option<&Path>) -> Result<(), DaemonError> {
             }
             // Who waits for a change would keep us waiting.
             daemon.desk.close();
+            // Who waits for a person now will not be answered by one.
+            daemon.holds.stop();
         };
         api::serve(listener, Arc::clone(&daemon), Limits::default(), stop).await;
         tell(&[NotifyState::Stopping]);
+        daemon.holds.drained(HELD_PATIENCE).await;
         daemon.hooks.stop();
         // It may be about to add a row, which needs this thread.
         if let Err(err) = tokio::task::spawn_blocking(move || watcher.join()).await {

@@ -15,7 +15,8 @@ use tokio::{
 };
 
 use super::{
-    adopt,
+    holds::Holds,
+    judge,
     view::View,
     watch::{self, Loop},
 };
@@ -31,6 +32,27 @@ const QUEUE: usize = 1024;
 /// How long who asks is kept waiting; its own deadline is longer.
 const PATIENCE: Duration = Duration::from_secs(1);
 
+/// What the loop is told.
+pub(super) enum Message {
+    /// A hook was judged.
+    Hook(Box<Ask>),
+    /// A person is to be asked about a hook, until then; its own row comes when it is answered.
+    Question { question: Box<Question>, until: BootTime, done: oneshot::Sender<()> },
+    /// The hook with this ticket does not wait any more.
+    Withdrawn(u64),
+}
+
+/// A judged hook about which a person is to be asked.
+pub(super) struct Question {
+    /// Its answer is not the last word.
+    pub(super) call: Box<HookCall>,
+    pub(super) whose: Whose,
+    pub(super) ancestry: Vec<ProcessKey>,
+    /// Never empty.
+    pub(super) questions: Vec<judge::Question>,
+    pub(super) ticket: u64,
+}
+
 /// A judged hook whose answer waits.
 pub(super) struct Ask {
     pub(super) call: Box<HookCall>,
@@ -38,6 +60,8 @@ pub(super) struct Ask {
     pub(super) whose: Option<Whose>,
     /// Who asked and its ancestors.
     pub(super) ancestry: Vec<ProcessKey>,
+    /// What the agent is about to ask its user.
+    pub(super) questions: Vec<judge::Question>,
     /// Told when everything that it leads to is done.
     pub(super) done: oneshot::Sender<()>,
 }
@@ -86,9 +110,12 @@ impl Lost {
     }
 }
 
+/// There is no room for more, or nobody takes any.
+struct Full;
+
 /// Where hooks go.
 pub(super) struct Queue {
-    sender: Mutex<Option<mpsc::Sender<Ask>>>,
+    sender: Mutex<Option<mpsc::Sender<Message>>>,
     lost: Lost,
 }
 
@@ -105,6 +132,7 @@ impl Queue {
         boot_id: String,
         watch: bool,
         view: View,
+        holds: Holds,
         inbox: Inbox,
     ) -> io::Result<(Self, Thread)> {
         let (sender, hooks) = mpsc::channel(QUEUE);
@@ -121,7 +149,7 @@ impl Queue {
                 Err(why) if watch => tracing::warn!("nothing is watched: {why}"),
                 Err(why) => tracing::info!("nothing is watched: {why}"),
             }
-            let looping = Loop::new(Recorder::new(writer), sensor, boot_id, counted, view, inbox);
+            let looping = Loop::new(Recorder::new(writer), sensor, boot_id, counted, view, holds, inbox);
             // If nobody waits for either any more, nobody needs it.
             loaded.send(()).ok();
             done.send(looping.run(hooks)).ok();
@@ -129,21 +157,56 @@ impl Queue {
         Ok((Self { sender: Mutex::new(Some(sender)), lost }, Thread { ready, ended }))
     }
 
+    /// A row of which nothing follows.
+    pub(super) async fn keep(&self, call: HookCall) {
+        self.add(call, None, Vec::new(), Vec::new()).await;
+    }
+
     /// Waits until the loop is done with a hook, but not for long: then its row is kept later, or counted.
-    pub(super) async fn add(&self, call: HookCall, whose: Option<Whose>) {
-        let ancestry = whose.as_ref().map(|_| adopt::ancestry(call.caller)).unwrap_or_default();
-        let sender = self.sender.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let deadline = time::Instant::now() + PATIENCE;
-        let room = match &sender {
-            Some(sender) => time::timeout_at(deadline, sender.reserve()).await.ok().and_then(Result::ok),
-            None => None,
-        };
-        let Some(room) = room else { return self.lost.add(1, call.boot) };
-        let (done, answered) = oneshot::channel();
-        room.send(Ask { call: Box::new(call), whose, ancestry, done });
-        if time::timeout_at(deadline, answered).await.is_err() {
-            tracing::debug!("a hook is answered before the loop is done with it");
+    pub(super) async fn add(
+        &self,
+        call: HookCall,
+        whose: Option<Whose>,
+        ancestry: Vec<ProcessKey>,
+        questions: Vec<judge::Question>,
+    ) {
+        let boot = call.boot;
+        let make =
+            |done| Message::Hook(Box::new(Ask { call: Box::new(call), whose, ancestry, questions, done }));
+        match self.send(make).await {
+            Ok(true) => {}
+            Ok(false) => tracing::debug!("a hook is answered before the loop is done with it"),
+            Err(Full) => self.lost.add(1, boot),
         }
+    }
+
+    /// Whether the loop has the question. It may be busy with it.
+    pub(super) async fn ask(&self, question: Question, until: BootTime) -> bool {
+        let question = Box::new(question);
+        self.send(|done| Message::Question { question, until, done }).await.is_ok()
+    }
+
+    /// A hook does not wait any more. If that finds no room, its question ends with its deadline.
+    pub(super) async fn withdraw(&self, ticket: u64) {
+        let sender = self.sender();
+        if let Some(sender) = sender {
+            time::timeout(PATIENCE, sender.send(Message::Withdrawn(ticket))).await.ok();
+        }
+    }
+
+    /// Whether the loop was done with it in time.
+    async fn send(&self, make: impl FnOnce(oneshot::Sender<()>) -> Message) -> Result<bool, Full> {
+        let sender = self.sender().ok_or(Full)?;
+        let deadline = time::Instant::now() + PATIENCE;
+        let room =
+            time::timeout_at(deadline, sender.reserve()).await.ok().and_then(Result::ok).ok_or(Full)?;
+        let (done, answered) = oneshot::channel();
+        room.send(make(done));
+        Ok(time::timeout_at(deadline, answered).await.is_ok())
+    }
+
+    fn sender(&self) -> Option<mpsc::Sender<Message>> {
+        self.sender.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// No more hooks: the loop takes what there is and ends.

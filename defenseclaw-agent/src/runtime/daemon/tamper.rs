@@ -201,7 +201,7 @@ fn daemon_row(runtime: &Handle, daemon: &Daemon, row: HookCall) {
         cause.unwrap_or_default(),
         what.unwrap_or_default()
     );
-    runtime.block_on(daemon.queue.add(row, None));
+    runtime.block_on(daemon.queue.keep(row));
 }
 
 impl Watched {

@@ -18,7 +18,8 @@ use tracing::{error, info, warn};
 use super::{
     adopt::{self, Lineage},
     bind,
-    queue::{Ask, Lost, Whose},
+    holds::Holds,
+    queue::{Ask, Lost, Message, Question, Whose},
     view::{Live, View},
 };
 use crate::{
@@ -60,7 +61,7 @@ struct Watched {
 }
 
 pub(super) struct Loop {
-    recorder: Recorder,
+    pub(super) recorder: Recorder,
     /// Or why nothing is watched.
     sensor: Result<Sensor, String>,
     boot_id: String,
@@ -79,6 +80,7 @@ pub(super) struct Loop {
     view: View,
     /// Where questions are answered.
     inbox: Inbox,
+    pub(super) holds: Holds,
     /// Hooks whose rows are not with the audit yet.
     in_hand: usize,
     /// Rows are neither stored nor accounted for.
@@ -107,6 +109,7 @@ impl Loop {
         boot_id: String,
         lost: Lost,
         view: View,
+        holds: Holds,
         inbox: Inbox,
     ) -> Self {
         view.level(sensor.as_ref().map(Sensor::protection).map_err(String::as_str));
@@ -124,13 +127,14 @@ impl Loop {
             lost,
             view,
             inbox,
+            holds,
             in_hand: 0,
             unwritten: None,
         }
     }
 
     /// Until nobody can send hooks any more. An error if rows are neither stored nor accounted for.
-    pub(super) fn run(mut self, mut hooks: mpsc::Receiver<Ask>) -> Result<(), StoreError> {
+    pub(super) fn run(mut self, mut hooks: mpsc::Receiver<Message>) -> Result<(), StoreError> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build();
         match runtime {
             // A defect of ours must not end the answers, nor what is kept of them.
@@ -139,6 +143,7 @@ impl Loop {
                     self.give_up("the watching loop failed; the daemon's log says where");
                     self.recorder.forget();
                     self.inbox.forget();
+                    self.holds.release();
                     self.lost.add(std::mem::take(&mut self.in_hand), clock::boot_now());
                 }
             }
@@ -152,7 +157,7 @@ impl Loop {
         self.finish()
     }
 
-    async fn turn(&mut self, hooks: &mut mpsc::Receiver<Ask>) {
+    async fn turn(&mut self, hooks: &mut mpsc::Receiver<Message>) {
         let mut check = time::interval(CHECK_EVERY);
         check.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut next_read = Instant::now();
@@ -179,29 +184,38 @@ impl Loop {
         }
     }
 
-    /// One hook and those that wait behind it: bound, told to the pipeline, and answered when what that led to is done.
-    fn answer(&mut self, first: Ask, hooks: &mut mpsc::Receiver<Ask>) {
-        let mut asks = vec![first];
-        while asks.len() < HOOKS_MAX
+    /// One message and those that wait behind it: each is told to the pipeline, and who sent it is when what that led to is
+    /// done.
+    fn answer(&mut self, first: Message, hooks: &mut mpsc::Receiver<Message>) {
+        let mut messages = vec![first];
+        while messages.len() < HOOKS_MAX
             && let Ok(next) = hooks.try_recv()
         {
-            asks.push(next);
+            messages.push(next);
         }
-        self.in_hand = asks.len();
+        self.in_hand = messages.iter().filter(|message| matches!(message, Message::Hook(_))).count();
         // What happened before them comes before them.
         if !self.sessions.is_empty() {
             self.read();
         }
-        let mut waiting = Vec::with_capacity(asks.len());
-        for Ask { mut call, whose, ancestry, done } in asks {
-            let bound = whose.map_or(Ok(None), |whose| self.bind(&call, &whose, &ancestry));
-            call.session = bound.unwrap_or_else(|error| {
-                self.stop_watching(&error);
-                None
-            });
-            self.view.hook(call.session);
-            self.recorder.step(Input::Hook(call));
-            waiting.push(done);
+        let mut waiting = Vec::with_capacity(messages.len());
+        for message in messages {
+            match message {
+                Message::Hook(ask) => {
+                    let Ask { mut call, whose, ancestry, questions, done } = *ask;
+                    call.session = self.session_of(&call, whose.as_ref(), &ancestry);
+                    self.view.hook(call.session);
+                    self.hook(call, questions);
+                    waiting.push(done);
+                }
+                Message::Question { question, until, done } => {
+                    let Question { mut call, whose, ancestry, questions, ticket } = *question;
+                    call.session = self.session_of(&call, Some(&whose), &ancestry);
+                    self.ask(&call, questions, ticket, until);
+                    waiting.push(done);
+                }
+                Message::Withdrawn(ticket) => self.withdraw(ticket),
+            }
         }
         self.carry_out();
         self.in_hand = 0;
@@ -209,6 +223,19 @@ impl Loop {
             // Who waited may have lost patience.
             done.send(()).ok();
         }
+    }
+
+    fn session_of(
+        &mut self,
+        call: &HookCall,
+        whose: Option<&Whose>,
+        ancestry: &[ProcessKey],
+    ) -> Option<SessionId> {
+        let bound = whose.map_or(Ok(None), |whose| self.bind(call, whose, ancestry));
+        bound.unwrap_or_else(|error| {
+            self.stop_watching(&error);
+            None
+        })
     }
 
     /// The session of a hook; none if nothing is watched or who asked has no agent.
@@ -349,6 +376,7 @@ impl Loop {
             Taken::Input(input) => self.recorder.step(input),
             // The policy is read where requests are answered.
             Taken::Reread | Taken::Nothing => {}
+            Taken::Limits(limits) => self.recorder.limit(limits),
         }
         self.carry_out();
     }
@@ -385,6 +413,9 @@ impl Loop {
         let state = &self.recorder;
         self.inbox.tell(due.answered, due.notices, state.version(), || state.asked());
         self.over.extend(due.ended);
+        for settled in due.settled {
+            self.tell_hooks(settled);
+        }
         for (process, call) in due.labels {
             let Ok(sensor) = &mut self.sensor else { return };
             match sensor.label(process, call) {

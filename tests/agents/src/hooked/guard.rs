@@ -32,6 +32,8 @@ const DEADLINE: Duration = Duration::from_mins(1);
 pub(super) const EXEC_RULE: &str = "suite.exec";
 /// Likewise.
 pub(super) const FILE_RULE: &str = "suite.files";
+/// A rule that has a person decide, in mode hitl.
+pub(super) const ASKED_RULE: &str = "suite.asked";
 /// A folder of this name may not be touched, wherever it is.
 pub(super) const FLOATING: &str = "kept-from-agents";
 
@@ -52,6 +54,7 @@ impl Guard {
         let root = directory.path().canonicalize()?;
         let guard = Self { directory, root, program: run::program_under_test()?, logs, daemon: None };
         fs::create_dir(guard.protected())?;
+        fs::create_dir(guard.asked())?;
         fs::write(guard.secret(), "nobody is to read this\n")?;
         fs::write(guard.forbidden(), "#!/bin/sh\n: > \"$1\"\n")?;
         fs::set_permissions(guard.forbidden(), fs::Permissions::from_mode(0o755))?;
@@ -60,25 +63,32 @@ impl Guard {
 rules:
   - {{id: {EXEC_RULE}, effect: exec, match: {{executables: ['{}']}}, severity: critical, reason: not this program}}
   - {{id: {FILE_RULE}, effect: file.*, match: {{paths: ['{}/**', '**/{FLOATING}/**']}}, severity: critical, reason: not these files}}
+  - {{id: {ASKED_RULE}, effect: file.read, match: {{paths: ['{}/**']}}, severity: high, reason: ask first}}
 ",
             guard.forbidden().display(),
-            guard.protected().display()
+            guard.protected().display(),
+            guard.asked().display()
         );
         fs::write(guard.path("policy.yaml"), policy)?;
+        guard.configure("action", "")?;
+        Ok(guard)
+    }
+
+    /// Writes the configuration: the mode, and what else every connector is told.
+    pub(super) fn configure(&self, mode: &str, more: &str) -> Result<()> {
         // An agent that starts on a busy machine gives a hook of ours little of a processor.
         let config = format!(
-            "version: 1\nsocket: {}\naudit: {}\npolicy: {}\nmode: action\nconnectors:\n  {}",
-            guard.path("d.sock").display(),
-            guard.path("audit.db").display(),
-            guard.path("policy.yaml").display(),
+            "version: 1\nsocket: {}\naudit: {}\npolicy: {}\nmode: {mode}\nconnectors:\n  {}",
+            self.path("d.sock").display(),
+            self.path("audit.db").display(),
+            self.path("policy.yaml").display(),
             defenseclaw::model::Connector::ALL
                 .iter()
-                .map(|connector| format!("{connector}: {{timeout: 10s}}"))
+                .map(|connector| format!("{connector}: {{{more}timeout: 10s}}"))
                 .collect::<Vec<_>>()
                 .join("\n  ")
         );
-        fs::write(guard.path("config.yaml"), config + "\n")?;
-        Ok(guard)
+        Ok(fs::write(self.path("config.yaml"), config + "\n")?)
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -97,6 +107,15 @@ rules:
     /// No file in here may be touched.
     pub(super) fn protected(&self) -> PathBuf {
         self.path("protected")
+    }
+
+    /// A person decides about files in here.
+    pub(super) fn asked(&self) -> PathBuf {
+        self.path("asked")
+    }
+
+    pub(super) fn socket(&self) -> PathBuf {
+        self.path("d.sock")
     }
 
     pub(super) fn secret(&self) -> PathBuf {

@@ -2,6 +2,7 @@
 //! scripted model through what hooks are for. This file lists the trials; what is known of an agent is in `agents`.
 
 mod agents;
+mod asked;
 mod blocked;
 mod daemon_down;
 mod declared;
@@ -26,7 +27,8 @@ use watched::Watched;
 /// A trial that needs a run of its own.
 type Play = fn(&'static Agent) -> Result<()>;
 
-const PLAYS: [(&str, Play); 7] = [
+const PLAYS: [(&str, Play); 8] = [
+    ("asked::approved_goes_on_and_denied_is_told_why", asked::approved_goes_on_and_denied_is_told_why),
     ("blocked::neither_command_nor_file_happens", blocked::neither_command_nor_file_happens),
     ("daemon_down::open_lets_the_tool_run", daemon_down::open_lets_the_tool_run),
     ("daemon_down::closed_holds_the_tool", daemon_down::closed_holds_the_tool),

@@ -127,7 +127,13 @@ fn store(writer: &Writer, effects: &mut Vec<Effect>) -> Result<()> {
         .drain(..)
         .filter_map(|effect| match effect {
             Effect::Store(record) => Some(record),
-            Effect::TreeEnded { .. } | Effect::Kill(_) | Effect::Label { .. } => None,
+            Effect::TreeEnded { .. }
+            | Effect::Kill(_)
+            | Effect::Settle { .. }
+            | Effect::Ungrant(_)
+            | Effect::Notify(..)
+            | Effect::Answered { .. }
+            | Effect::Label { .. } => None,
         })
         .collect();
     Ok(writer.append(rows)?)

@@ -20,7 +20,7 @@ use defenseclaw::model::Level;
 use libtest_mimic::{Arguments, Completion, Failed, Trial};
 pub(crate) use session::{Observed, records};
 
-use crate::{network, oracle, policy, provoke::CASES, runs};
+use crate::{network, oracle, pause, policy, provoke::CASES, runs};
 
 /// What the caller says about this machine.
 #[derive(Clone, Debug)]
@@ -75,6 +75,7 @@ fn prepare(all: &[OsString]) -> Result<(Arguments, Vec<Trial>)> {
     trials.extend(oracle::trials(&setting));
     trials.extend(network::trials(&setting));
     trials.extend(policy::trials(&setting));
+    trials.extend(pause::trials(&setting));
     if arguments.list {
         trials.extend(
             CASES.iter().map(|case| trial(format!("{}/provoked", case.name), || Ok(Completion::Completed))),
@@ -88,7 +89,7 @@ fn prepare(all: &[OsString]) -> Result<(Arguments, Vec<Trial>)> {
     }
     // The run takes its time, so it is not made where only other trials are wanted.
     let only_others = arguments.filter.as_ref().is_some_and(|filter| {
-        ["run/", "oracle/", "network/", "policy/"].iter().any(|group| filter.starts_with(group))
+        ["run/", "oracle/", "network/", "policy/", "pause/"].iter().any(|group| filter.starts_with(group))
     });
     if !only_others {
         let observed = Arc::new(session::observe(&setting).context("the watched run of all provocations")?);

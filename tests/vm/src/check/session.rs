@@ -182,6 +182,10 @@ pub(crate) fn observe(setting: &Setting) -> Result<Observed> {
             | AuditRecord::PolicyRefused(_)
             | AuditRecord::Posture(_)
             | AuditRecord::Handover(_)
+            | AuditRecord::Asked(_)
+            | AuditRecord::Settled(_)
+            | AuditRecord::Granted(_)
+            | AuditRecord::GrantEnded(_)
             | AuditRecord::Hook(_)
             | AuditRecord::Correlated(_)
             | AuditRecord::Finding(_) => {}

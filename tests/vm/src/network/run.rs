@@ -104,6 +104,10 @@ fn audit(setting: &Setting, db: &Path) -> Result<Audit> {
             AuditRecord::PolicyRefused(refused) => anyhow::bail!("refused: {refused:?}"),
             AuditRecord::Posture(_)
             | AuditRecord::Handover(_)
+            | AuditRecord::Asked(_)
+            | AuditRecord::Settled(_)
+            | AuditRecord::Granted(_)
+            | AuditRecord::GrantEnded(_)
             | AuditRecord::Hook(_)
             | AuditRecord::Correlated(_)
             | AuditRecord::Finding(_)

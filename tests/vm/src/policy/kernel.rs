@@ -10,8 +10,8 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 use defenseclaw::{
-    enforce::{Bounds, Enforcer, Maps, PathEntries, SESSION_PROFILE, find_identities},
-    model::{Level, SessionId},
+    enforce::{Bounds, Enforcer, Maps, PathEntries, Pauses, SESSION_PROFILE, find_identities},
+    model::{Event, Level, SessionId},
     policy::image::Image,
     sensor::{Sensor, SensorOptions},
 };
@@ -19,7 +19,7 @@ use defenseclaw::{
 use crate::sys;
 
 /// The smallest program that the kernel starts: it ends at once, with success.
-pub(super) const PROGRAM: &[u8] = &program();
+pub(crate) const PROGRAM: &[u8] = &program();
 
 const fn program() -> [u8; 128] {
     // xor eax, eax; mov al, SYS_exit; xor edi, edi; syscall
@@ -62,7 +62,7 @@ const fn program() -> [u8; 128] {
 }
 
 /// Puts this program at a path.
-pub(super) fn place_program(to: &Path) -> Result<()> {
+pub(crate) fn place_program(to: &Path) -> Result<()> {
     let from = fs::read_link("/proc/self/exe")?;
     // Another name costs nothing, where that is possible.
     if fs::hard_link(&from, to).is_err() {
@@ -85,7 +85,7 @@ impl Drop for Cgroup {
 }
 
 /// Programs and maps. Loading takes a guest ten seconds, so trials share them.
-pub(super) struct Kernel {
+pub(crate) struct Kernel {
     sensor: Sensor,
     enforcer: Enforcer,
     cgroup: Cgroup,
@@ -95,7 +95,7 @@ pub(super) struct Kernel {
 static LOADED: Mutex<Option<Kernel>> = Mutex::new(None);
 
 /// Hands out the loaded programs.
-pub(super) fn with<T>(level: Level, act: impl FnOnce(&mut Kernel) -> Result<T>) -> Result<T> {
+pub(crate) fn with<T>(level: Level, act: impl FnOnce(&mut Kernel) -> Result<T>) -> Result<T> {
     let mut loaded = LOADED.lock().unwrap_or_else(PoisonError::into_inner);
     if loaded.is_none() {
         *loaded = Some(Kernel::load(level)?);
@@ -104,7 +104,7 @@ pub(super) fn with<T>(level: Level, act: impl FnOnce(&mut Kernel) -> Result<T>) 
 }
 
 /// Detaches everything, and removes the cgroup.
-pub(super) fn unload() {
+pub(crate) fn unload() {
     *LOADED.lock().unwrap_or_else(PoisonError::into_inner) = None;
 }
 
@@ -123,14 +123,14 @@ impl Kernel {
     }
 
     /// From here on a process and what it starts is judged.
-    pub(super) fn enrol(&mut self, pid: u32) -> Result<()> {
+    pub(crate) fn enrol(&mut self, pid: u32) -> Result<()> {
         fs::write(self.cgroup.0.join("cgroup.procs"), pid.to_string())?;
         self.sensor.enrol(pid, SESSION)?;
         Ok(())
     }
 
     /// Puts a policy in force in place of the one before, with its files as they are now.
-    pub(super) fn install(&mut self, image: &Image) -> Result<()> {
+    pub(crate) fn install(&mut self, image: &Image) -> Result<()> {
         let entries = PathEntries::new(image);
         let found = find_identities(&image.identities, Bounds::default(), &|path| entries.of(path));
         ensure!(found.skipped.is_empty(), "{:?}", found.skipped);
@@ -138,13 +138,26 @@ impl Kernel {
         Ok(())
     }
 
+    /// The kernel asks from now on, and whoever has what this returns answers.
+    pub(crate) fn ask(&mut self) -> Result<Pauses> {
+        let sensor = &self.sensor;
+        Ok(self.enforcer.ask(|name| sensor.map(name))?)
+    }
+
+    /// What was recorded since the last call.
+    pub(crate) fn read(&mut self) -> Vec<Event> {
+        let mut events = Vec::new();
+        self.sensor.read(&mut events, 1 << 12);
+        events
+    }
+
     /// Nothing is judged any more.
-    pub(super) fn withdraw(&mut self) -> Result<()> {
+    pub(crate) fn withdraw(&mut self) -> Result<()> {
         Ok(self.enforcer.withdraw(SESSION_PROFILE)?)
     }
 
     /// Throws away what was recorded, so that the rings are not full. Who acts meanwhile may record faster than this.
-    pub(super) fn drain(&mut self) {
+    pub(crate) fn drain(&mut self) {
         self.sensor.read(&mut Vec::new(), 1 << 16);
     }
 }

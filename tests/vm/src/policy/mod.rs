@@ -3,13 +3,15 @@
 
 mod agreement;
 mod effects;
-mod kernel;
+pub(crate) mod kernel;
 mod swaps;
 
 use std::process::ExitCode;
 
 use anyhow::Result;
 use libtest_mimic::{Completion, Failed, Trial};
+
+pub(crate) use agreement::Random;
 
 use crate::check::{Setting, trial};
 

@@ -322,7 +322,13 @@ impl Audit {
                 *self.losses.entry((loss.kind, loss.reason)).or_default() += loss.count;
                 "loss"
             }
-            AuditRecord::Hook(_) | AuditRecord::Correlated(_) | AuditRecord::Finding(_) => return,
+            AuditRecord::Hook(_)
+            | AuditRecord::Correlated(_)
+            | AuditRecord::Asked(_)
+            | AuditRecord::Settled(_)
+            | AuditRecord::Granted(_)
+            | AuditRecord::GrantEnded(_)
+            | AuditRecord::Finding(_) => return,
             AuditRecord::Handover(change) => {
                 self.handovers.push(change.step);
                 "handover"

@@ -23,7 +23,7 @@ use defenseclaw::model::{Level, Mode};
 use expect::{Expected, Judge, Natural, Who};
 use generate::{Alphabet, Draft};
 use operation::Operation;
-pub(super) use random::Random;
+pub(crate) use random::Random;
 use tempfile::TempDir;
 use tree::Tree;
 
