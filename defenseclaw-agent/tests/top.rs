@@ -6,7 +6,10 @@ mod peer;
 #[path = "top/screen.rs"]
 mod screen;
 
-use std::process::Stdio;
+use std::{
+    io::Write as _,
+    process::{Child, Stdio},
+};
 
 use defenseclaw::{
     model::{
@@ -373,25 +376,95 @@ fn no_colour_is_sent_where_nobody_wants_it() {
     }
 }
 
+/// A daemon, ended with the test.
+struct Daemon(Child);
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        self.0.kill().ok();
+        self.0.wait().ok();
+    }
+}
+
 #[test]
-fn a_real_daemon_says_how_it_is() {
+fn a_real_daemon_is_shown_and_its_questions_are_answered() {
     let directory = TempDir::new().unwrap();
     let path = |name: &str| directory.path().join(name);
-    std::fs::write(path("policy.yaml"), "version: 1\nrules:\n  - {id: key, effect: file.read, match: {paths: ['/srv/key']}, severity: high, reason: keep out}\n").unwrap();
+    let rule = format!(
+        "{{id: secret, effect: file.read, match: {{paths: ['{}/**']}}, severity: high, reason: keep out}}",
+        path("secret").display()
+    );
+    std::fs::write(path("policy.yaml"), format!("version: 1\nrules:\n  - {rule}\n")).unwrap();
     let [socket, audit, policy] = ["d.sock", "audit.db", "policy.yaml"].map(path);
     let (socket, audit, policy) = (socket.display(), audit.display(), policy.display());
-    let config = format!("version: 1\nsocket: {socket}\naudit: {audit}\npolicy: {policy}\nwatch: false\n");
+    let config = format!(
+        "version: 1\nsocket: {socket}\naudit: {audit}\npolicy: {policy}\nwatch: false\nmode: hitl\nconnectors: {{claude-code: {{ask: hold}}}}\n"
+    );
     std::fs::write(path("config.yaml"), config).unwrap();
     let mut screen = Screen::top(directory.path(), &["d.sock"], LARGE);
     screen.see("nobody to ask");
     let mut command = program(directory.path());
     command.args(["daemon", "--config", "config.yaml"]).stdin(Stdio::null()).stderr(Stdio::null());
-    let mut daemon = command.spawn().unwrap();
+    let daemon = Daemon(command.spawn().unwrap());
     screen.see(concat!("daemon ", env!("CARGO_PKG_VERSION")));
     screen.see("watches nothing");
     screen.see("approvals 0");
-    daemon.kill().unwrap();
-    daemon.wait().unwrap();
+
+    let ask = |name: &str| {
+        let mut command = program(directory.path());
+        command.args([
+            "hook",
+            "claude-code",
+            "--timeout-ms",
+            "60000",
+            "--hold-ms",
+            "60000",
+            "--socket",
+            "d.sock",
+        ]);
+        let mut hook = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        let payload = json!({
+            "hook_event_name": "PreToolUse", "session_id": "s1", "cwd": "/", "tool_name": "Read",
+            "tool_use_id": name, "tool_input": {"file_path": path("secret").join(name)},
+        });
+        hook.stdin.take().unwrap().write_all(payload.to_string().as_bytes()).unwrap();
+        screen.see(&format!("secret/{name}"));
+        screen.typed("\r");
+        screen.see(ARMED);
+        hook
+    };
+    let reply = |hook: Child| {
+        screen.see("approvals 0");
+        String::from_utf8(hook.wait_with_output().unwrap().stdout).unwrap()
+    };
+
+    let hook = ask("denied");
+    screen.typed("m");
+    screen.see("Enter sends");
+    screen.typed("not today\r");
+    let said = reply(hook);
+    assert!(said.contains("deny") && said.contains("not today"), "{said}");
+
+    let hook = ask("allowed");
+    screen.typed("y");
+    let said = reply(hook);
+    assert!(!said.contains("deny"), "{said}");
+
+    let hook = ask("for-good");
+    screen.typed("A");
+    screen.see("y write the rule and allow");
+    let shown = screen.see("policy.local.yaml");
+    assert!(shown.contains("secret/for-good"), "{shown}");
+    assert!(!path("policy.local.yaml").exists());
+    screen.typed("y");
+    let said = reply(hook);
+    assert!(!said.contains("deny"), "{said}");
+    let written = std::fs::read_to_string(path("policy.local.yaml")).unwrap();
+    assert!(written.contains("secret/for-good"), "{written}");
+
+    // Rows of the audit tell of it, by the view's word.
+    screen.see("(view): not today");
+    drop(daemon);
     screen.see("nobody to ask");
     screen.typed("q");
     assert_eq!(screen.ended().code(), Some(0));

@@ -296,7 +296,7 @@ fn waits(one: &Question) -> String {
         Waiter::Held { process } => format!("exec {}", process.tgid),
         Waiter::Hook { process, .. } => format!("hook {}", process.tgid),
         Waiter::Agent { .. } => "agent".to_owned(),
-        Waiter::Retry { process } => format!("retry {}", process.tgid),
+        Waiter::Retry { process, .. } => format!("retry {}", process.tgid),
     };
     match one.waiters {
         0 | 1 => who,

@@ -185,7 +185,7 @@ fn said(detail: &Detail, now: Now) -> Vec<(&'static str, String)> {
         Waiter::Agent { process } => {
             format!("the agent asks in its own dialogue as well (process {})", process.tgid)
         }
-        Waiter::Retry { process } => {
+        Waiter::Retry { process, .. } => {
             format!("nobody: process {} was refused, a yes lets the next try pass", process.tgid)
         }
     };
