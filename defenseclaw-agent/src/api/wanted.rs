@@ -10,6 +10,24 @@ use crate::model::{EventKind, SessionId};
 const LIMIT_MAX: u64 = 4096;
 /// The longest that a request waits for rows; the request itself may take a little longer.
 const WAIT_MAX: Duration = Duration::from_secs(10);
+/// Types of rows that can be asked for.
+const RECORDS: [&str; 15] = [
+    "session_start",
+    "event",
+    "policy_loaded",
+    "policy_refused",
+    "posture",
+    "handover",
+    "hook",
+    "correlated",
+    "finding",
+    "asked",
+    "settled",
+    "granted",
+    "grant_ended",
+    "loss",
+    "session_end",
+];
 
 /// Rows behind `after`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,6 +42,8 @@ pub struct Wanted {
     pub wait: Duration,
     /// Events of these kinds only.
     pub kinds: Vec<EventKind>,
+    /// Of these types only, as rows name them: a type that there is.
+    pub records: Vec<&'static str>,
     /// About paths that match.
     pub path: Option<String>,
     /// Only what was blocked.
@@ -40,6 +60,7 @@ impl Default for Wanted {
             limit: LIMIT_MAX,
             wait: Duration::ZERO,
             kinds: Vec::new(),
+            records: Vec::new(),
             path: None,
             blocked: false,
             alerts: false,
@@ -65,6 +86,9 @@ impl Wanted {
                 "limit" => wanted.limit = number()?.clamp(1, LIMIT_MAX),
                 "wait_ms" => wanted.wait = Duration::from_millis(number()?).min(WAIT_MAX),
                 "kind" => wanted.kinds.push(EventKind::from_name(&value).ok_or_else(wrong)?),
+                "record" => {
+                    wanted.records.push(RECORDS.into_iter().find(|name| *name == value).ok_or_else(wrong)?);
+                }
                 "path" => wanted.path = Some(value.into_owned()),
                 "blocked" => wanted.blocked = flag()?,
                 "alerts" => wanted.alerts = flag()?,
@@ -86,6 +110,9 @@ impl Wanted {
         }
         for kind in &self.kinds {
             query.append_pair("kind", kind.as_str());
+        }
+        for name in &self.records {
+            query.append_pair("record", name);
         }
         if let Some(path) = &self.path {
             query.append_pair("path", path);
@@ -109,6 +136,7 @@ mod tests {
             limit: 9,
             wait: Duration::from_secs(2),
             kinds: vec![EventKind::FileOpen, EventKind::ProcessExec],
+            records: vec!["finding", "posture"],
             path: Some("/a b/&=%/**".to_owned()),
             blocked: true,
             alerts: true,
@@ -118,7 +146,15 @@ mod tests {
         assert_eq!(Wanted::parse(&Wanted::default().query()), Ok(Wanted::default()));
         let bounded = Wanted::parse("limit=0&wait_ms=999999999").unwrap();
         assert_eq!((bounded.limit, bounded.wait), (1, WAIT_MAX));
-        for wrong in ["after=-1", "session=1", "kind=nothing", "blocked=yes", "offset=1", "limit=%ff"] {
+        for wrong in [
+            "after=-1",
+            "session=1",
+            "kind=nothing",
+            "record=nothing",
+            "blocked=yes",
+            "offset=1",
+            "limit=%ff",
+        ] {
             Wanted::parse(wrong).unwrap_err();
         }
     }

@@ -23,6 +23,7 @@ pub mod run;
 pub mod sessions;
 mod source;
 pub mod status;
+pub mod top;
 pub mod tree;
 
 use std::{ffi::OsString, path::PathBuf, process::ExitCode};
@@ -62,6 +63,8 @@ enum Command {
     Report(report::Args),
     /// Say how the daemon is: what it watches, what it answers, what is missing
     Status(status::Args),
+    /// Watch sessions, questions and findings on the whole screen, and answer the questions
+    Top(top::Args),
     /// Print what a session announced and did: prompts, tool calls, processes, files and network
     Tree(tree::Args),
     /// Say why an event was given to a tool call, or to none, and what a tool call rests on
@@ -111,6 +114,7 @@ impl Command {
             Self::Grants(args) => grants::run(&args, out),
             Self::Doctor(args) => doctor::run(&args, settings, out),
             Self::Status(args) => status::run(&args, out),
+            Self::Top(args) => top::run(&args),
             Self::Sessions(args) => sessions::run(&args, settings, out),
             Self::Events(args) => events::run(&args, settings, out),
             Self::Policy(command) => policy::run(&command, None, out),

@@ -121,6 +121,7 @@ fn page(path: &Path, user: Option<u32>, wanted: &Wanted) -> Result<Result<(Page,
     let mut filter = Filter {
         session: wanted.session,
         kinds: wanted.kinds.clone(),
+        records: wanted.records.clone(),
         blocked: wanted.blocked,
         alerts: wanted.alerts,
         ..Filter::default()
