@@ -291,7 +291,7 @@ pub extern "C" fn pause_operation(slot: u32) -> i32 {
         question.hook = if arguments[2] == 0 { hook::MAKE } else { hook::OPEN };
         if arguments[2] == 0 {
             // What a new file is opened for besides is not asked again.
-            question.pause().what |= u32::from(effect::READ);
+            question.pause().what |= u32::from(effect::READ | effect::WRITE);
         }
         // The file is there now, so the call would fail.
         restarts = opened_for & access::CREATE == 0 || arguments[2] == 0 || arguments[3] & O_EXCL == 0;
@@ -364,9 +364,8 @@ fn fall_back(record: &mut Record, judged: &Judged, question: &mut Question) -> i
 pub extern "C" fn pause_address(entry: u64, generation: u64, object: u64, kind: u32) -> u32 {
     let judged = Judged::from_words(entry, generation);
     let Some(actor) = &scope::current() else { return u32::from(action::BLOCK) };
-    // SAFETY: numbers, of which each is written before it is read.
-    let mut asked: Asked = unsafe { core::mem::MaybeUninit::uninit().assume_init() };
-    let mut question = Question::new(&raw mut asked, actor, &judged, kind, object);
+    let mut asked = core::mem::MaybeUninit::<Asked>::uninit();
+    let mut question = Question::new(asked.as_mut_ptr(), actor, &judged, kind, object);
     question.hook = hook::CGROUP;
     match question.answer() {
         Answer::Allow => u32::from(action::ALLOW),

@@ -273,21 +273,12 @@ pub fn path_mknod(ctx: LsmContext) -> i32 {
     };
     let mut judged = record.judge(&policy, effect::CREATE, 0, 0);
     if regular {
-        let mut opened_for = access::CREATE;
-        if policy.asks() && !judged.blocks() {
-            // Once it is there, a call that insists on making it could not start again.
-            let written = record.judge(&policy, effect::WRITE, 0, 0);
-            if written.asks() {
-                judged = judged.stricter(written);
-                opened_for |= access::WRITE;
-            }
-        }
         // Refused here, before there is a file; permitted, `file_open` has more to say of it.
         if !judged.blocks() && !judged.asks() {
             record.drop_unseen();
             return 0;
         }
-        record.arg::<0>(opened_for);
+        record.arg::<0>(access::CREATE);
         return record.submit_judged(&judged);
     }
     if mode & S_IFMT == S_IFCHR || mode & S_IFMT == S_IFBLK {

@@ -96,6 +96,8 @@ fn first_event(database: &Path) -> Result<BootTime> {
 /// The watcher's process.
 pub(crate) fn watch(arguments: &Watched) -> Result<ExitCode> {
     let outcome = runtime::run(&RunOptions {
+        approval_timeout: std::time::Duration::from_secs(90),
+        tell: |_| {},
         policy: None,
         command: arguments.command.clone(),
         user: None,

@@ -101,8 +101,9 @@ fn text(dir: &Path) -> String {
         "version: 1
 settings: {{unresolved: allow}}
 rules:
-  - {{id: files, effect: [file.read, file.write, file.create, file.delete, file.link, file.attr, unix], severity: high, reason: r,
+  - {{id: files, effect: [file.read, file.write, file.create, file.delete, file.link, file.attr], severity: high, reason: r,
      match: {{paths: ['{dir}/ask/**']}}}}
+  - {{id: sockets, effect: unix, severity: high, reason: r, match: {{unix: ['{dir}/ask/**']}}}}
   - {{id: programs, effect: exec, severity: high, reason: r, match: {{paths: ['{dir}/bin/yes', '{dir}/bin/no', '{dir}/bin/late']}}}}
   - {{id: addresses, effect: net.connect, severity: high, reason: r, match: {{addresses: [127.77.0.0/16]}}}}
   - {{id: ports, effect: net.bind, severity: high, reason: r, match: {{ports: [7701, 7702, 7703]}}}}
