@@ -8,6 +8,7 @@
 use core::ffi::c_void;
 
 use aya_ebpf::{
+    bindings::BPF_F_NO_PREALLOC,
     helpers::generated::{
         bpf_ktime_get_boot_ns, bpf_loop, bpf_probe_read_kernel, bpf_send_signal, bpf_task_pt_regs,
     },
@@ -32,9 +33,10 @@ use crate::{
     verdict::{self, Judged},
 };
 
-/// Threads that are stopped, by `tgid << 32 | tid`.
+/// Threads that are stopped, by `tgid << 32 | tid`. Rows that user space replaces stay as they were until no program can be
+/// reading them, so they are not taken from a pool.
 #[map]
-pub static PAUSES: HashMap<u64, Pause> = HashMap::with_max_entries(PAUSES_MAX as u32, 0);
+pub static PAUSES: HashMap<u64, Pause> = HashMap::with_max_entries(PAUSES_MAX as u32, BPF_F_NO_PREALLOC);
 /// Answers that hold for more than once.
 #[map]
 pub static GRANTS: HashMap<GrantKey, Granted> = HashMap::with_max_entries(GRANTS_MAX as u32, 0);

@@ -38,7 +38,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// Who is not stopped yet is looked at again so soon.
 const AGAIN: Duration = Duration::from_millis(1);
 /// An answer to an operation that could not wait holds this long, if it was for once.
-const RETRY: Duration = Duration::from_secs(60);
+const RETRY: Duration = Duration::from_mins(1);
 /// Of grants that end with their session.
 const FOREVER: u64 = u64::MAX;
 
@@ -68,7 +68,7 @@ pub struct Stopped {
 
 /// The questions that the kernel has open.
 pub struct Pauses {
-    pauses: HashMap<MapData, u64, PausePod>,
+    open: HashMap<MapData, u64, PausePod>,
     grants: Option<HashMap<MapData, GrantKeyPod, GrantedPod>>,
     asking: Array<MapData, u32>,
     /// Processes that are to go on, once nothing holds them, and their threads that have an answer.
@@ -118,7 +118,7 @@ impl Pauses {
         let slot = u32::try_from(SLOTS + 1).unwrap_or(u32::MAX);
         verdicts.images.set(slot, ImagePod(*held_image(seed)), 0).map_err(failed("write", IMAGES))?;
         let mut pauses = Self {
-            pauses: typed(PAUSES)?.try_into().map_err(shape(PAUSES))?,
+            open: typed(PAUSES)?.try_into().map_err(shape(PAUSES))?,
             grants: Some(typed(GRANTS)?.try_into().map_err(shape(GRANTS))?),
             asking: typed(ASKING)?.try_into().map_err(shape(ASKING))?,
             wakes: BTreeMap::new(),
@@ -136,7 +136,7 @@ impl Pauses {
             Map::from_map_data(data).map_err(shape(name))
         };
         Ok(Self {
-            pauses: typed(PAUSES)?.try_into().map_err(shape(PAUSES))?,
+            open: typed(PAUSES)?.try_into().map_err(shape(PAUSES))?,
             grants: None,
             asking: typed(ASKING)?.try_into().map_err(shape(ASKING))?,
             wakes: BTreeMap::new(),
@@ -194,7 +194,6 @@ impl Pauses {
         let process = tgid(key);
         let held = pause.flags & pause_flags::HELD != 0;
         match (decided, held) {
-            (Decided::Allow | Decided::Again, true) => self.forget(key)?,
             (Decided::Block, true) => {
                 // Not the other way round: without its row it would run.
                 if let Ok(task) = Task::open(process) {
@@ -203,11 +202,11 @@ impl Pauses {
                 self.forget(key)?;
                 return Ok(());
             }
-            (Decided::Again, false) => self.forget(key)?,
+            (Decided::Allow, true) | (Decided::Again, _) => self.forget(key)?,
             (Decided::Allow | Decided::Block, false) => {
                 let state = if decided == Decided::Allow { state::ALLOW } else { state::BLOCK };
                 let row = Pause { state, used: 0, stops: 0, ..pause };
-                self.pauses.insert(key, PausePod(row), EXIST).map_err(failed("update", PAUSES))?;
+                self.open.insert(key, PausePod(row), EXIST).map_err(failed("update", PAUSES))?;
             }
         }
         self.wakes.entry(process).or_default().insert(tid(key));
@@ -282,7 +281,7 @@ impl Pauses {
         if soon {
             return Some(now + AGAIN);
         }
-        self.pauses.keys().next().map(|_| self.looked + LOOK_EVERY)
+        self.open.keys().next().map(|_| self.looked + LOOK_EVERY)
     }
 
     /// A process goes on when none of its threads waits any more.
@@ -309,7 +308,7 @@ impl Pauses {
                 soon = true;
                 return true;
             }
-            task.go_on();
+            task.go_on(threads.len() == 1);
             false
         });
         soon
@@ -329,7 +328,7 @@ impl Pauses {
             if task.has_signals(thread) {
                 // It handles them, or ends; then the system call starts again, and it is stopped again.
                 let row = Pause { stops: 0, ..pause };
-                self.pauses.insert(key, PausePod(row), EXIST).ok();
+                self.open.insert(key, PausePod(row), EXIST).ok();
                 task.signal(libc::SIGCONT).ok();
             } else if pause.flags & pause_flags::HELD != 0 && task.is_stopped(thread) == Some(false) {
                 let ran = self.ran.entry(process).or_default();
@@ -346,7 +345,7 @@ impl Pauses {
     }
 
     fn row(&self, key: u64) -> Result<Option<Pause>, EnforceError> {
-        match self.pauses.get(&key, 0) {
+        match self.open.get(&key, 0) {
             Ok(PausePod(pause)) => Ok(Some(pause)),
             Err(error) if is_absent(&error) => Ok(None),
             Err(error) => Err(failed("read", PAUSES)(error)),
@@ -354,14 +353,14 @@ impl Pauses {
     }
 
     fn rows(&self) -> Result<Vec<(u64, Pause)>, EnforceError> {
-        let rows = self.pauses.iter().filter(|row| !matches!(row, Err(error) if is_absent(error)));
+        let rows = self.open.iter().filter(|row| !matches!(row, Err(error) if is_absent(error)));
         rows.map(|row| row.map(|(key, PausePod(pause))| (key, pause)))
             .collect::<Result<_, MapError>>()
             .map_err(failed("read", PAUSES))
     }
 
     fn forget(&mut self, key: u64) -> Result<(), EnforceError> {
-        match self.pauses.remove(&key) {
+        match self.open.remove(&key) {
             Err(error) if !is_absent(&error) => Err(failed("update", PAUSES)(error)),
             Ok(()) | Err(_) => Ok(()),
         }

@@ -47,9 +47,13 @@ impl Task {
         self.held.signal(signal)
     }
 
-    /// Lets it run, unless somebody else has stopped it, too: then it stays so until that one lets it go.
-    pub(crate) fn go_on(&self) {
-        let pending = self.pending_stops();
+    /// Lets it run, unless somebody else has stopped it, too: then it stays so until that one lets it go. A second SIGSTOP
+    /// of ours looks like one of somebody else's, so with more than one answered thread (`alone` is false) it is not one.
+    pub(crate) fn go_on(&self, alone: bool) {
+        let mut pending = self.pending_stops();
+        if !alone {
+            pending &= !bit(libc::SIGSTOP);
+        }
         self.signal(libc::SIGCONT).ok();
         if let Some(stop) = pending_stop(pending) {
             self.signal(stop).ok();

@@ -1,6 +1,6 @@
 //! What else happens to a process while one of its threads waits: threads, signals, job control, tracers.
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use defenseclaw::model::{ProcessKey, Waiter};
 use nix::{
     sys::signal::{Signal, kill},
@@ -40,7 +40,7 @@ pub(super) fn ended(setting: &Setting) -> Result<()> {
             let process = paused(&asked)?;
             client.wait_stopped(process)?;
             send(process, signal)?;
-            let status = client.end(pid, 60)?;
+            let status = client.end(pid, 60).with_context(|| signal.to_string())?;
             ensure!(status.signal() == Some(signal as i32), "{signal}: {status:?}");
             ensure!(
                 client.until(10, |client| client.pauses.waiting().is_ok_and(|all| all.is_empty()))?,
