@@ -10,7 +10,7 @@ use core::ffi::c_void;
 use aya_ebpf::{
     bindings::BPF_F_NO_PREALLOC,
     helpers::generated::{
-        bpf_ktime_get_boot_ns, bpf_loop, bpf_probe_read_kernel, bpf_send_signal, bpf_task_pt_regs,
+        bpf_ktime_get_boot_ns, bpf_loop, bpf_probe_read_kernel, bpf_send_signal, bpf_send_signal_thread, bpf_task_pt_regs,
     },
     macros::map,
     maps::{Array, HashMap},
@@ -259,11 +259,13 @@ fn may_stop(task: Ptr, kind: u32) -> bool {
     PAUSABLE.get(number as u32).is_some_and(|kinds| kinds >> (kind & 63) & 1 != 0)
 }
 
-/// Stops the current process when this system call is left, which is what `-ERESTARTNOINTR` is then for.
+/// Stops the current process when this system call is left, which is what `-ERESTARTNOINTR` is then for. The signal goes to
+/// the thread, although it stops all: one to the process may find another thread's pending and be dropped, and then this thread
+/// would not look for signals on its way out, and the error would get there.
 #[inline(always)]
 fn stop() -> i32 {
     // SAFETY: takes a number.
-    if unsafe { bpf_send_signal(SIGSTOP) } == 0 { -ERESTARTNOINTR } else { -EPERM }
+    if unsafe { bpf_send_signal_thread(SIGSTOP) } == 0 { -ERESTARTNOINTR } else { -EPERM }
 }
 
 /// Ends the current process, which runs already what it may not.
@@ -470,7 +472,7 @@ pub fn hold(actor: &Actor, handed_over: bool) {
         // SAFETY: the label is that of the current task. Looked at by `verdict::policy`.
         unsafe { (*actor.label.cast_mut()).held = 1 };
         // SAFETY: takes a number.
-        if unsafe { bpf_send_signal(SIGSTOP) } == 0 {
+        if unsafe { bpf_send_signal_thread(SIGSTOP) } == 0 {
             return;
         }
     }

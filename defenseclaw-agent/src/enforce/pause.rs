@@ -308,7 +308,7 @@ impl Pauses {
                 soon = true;
                 return true;
             }
-            task.go_on(threads.len() == 1);
+            task.go_on();
             false
         });
         soon

@@ -47,13 +47,10 @@ impl Task {
         self.held.signal(signal)
     }
 
-    /// Lets it run, unless somebody else has stopped it, too: then it stays so until that one lets it go. A second SIGSTOP
-    /// of ours looks like one of somebody else's, so with more than one answered thread (`alone` is false) it is not one.
-    pub(crate) fn go_on(&self, alone: bool) {
-        let mut pending = self.pending_stops();
-        if !alone {
-            pending &= !bit(libc::SIGSTOP);
-        }
+    /// Lets it run, unless somebody else has stopped it, too: then it stays so until that one lets it go. Ours are
+    /// sent to threads, others' to the process.
+    pub(crate) fn go_on(&self) {
+        let pending = self.pending_stops();
         self.signal(libc::SIGCONT).ok();
         if let Some(stop) = pending_stop(pending) {
             self.signal(stop).ok();
@@ -62,7 +59,7 @@ impl Task {
 
     fn pending_stops(&self) -> u64 {
         let Some(status) = status(self.tgid, self.tgid) else { return 0 };
-        (field(&status, "ShdPnd:") | field(&status, "SigPnd:")) & STOPS
+        field(&status, "ShdPnd:") & STOPS
     }
 
     /// Whether signals wait that the thread would take if it ran.
