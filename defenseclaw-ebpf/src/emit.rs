@@ -54,6 +54,8 @@ const STRING_MASK: u32 = 0xfff;
 #[repr(C)]
 pub struct Scratch {
     busy: u64,
+    /// Its own index. Kept here because the verifier would tell four ways apart by it.
+    slot: u32,
     parked: Parked,
     asked: pause::Asked,
     progress: Progress,
@@ -254,8 +256,6 @@ pub struct Record {
     /// In the scratch buffer.
     head: *mut Short,
     row: *mut Counters,
-    /// Of the scratch buffer.
-    slot: u32,
     kind: Kind,
     /// The same, of one that was parked.
     number: u32,
@@ -396,13 +396,14 @@ impl Record {
             // SAFETY: `scratch` points into the scratch map.
             if unsafe { shim_atomic_exchange(&raw mut (*scratch).busy, 1) } == 0 {
                 // SAFETY: as above; ours until `busy` is cleared.
+                unsafe { (&raw mut (*scratch).slot).write_volatile(first + slot) };
+                // SAFETY: as above.
                 let head = path::head(unsafe { &raw mut (*scratch).first }, path::END).cast();
                 let paths = path::Known::default();
                 return Some(Self {
                     scratch,
                     head,
                     row,
-                    slot: first + slot,
                     kind,
                     number: kind as u32,
                     tid: 0,
@@ -682,8 +683,10 @@ impl Record {
         let parked =
             Parked { first: self.first, rest: self.rest, flags: self.flags, tid: self.tid, kind, entry, generation };
         // SAFETY: the buffer is ours.
-        unsafe { (&raw mut (*self.scratch).parked).write_volatile(parked) };
-        self.slot
+        unsafe {
+            (&raw mut (*self.scratch).parked).write_volatile(parked);
+            (&raw const (*self.scratch).slot).read_volatile()
+        }
     }
 
     /// Takes it up again.
@@ -698,7 +701,6 @@ impl Record {
         let head = path::head(unsafe { &raw mut (*scratch).first }, path::END - path).cast();
         let record = Self {
             scratch,
-            slot,
             head,
             row,
             kind: Kind::FileOpen,

@@ -15,13 +15,13 @@ use aya::maps::{Array, HashMap, Map, MapData, MapError};
 use defenseclaw_ebpf::{
     Kind,
     asking::{GrantKey, Granted, HELD_RULE, Pause, SYSCALLS, pause_flags, state},
-    image::{self as abi, PRIVILEGES, SLOTS, action, has},
+    image::{self as abi, PRIVILEGES, PROFILES, SLOTS, action, has},
 };
 use tracing::{debug, warn};
 
 use super::{
     EnforceError, Maps,
-    maps::{GrantKeyPod, GrantedPod, IMAGES, ImagePod, PausePod, failed, is_absent, shape},
+    maps::{CURRENT, GrantKeyPod, GrantedPod, IMAGES, ImagePod, PausePod, failed, is_absent, shape},
 };
 use crate::model::{ProcessKey, Waiter};
 pub(super) use task::Task;
@@ -39,6 +39,8 @@ const LOOK_EVERY: Duration = Duration::from_millis(100);
 const AGAIN: Duration = Duration::from_millis(1);
 /// An answer to an operation that could not wait holds this long, if it was for once.
 const RETRY: Duration = Duration::from_mins(1);
+/// How long those who waited get to take the fallback.
+const LEAVE: Duration = Duration::from_secs(5);
 /// Of grants that end with their session.
 const FOREVER: u64 = u64::MAX;
 
@@ -117,6 +119,8 @@ impl Pauses {
         }
         let slot = u32::try_from(SLOTS + 1).unwrap_or(u32::MAX);
         verdicts.images.set(slot, ImagePod(*held_image(seed)), 0).map_err(failed("write", IMAGES))?;
+        let row = u32::try_from(PROFILES).unwrap_or(u32::MAX);
+        verdicts.current.set(row, slot, 0).map_err(failed("write", CURRENT))?;
         let mut pauses = Self {
             open: typed(PAUSES)?.try_into().map_err(shape(PAUSES))?,
             grants: Some(typed(GRANTS)?.try_into().map_err(shape(GRANTS))?),
@@ -266,6 +270,24 @@ impl Pauses {
             }
         }
         Ok(waiting)
+    }
+
+    /// From now on nobody answers. Returns when everybody who waited has taken the fallback, or after some seconds.
+    pub fn leave(&mut self) -> Result<Vec<Stopped>, EnforceError> {
+        self.stop_asking()?;
+        let mut settled = self.settle_all()?;
+        let end = Instant::now() + LEAVE;
+        // Who was about to be stopped may come late; an answer is taken when the system call starts again.
+        while Instant::now() < end {
+            settled.extend(self.settle_all()?);
+            self.tend(Instant::now());
+            let taken = self.rows()?.iter().all(|(_, pause)| pause.state == state::REFUSED);
+            if taken && self.wakes.is_empty() {
+                break;
+            }
+            std::thread::park_timeout(AGAIN);
+        }
+        Ok(settled)
     }
 
     /// Wakes who has an answer, lets signals through to the stopped, and forgets who has ended. When to come back; none: when

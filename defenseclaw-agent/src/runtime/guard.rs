@@ -1,26 +1,27 @@
 //! Enforcement of one session: the policy in force, its replacement by another one, the files it protects, and the proof
 //! that it is enforced.
 
-use std::{fmt::Display, sync::Arc};
+use std::{fmt::Display, sync::Arc, time::Instant};
 
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use super::{
     clock,
     confine::ConfineError,
     names::{self, Names},
     policy::{self, Compiled, Directories, PolicyOptions, PolicyRejected},
+    recorder::Settled,
     run::RunError,
 };
 use crate::{
     enforce::{
-        Attempts, CANARY_PROFILE, EnforceError, Enforcer, Identities, Maps, SESSION_PROFILE, Trap, holds,
+        Attempts, CANARY_PROFILE, Decided, EnforceError, Enforcer, Identities, Maps, Pauses, SESSION_PROFILE, Trap, holds,
         posture,
     },
     launcher::{Canary, Cgroup, Forbidden, Placement},
     model::{
         BootTime, Event, Level, Loss, Mode, PolicyLoaded, PolicyRefused, Posture, PostureChange, Protection,
-        SessionId, Unproven,
+        SessionId, Settlement, Unproven,
     },
     resolver::ResolverStats,
     sensor::Sensor,
@@ -41,6 +42,8 @@ pub(super) struct Guard {
     names: Result<Names, String>,
     /// What is in force was put there by somebody who is gone: of `in_force` only what the audit says of it is known.
     inherited: bool,
+    /// Those whom the kernel has stopped; none where nobody is asked.
+    pauses: Option<Pauses>,
     proof: Option<Proof>,
 }
 
@@ -64,6 +67,7 @@ impl Guard {
         mut names: Result<Names, String>,
     ) -> Result<(Self, PolicyLoaded), RunError> {
         let mut enforcer = Enforcer::new(Maps::open(|name| sensor.map(name))?, sensor.seed());
+        let pauses = compiled.image.asks.map(|_| enforcer.ask(|name| sensor.map(name))).transpose()?;
         let loaded = put_in_force(&mut enforcer, names.as_mut().ok(), session, &compiled)?;
         let guard = Self {
             enforcer,
@@ -74,6 +78,7 @@ impl Guard {
             in_force: compiled,
             names,
             inherited: false,
+            pauses,
             proof: None,
         };
         Ok((guard, loaded))
@@ -94,7 +99,9 @@ impl Guard {
         let compiled = policy::compile(&options, &directories).ok();
         let known =
             compiled.filter(|compiled| compiled.digest == loaded.digest && compiled.mode == loaded.mode);
-        let enforcer = Enforcer::adopt(Maps::open(|name| sensor.map(name))?, sensor.seed())?;
+        let mut enforcer = Enforcer::adopt(Maps::open(|name| sensor.map(name))?, sensor.seed())?;
+        let asks = known.as_ref().is_some_and(|known| known.image.asks.is_some());
+        let pauses = asks.then(|| enforcer.ask(|name| sensor.map(name))).transpose()?;
         let mut guard = Self {
             enforcer,
             session: loaded.session,
@@ -104,6 +111,7 @@ impl Guard {
             in_force: known.unwrap_or_else(|| Compiled::known(loaded)),
             names,
             inherited: true,
+            pauses,
             proof: None,
         };
         // What was not proven at the start is no reason to take off what holds.
@@ -196,6 +204,45 @@ impl Guard {
         self.in_force = compiled;
         self.inherited = false;
         Ok(loaded)
+    }
+
+    /// Lets those go on who waited for an answer, or refuses them.
+    pub(super) fn settle(&mut self, settled: &Settled) {
+        let Some(pauses) = &mut self.pauses else { return };
+        let decided = match settled.verdict {
+            Settlement::Allow => Decided::Allow,
+            Settlement::Block => Decided::Block,
+            Settlement::AskAgain => Decided::Again,
+        };
+        let grant = settled.grant.as_ref().map(|grant| grant.expires.map(|expires| expires.0));
+        for waiter in &settled.waiters {
+            match pauses.settle(waiter, decided, grant, clock::boot_now().0) {
+                Ok(true) => {}
+                Ok(false) => debug!(?waiter, "nobody waits for this answer any more"),
+                Err(error) => warn!(?waiter, %error, "a paused process could not be told"),
+            }
+        }
+    }
+
+    /// The kernel asks again about everything.
+    pub(super) fn forget_grants(&mut self) {
+        if let Some(pauses) = &mut self.pauses {
+            pauses.forget_grants();
+        }
+    }
+
+    /// Looks after those whom the kernel has stopped, and says when to do so again; none: when one was.
+    pub(super) fn tend(&mut self) -> Option<Instant> {
+        self.pauses.as_mut()?.tend(Instant::now())
+    }
+
+    /// Nobody answers any more: whoever waits gets the fallback, before the programs that judge it go.
+    pub(super) fn end_asking(&mut self) {
+        if let Some(mut pauses) = self.pauses.take()
+            && let Err(error) = pauses.leave()
+        {
+            warn!(%error, "paused processes could not be told that nobody answers any more");
+        }
     }
 
     /// The first policy that speaks of names needs somebody to resolve them.

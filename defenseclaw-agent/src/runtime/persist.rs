@@ -162,6 +162,11 @@ impl Place {
         self.keep = true;
     }
 
+    /// Whether it does.
+    pub(super) fn is_kept(&self) -> bool {
+        self.keep
+    }
+
     /// From now on it goes with this process.
     pub(super) fn give_up(&mut self) {
         self.keep = false;

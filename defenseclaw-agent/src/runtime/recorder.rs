@@ -47,7 +47,6 @@ pub(super) struct Due {
 
 /// Those who waited for one answer, and the answer.
 #[derive(Debug)]
-#[expect(dead_code, reason = "nobody is paused yet")]
 pub(super) struct Settled {
     /// What they asked.
     pub(super) approval: Box<Approval>,

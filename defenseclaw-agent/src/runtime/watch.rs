@@ -205,6 +205,7 @@ impl Watch {
             running.keep_hangup();
         }
         let mut status = None;
+        let mut tend = self.tend();
         let mut next_read = Instant::now();
         let mut check = time::interval(CHECK_EVERY);
         check.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -238,6 +239,7 @@ impl Watch {
                 }
                 mail = mail(self.inbox.as_mut()) => self.ruled(mail)?,
                 () = asking::due(self.recorder.next_deadline()) => self.step(Input::Tick),
+                () = at(tend) => {}
                 _ = check.tick() => self.check()?,
                 _ = prove.tick(), if self.policy.is_some() => self.prove(running),
                 changed = changed(changes.as_ref()) => {
@@ -261,6 +263,7 @@ impl Watch {
             }
             self.start_reload();
             self.carry_out()?;
+            tend = self.tend();
             if self.tree_ended || (detach && status.is_some()) {
                 return Ok(status);
             }
@@ -326,12 +329,21 @@ impl Watch {
             Ok(Done::Files(found)) => policy.guard.protect(&found),
             Ok(Done::Compiled(compiled)) => {
                 // Nothing is read between the swap and this: the pipeline knows the policy before its first verdict.
-                let input = match policy.guard.replace(*compiled) {
+                let replaced = policy.guard.replace(*compiled);
+                let taken = replaced.is_ok();
+                let input = match replaced {
                     Ok(loaded) => Input::PolicyLoaded(Box::new(loaded), policy.guard.judge()),
                     Err(refused) => Input::PolicyRefused(refused),
                 };
+                if taken {
+                    policy.guard.forget_grants();
+                }
                 self.begin(None)?;
                 self.step(input);
+                if taken {
+                    // Who is paused is judged by what is in force now.
+                    self.step(Input::Reask { session: self.session });
+                }
             }
             Err(error) => warn!(%error, "reading the policy was cut off"),
         }
@@ -354,7 +366,7 @@ impl Watch {
 
     /// Whether processes go on under what is left in force.
     pub(super) fn leaves(&self) -> bool {
-        self.kept.is_some() && !self.tree_ended
+        self.kept.as_ref().is_some_and(|kept| kept.place.is_kept()) && !self.tree_ended
     }
 
     /// Ends the session now, whoever still runs.
@@ -377,6 +389,9 @@ impl Watch {
     pub(super) fn finish(mut self) -> Result<(RunStats, Option<StoreError>), RunError> {
         self.drain()?;
         self.begin(None)?;
+        if let Some(policy) = &mut self.policy {
+            policy.guard.end_asking();
+        }
         let names = self.end_names()?;
         self.settle()?;
         self.losses()?;
@@ -593,8 +608,26 @@ impl Watch {
             let recorder = &self.recorder;
             inbox.tell(due.answered, due.notices, recorder.version(), || recorder.asked());
         }
+        if let Some(policy) = &mut self.policy {
+            due.settled.iter().for_each(|settled| policy.guard.settle(settled));
+            if !due.ungranted.is_empty() {
+                policy.guard.forget_grants();
+            }
+        }
         self.tree_ended |= due.ended.contains(&self.session);
         Ok(())
+    }
+
+    fn tend(&mut self) -> Option<Instant> {
+        self.policy.as_mut().and_then(|policy| policy.guard.tend()).map(Instant::from_std)
+    }
+}
+
+/// Waits for a moment; for ever if there is none.
+async fn at(moment: Option<Instant>) {
+    match moment {
+        Some(moment) => time::sleep_until(moment).await,
+        None => pending().await,
     }
 }
 
