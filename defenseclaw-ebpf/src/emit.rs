@@ -680,8 +680,15 @@ impl Record {
     pub fn park(&mut self, judged: &Judged) -> u32 {
         let (entry, generation) = judged.words();
         let kind = self.kind as u32;
-        let parked =
-            Parked { first: self.first, rest: self.rest, flags: self.flags, tid: self.tid, kind, entry, generation };
+        let parked = Parked {
+            first: self.first,
+            rest: self.rest,
+            flags: self.flags,
+            tid: self.tid,
+            kind,
+            entry,
+            generation,
+        };
         // SAFETY: the buffer is ours.
         unsafe {
             (&raw mut (*self.scratch).parked).write_volatile(parked);

@@ -10,7 +10,8 @@ use core::ffi::c_void;
 use aya_ebpf::{
     bindings::BPF_F_NO_PREALLOC,
     helpers::generated::{
-        bpf_ktime_get_boot_ns, bpf_loop, bpf_probe_read_kernel, bpf_send_signal, bpf_send_signal_thread, bpf_task_pt_regs,
+        bpf_ktime_get_boot_ns, bpf_loop, bpf_probe_read_kernel, bpf_send_signal, bpf_send_signal_thread,
+        bpf_task_pt_regs,
     },
     macros::map,
     maps::{Array, HashMap},
@@ -379,7 +380,9 @@ pub extern "C" fn pause_address(entry: u64, generation: u64, object: u64, kind: 
     match question.answer() {
         Answer::Allow => u32::from(action::ALLOW),
         Answer::Block => u32::from(action::BLOCK),
-        Answer::None | Answer::Wait | Answer::Starting if judged.falls_back_to_allow() => u32::from(action::ALLOW),
+        Answer::None | Answer::Wait | Answer::Starting if judged.falls_back_to_allow() => {
+            u32::from(action::ALLOW)
+        }
         Answer::None | Answer::Wait | Answer::Starting => {
             u32::from(action::BLOCK) | if question.refuse() { 8 } else { 0 }
         }
@@ -571,7 +574,8 @@ fn object(record: &Record, kind: u32, arguments: &[u64; 4]) -> u64 {
         image::finish((*text).hash, len)
     };
     // SAFETY: the masked index lies in the array. Volatile, or it would be a chain of comparisons.
-    let telling = unsafe { (&raw const TELLING).cast::<u8>().add(kind as usize & (KINDS - 1)).read_volatile() };
+    let telling =
+        unsafe { (&raw const TELLING).cast::<u8>().add(kind as usize & (KINDS - 1)).read_volatile() };
     let mut at = 0;
     while at < 4 {
         if telling >> at & 1 != 0 {

@@ -14,6 +14,7 @@ pub mod events;
 pub mod explain;
 pub mod findings;
 pub mod grants;
+pub mod guardian;
 pub mod hook;
 pub mod output;
 pub mod policy;
@@ -96,6 +97,9 @@ enum Command {
     Daemon(daemon::Args),
     /// Ask the daemon about one event of an agent: what agents run
     Hook(hook::Args),
+    /// Settle what a killed `run` has paused
+    #[command(hide = true)]
+    Guardian(guardian::Args),
     /// Say what this machine lets us see, and what to do about the rest
     Doctor(doctor::Args),
 }
@@ -111,6 +115,7 @@ impl Command {
             Self::Explain(args) => explain::run(&args, settings, out),
             Self::Findings(args) => findings::run(&args, settings, out),
             Self::Approvals(command) => approvals::run(&command, out),
+            Self::Guardian(args) => Ok(guardian::run(&args)),
             Self::Grants(args) => grants::run(&args, out),
             Self::Doctor(args) => doctor::run(&args, settings, out),
             Self::Status(args) => status::run(&args, out),

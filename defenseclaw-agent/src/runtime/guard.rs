@@ -15,8 +15,8 @@ use super::{
 };
 use crate::{
     enforce::{
-        Attempts, CANARY_PROFILE, Decided, EnforceError, Enforcer, Identities, Maps, Pauses, SESSION_PROFILE, Trap, holds,
-        posture,
+        Attempts, CANARY_PROFILE, Decided, EnforceError, Enforcer, Identities, Maps, Pauses, SESSION_PROFILE,
+        Trap, holds, posture,
     },
     launcher::{Canary, Cgroup, Forbidden, Placement},
     model::{
@@ -218,7 +218,9 @@ impl Guard {
         for waiter in &settled.waiters {
             match pauses.settle(waiter, decided, grant, clock::boot_now().0) {
                 Ok(true) => {}
-                Ok(false) => debug!(?waiter, "nobody waits for this answer any more"),
+                Ok(false) => {
+                    debug!(approval = %settled.approval.id, ?waiter, "nobody waits for this answer any more");
+                }
                 Err(error) => warn!(?waiter, %error, "a paused process could not be told"),
             }
         }

@@ -119,7 +119,7 @@ pub(super) struct Place {
 }
 
 /// Where something of a session is, or was.
-fn pins(session: SessionId) -> PathBuf {
+pub(super) fn pins(session: SessionId) -> PathBuf {
     Path::new(PINS).join(session.to_string())
 }
 

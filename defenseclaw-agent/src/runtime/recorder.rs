@@ -52,8 +52,6 @@ pub(super) struct Settled {
     pub(super) approval: Box<Approval>,
     pub(super) waiters: Vec<Waiter>,
     pub(super) verdict: Settlement,
-    /// For the agent.
-    pub(super) message: Option<String>,
     /// How the question ended, if it did.
     pub(super) outcome: Option<Outcome>,
     /// The kernel need not ask again while it holds.
@@ -128,11 +126,11 @@ impl Recorder {
                 }
                 Effect::TreeEnded { session } => due.ended.push(session),
                 Effect::Kill(process) => ends.push(process),
-                Effect::Settle { approval, waiters, verdict, message, grant } => {
+                Effect::Settle { approval, waiters, verdict, grant, .. } => {
                     // Its row stands right before it.
                     let outcome =
                         ended.take().filter(|ended| ended.id == approval.id).map(|ended| ended.outcome);
-                    due.settled.push(Settled { approval, waiters, verdict, message, outcome, grant });
+                    due.settled.push(Settled { approval, waiters, verdict, outcome, grant });
                 }
                 Effect::Ungrant(grant) => due.ungranted.push(*grant),
                 Effect::Notify(approval, end) => due.notices.push((approval, end)),

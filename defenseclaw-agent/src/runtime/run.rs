@@ -23,7 +23,7 @@ use super::{
 };
 use crate::{
     enforce::{self, EnforceError},
-    launcher::{self, LaunchError, LaunchOptions, RunAs},
+    launcher::{self, Guardian, LaunchError, LaunchOptions, RunAs},
     model::{ExitStatus, SessionId, Unproven},
     pipeline::Limits,
     resolver::ResolverStats,
@@ -223,7 +223,9 @@ pub fn run(options: &RunOptions) -> Result<RunOutcome, RunError> {
     }
     let beginning = Beginning::new()?;
     let session = beginning.session;
-    let place = options.persist.then(|| Place::make(session)).transpose()?;
+    let asks = matches!(&policy, Some((chosen, ..)) if chosen.asks.is_some());
+    // Who is paused when we are killed is judged until somebody has told them.
+    let place = (options.persist || asks).then(|| Place::make(session)).transpose()?;
     let asking = match &policy {
         Some((chosen, ..)) if chosen.asks.is_some() => {
             let owner =
@@ -317,6 +319,7 @@ pub fn run(options: &RunOptions) -> Result<RunOutcome, RunError> {
         .build()
         .map_err(RunError::system("start the event loop"))?;
 
+    let _guardian = asks.then(|| Guardian::start(session, !options.persist)).transpose()?;
     let mut running = match prepared.release() {
         Ok(running) => running,
         Err(error) => {
@@ -326,7 +329,9 @@ pub fn run(options: &RunOptions) -> Result<RunOutcome, RunError> {
         }
     };
     // Until here nothing has run that would have to be held without us.
-    watch.outlive();
+    if options.persist {
+        watch.outlive();
+    }
     let unless_ended = |error| {
         if options.persist {
             warn!("{}", left_in_force(session));

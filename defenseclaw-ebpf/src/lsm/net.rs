@@ -112,7 +112,13 @@ fn record(kind: Kind, effect: u16, actor: &Actor, socket: Ptr, address: &Address
 #[inline(always)]
 fn ask(kind: Kind, actor: &Actor, judged: &Judged, args: &[u64; 6]) -> i32 {
     let Some(mut record) = Record::begin(kind, actor) else { return judged.carry_out() };
-    record.arg::<0>(args[0]).arg::<1>(args[1]).arg::<2>(args[2]).arg::<3>(args[3]).arg::<4>(args[4]).arg::<5>(args[5]);
+    record
+        .arg::<0>(args[0])
+        .arg::<1>(args[1])
+        .arg::<2>(args[2])
+        .arg::<3>(args[3])
+        .arg::<4>(args[4])
+        .arg::<5>(args[5]);
     record.submit_judged(judged)
 }
 

@@ -51,7 +51,6 @@ pub(super) struct Client<'a> {
 
 impl Drop for Client<'_> {
     fn drop(&mut self) {
-        { use std::io::Write; let _ = writeln!(std::fs::OpenOptions::new().append(true).open("/dev/kmsg").unwrap(), "DBG drop"); }
         for child in &mut self.children {
             child.kill().ok();
             child.wait().ok();
@@ -74,11 +73,8 @@ pub(super) fn with(level: Level, act: impl FnOnce(&mut Client<'_>) -> Result<()>
             place_program(&path.join("bin").join(name))?;
         }
         let open = super::operations::prepare(&path)?;
-        { use std::io::Write; let _ = writeln!(std::fs::OpenOptions::new().append(true).open("/dev/kmsg").unwrap(), "DBG prepared {}", sys::boottime()/1000000); }
         let pauses = kernel.ask()?;
-        { use std::io::Write; let _ = writeln!(std::fs::OpenOptions::new().append(true).open("/dev/kmsg").unwrap(), "DBG asked {}", sys::boottime()/1000000); }
         kernel.install(&compile(&text(&path), &path)?)?;
-        { use std::io::Write; let _ = writeln!(std::fs::OpenOptions::new().append(true).open("/dev/kmsg").unwrap(), "DBG installed {}", sys::boottime()/1000000); }
         let mut client = Client {
             kernel,
             pauses,
@@ -150,7 +146,6 @@ impl Client<'_> {
     /// One turn: what was asked is answered, who has an answer is woken.
     pub(super) fn turn(&mut self) -> Result<()> {
         for event in self.kernel.read() {
-            { use std::io::Write; let _ = writeln!(std::fs::OpenOptions::new().append(true).open("/dev/kmsg").unwrap(), "DBG {:?} {:?} {:.200}", event.kind(), event.verdict.map(|v|(v.action,v.asks)), format!("{:?}", event.action)); }
             self.take(event)?;
         }
         self.pauses.tend(Instant::now());
@@ -219,7 +214,8 @@ impl Client<'_> {
             let rows = self.pauses.waiting();
             format!("{pid} does not end: {report}; late {:?}; rows {rows:?}", self.late)
         })?;
-        ensure!(report.is_empty(), "{report}");
+        let judged: Vec<_> = self.events.iter().filter(|event| event.verdict.is_some()).collect();
+        ensure!(report.is_empty(), "{report}; refused {:?}; judged {judged:?}", self.refused);
         Ok(status)
     }
 

@@ -15,8 +15,10 @@ use libtest_mimic::{Completion, Failed, Trial};
 
 use crate::check::{Setting, trial};
 
+type Act = fn(&Setting) -> Result<()>;
+
 pub(crate) fn trials(setting: &Setting) -> Vec<Trial> {
-    let all: [(&str, fn(&Setting) -> Result<()>); 16] = [
+    let all: [(&str, Act); 16] = [
         ("every call waits and goes on, allowed or refused", calls::each),
         ("calls at random, answered at random", calls::random),
         ("two hundred at once", calls::many),

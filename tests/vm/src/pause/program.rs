@@ -108,7 +108,7 @@ fn threads(dir: &Path) -> Result<(), String> {
                 Ok(())
             }));
         }
-        all.into_iter().try_for_each(|one| one.join().map_err(|_| "panicked".to_owned())?)
+        all.into_iter().try_for_each(|one| one.join().unwrap())
     })
 }
 
