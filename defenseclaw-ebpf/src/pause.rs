@@ -445,13 +445,17 @@ fn is_starting(key: u64) -> bool {
     PAUSES.get_ptr(&key).is_some_and(|pause| unsafe { (*pause).state } == state::STARTING)
 }
 
-/// A program is about to be looked at: what is left of one that did not start goes.
-#[inline(always)]
-pub fn forget_start(actor: &Actor) {
+/// A program is about to be looked at: what is left of one that did not start goes. A function of its own, because the stack of
+/// who calls it is nearly full.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn pause_forget_start() -> u32 {
+    let Some(actor) = &scope::current() else { return 0 };
     let key = key(actor.tgid, actor.tgid);
     if is_starting(key) {
         PAUSES.remove(&key).ok();
     }
+    0
 }
 
 /// A program has started. Says whether it is to be stopped, and writes into its record why.

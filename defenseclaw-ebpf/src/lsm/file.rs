@@ -110,12 +110,10 @@ pub fn file_receive(ctx: LsmContext) -> i32 {
 #[lsm(hook = "bprm_check_security")]
 pub fn bprm_check_security(ctx: LsmContext) -> i32 {
     let Some(actor) = scope::current() else { return 0 };
-    let Some(policy) = verdict::policy(&actor) else { return 0 };
     let program: Ptr = ctx.arg(0);
     // Once for itself, and once more for the interpreter of a script.
-    if policy.asks() && shim_linux_binprm_filename_direct(program) == shim_linux_binprm_interp_direct(program)
-    {
-        pause::forget_start(&actor);
+    if shim_linux_binprm_filename_direct(program) == shim_linux_binprm_interp_direct(program) {
+        pause::pause_forget_start();
     }
     judge_only(&actor, shim_linux_binprm_file_direct(program), access::EXECUTE, u32::from(effect::EXEC))
 }

@@ -125,7 +125,7 @@ pub fn process_start(ctx: BtfTracePointContext) -> i32 {
     let Some(actor) = scope::current() else { return 0 };
     let Some(policy) = verdict::policy(&actor) else { return 0 };
     if policy.asks() {
-        pause::forget_start(&actor);
+        pause::pause_forget_start();
         start(&actor, shim_linux_binprm_file_direct(ctx.arg(2)));
     }
     0
