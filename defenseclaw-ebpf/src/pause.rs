@@ -276,7 +276,7 @@ pub fn kill() {
     unsafe { bpf_send_signal(SIGKILL) };
 }
 
-/// Hands over a parked record, asks about its operation if that is what policy says, and is what the LSM program returns. A function of its own for the
+/// Asks about the operation that a parked record describes, and is what the LSM program returns. A function of its own for the
 /// verifier, too: it goes through it once for each program and not for each way that leads here.
 #[unsafe(no_mangle)]
 #[inline(never)]
@@ -284,11 +284,6 @@ pub extern "C" fn pause_operation(slot: u32) -> i32 {
     let Some(actor) = &scope::current() else { return -EPERM };
     let Some((mut record, judged)) = Record::unpark(slot) else { return -EPERM };
     let (record, judged) = (&mut record, &judged);
-    if !judged.asks() {
-        record.verdict(judged);
-        record.hand_over(Ring::of(judged));
-        return judged.carry_out();
-    }
     let kind = record.kind();
     let arguments = record.arguments();
     let asked = record.asked();
@@ -335,7 +330,8 @@ pub extern "C" fn pause_operation(slot: u32) -> i32 {
                 return answer;
             }
             question.end();
-            return if judged.falls_back_to_allow() { 0 } else { -EPERM };
+            // What cannot be written down cannot be asked.
+            return judged.carry_out();
         }
     }
     fall_back(record, judged, &mut question)

@@ -32,7 +32,7 @@ pub use holds::{RESOLVER, holds};
 pub use identity::{Bounds, Identities, Identity, find as find_identities, identity_of};
 pub use kill::Held;
 pub use maps::{MAPS, Maps};
-pub use pause::{Decided, Pauses, Stopped};
+pub use pause::{Pauses, Stopped};
 pub use resolved::{Coming, Resolutions, Said};
 pub use swap::{Enforcer, Swapped};
 

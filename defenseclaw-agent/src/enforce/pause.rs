@@ -23,8 +23,8 @@ use super::{
     EnforceError, Maps,
     maps::{CURRENT, GrantKeyPod, GrantedPod, IMAGES, ImagePod, PausePod, failed, is_absent, shape},
 };
-use crate::model::{ProcessKey, Waiter};
-pub(super) use task::Task;
+use crate::model::{ProcessKey, Settlement, Waiter};
+use task::Task;
 
 const PAUSES: &str = "PAUSES";
 const GRANTS: &str = "GRANTS";
@@ -44,17 +44,6 @@ const LEAVE: Duration = Duration::from_secs(5);
 /// Of grants that end with their session.
 const FOREVER: u64 = u64::MAX;
 
-/// What was decided about a paused operation.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Decided {
-    /// It happens.
-    Allow,
-    /// It does not.
-    Block,
-    /// The kernel is to ask again, by the policy of this moment.
-    Again,
-}
-
 /// Somebody whom the kernel has stopped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Stopped {
@@ -65,7 +54,7 @@ pub struct Stopped {
     /// A program before its first instruction.
     pub held: bool,
     /// What becomes of it without an answer.
-    pub fallback: Decided,
+    pub fallback: Settlement,
 }
 
 /// The questions that the kernel has open.
@@ -159,7 +148,7 @@ impl Pauses {
     pub fn settle(
         &mut self,
         waiter: &Waiter,
-        decided: Decided,
+        decided: Settlement,
         grant: Option<Option<u64>>,
         now_ns: u64,
     ) -> Result<bool, EnforceError> {
@@ -175,13 +164,13 @@ impl Pauses {
         let retry = pause.state == state::REFUSED;
         let expires = match grant {
             Some(expires) => Some(expires.unwrap_or(FOREVER)),
-            None if retry && decided == Decided::Allow => {
+            None if retry && decided == Settlement::Allow => {
                 Some(now_ns.saturating_add(u64::try_from(RETRY.as_nanos()).unwrap_or(u64::MAX)))
             }
             None => None,
         };
-        if let (Some(expires_ns), true) = (expires, decided != Decided::Again) {
-            self.grant(&pause, expires_ns, decided == Decided::Allow);
+        if let (Some(expires_ns), true) = (expires, decided != Settlement::AskAgain) {
+            self.grant(&pause, expires_ns, decided == Settlement::Allow);
         }
         if retry {
             self.forget(key)?;
@@ -194,11 +183,11 @@ impl Pauses {
         Ok(true)
     }
 
-    fn apply(&mut self, key: u64, pause: Pause, decided: Decided) -> Result<(), EnforceError> {
+    fn apply(&mut self, key: u64, pause: Pause, decided: Settlement) -> Result<(), EnforceError> {
         let process = tgid(key);
         let held = pause.flags & pause_flags::HELD != 0;
         match (decided, held) {
-            (Decided::Block, true) => {
+            (Settlement::Block, true) => {
                 // Not the other way round: without its row it would run.
                 if let Ok(task) = Task::open(process) {
                     task.signal(libc::SIGKILL).ok();
@@ -206,9 +195,9 @@ impl Pauses {
                 self.forget(key)?;
                 return Ok(());
             }
-            (Decided::Allow, true) | (Decided::Again, _) => self.forget(key)?,
-            (Decided::Allow | Decided::Block, false) => {
-                let state = if decided == Decided::Allow { state::ALLOW } else { state::BLOCK };
+            (Settlement::Allow, true) | (Settlement::AskAgain, _) => self.forget(key)?,
+            (Settlement::Allow | Settlement::Block, false) => {
+                let state = if decided == Settlement::Allow { state::ALLOW } else { state::BLOCK };
                 let row = Pause { state, used: 0, stops: 0, ..pause };
                 self.open.insert(key, PausePod(row), EXIST).map_err(failed("update", PAUSES))?;
             }
@@ -253,7 +242,7 @@ impl Pauses {
                     process: ProcessKey { tgid: tgid(key), start_ns: pause.start_ns },
                     tid: tid(key),
                     held: pause.flags & pause_flags::HELD != 0,
-                    fallback: if allow { Decided::Allow } else { Decided::Block },
+                    fallback: if allow { Settlement::Allow } else { Settlement::Block },
                 });
             }
         }
@@ -306,8 +295,7 @@ impl Pauses {
         self.open.keys().next().map(|_| self.looked + LOOK_EVERY)
     }
 
-    /// A process goes on when none of its threads waits any more.
-    /// Whether some are to be looked at again soon.
+    /// A process goes on when none of its threads waits any more. Whether some are to be looked at again soon.
     fn wake(&mut self) -> bool {
         if self.wakes.is_empty() {
             return false;
@@ -357,7 +345,7 @@ impl Pauses {
                 *ran += 1;
                 if *ran > 1 {
                     warn!(process, "a held program was woken by somebody else, and is stopped again");
-                    task.signal(libc::SIGSTOP).ok();
+                    task.stop(thread).ok();
                 }
             }
         }

@@ -15,13 +15,13 @@ use super::{
 };
 use crate::{
     enforce::{
-        Attempts, CANARY_PROFILE, Decided, EnforceError, Enforcer, Identities, Maps, Pauses, SESSION_PROFILE,
-        Trap, holds, posture,
+        Attempts, CANARY_PROFILE, EnforceError, Enforcer, Identities, Maps, Pauses, SESSION_PROFILE, Trap,
+        holds, posture,
     },
     launcher::{Canary, Cgroup, Forbidden, Placement},
     model::{
         BootTime, Event, Level, Loss, Mode, PolicyLoaded, PolicyRefused, Posture, PostureChange, Protection,
-        SessionId, Settlement, Unproven,
+        SessionId, Unproven,
     },
     resolver::ResolverStats,
     sensor::Sensor,
@@ -209,14 +209,9 @@ impl Guard {
     /// Lets those go on who waited for an answer, or refuses them.
     pub(super) fn settle(&mut self, settled: &Settled) {
         let Some(pauses) = &mut self.pauses else { return };
-        let decided = match settled.verdict {
-            Settlement::Allow => Decided::Allow,
-            Settlement::Block => Decided::Block,
-            Settlement::AskAgain => Decided::Again,
-        };
         let grant = settled.grant.as_ref().map(|grant| grant.expires.map(|expires| expires.0));
         for waiter in &settled.waiters {
-            match pauses.settle(waiter, decided, grant, clock::boot_now().0) {
+            match pauses.settle(waiter, settled.verdict, grant, clock::boot_now().0) {
                 Ok(true) => {}
                 Ok(false) => {
                     debug!(approval = %settled.approval.id, ?waiter, "nobody waits for this answer any more");
@@ -312,6 +307,13 @@ impl Guard {
             block: total.block,
         });
         counted.filter(|rule| rule.alert + rule.confirm + rule.block > 0).collect()
+    }
+}
+
+/// However watching ends: nobody stays stopped who waits for an answer that cannot come any more.
+impl Drop for Guard {
+    fn drop(&mut self) {
+        self.end_asking();
     }
 }
 

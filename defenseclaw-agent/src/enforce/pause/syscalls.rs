@@ -6,7 +6,7 @@ use defenseclaw_ebpf::Kind;
 /// Number of a system call, and the kinds of operations in which it may be stopped.
 pub(super) fn restartable() -> impl Iterator<Item = (u32, &'static [Kind])> {
     const OPEN: &[Kind] = &[Kind::FileOpen, Kind::FileTruncate];
-    let table: [(libc::c_long, &'static [Kind]); 54] = [
+    let table: [(libc::c_long, &'static [Kind]); 42] = [
         (libc::SYS_open, OPEN),
         (libc::SYS_openat, OPEN),
         (libc::SYS_openat2, OPEN),
@@ -36,31 +36,19 @@ pub(super) fn restartable() -> impl Iterator<Item = (u32, &'static [Kind])> {
         (libc::SYS_fchownat, &[Kind::FileChown]),
         (libc::SYS_connect, &[Kind::NetConnect, Kind::UnixConnect]),
         (libc::SYS_bind, &[Kind::NetBind, Kind::FileMknod]),
-        (libc::SYS_sendto, &[Kind::NetSend, Kind::NetConnect, Kind::UnixConnect]),
-        (libc::SYS_sendmsg, &[Kind::NetSend, Kind::NetConnect, Kind::UnixConnect]),
+        (libc::SYS_sendto, &[Kind::NetSend, Kind::UnixConnect]),
+        (libc::SYS_sendmsg, &[Kind::NetSend, Kind::UnixConnect]),
         (libc::SYS_socket, &[Kind::SocketCreate]),
         (libc::SYS_execve, &[Kind::ProcessExec]),
-        (libc::SYS_execveat, &[Kind::ProcessExec]),
         (libc::SYS_kill, &[Kind::Signal]),
-        (libc::SYS_tkill, &[Kind::Signal]),
         (libc::SYS_tgkill, &[Kind::Signal]),
-        (libc::SYS_pidfd_send_signal, &[Kind::Signal]),
-        (libc::SYS_ptrace, &[Kind::Ptrace]),
-        (libc::SYS_mount, &[Kind::Mount]),
-        (libc::SYS_umount2, &[Kind::Mount]),
-        (libc::SYS_pivot_root, &[Kind::Mount]),
-        (libc::SYS_move_mount, &[Kind::Mount]),
         (libc::SYS_chroot, &[Kind::Mount]),
-        (libc::SYS_unshare, &[Kind::Namespace]),
-        (libc::SYS_bpf, &[Kind::Bpf]),
-        (libc::SYS_perf_event_open, &[Kind::PerfOpen]),
         (libc::SYS_setuid, &[Kind::CredChange]),
         (libc::SYS_setgid, &[Kind::CredChange]),
         (libc::SYS_setreuid, &[Kind::CredChange]),
         (libc::SYS_setregid, &[Kind::CredChange]),
         (libc::SYS_setresuid, &[Kind::CredChange]),
         (libc::SYS_setresgid, &[Kind::CredChange]),
-        (libc::SYS_setgroups, &[Kind::CredChange]),
     ];
     table.into_iter().filter_map(|(number, kinds)| Some((u32::try_from(number).ok()?, kinds)))
 }

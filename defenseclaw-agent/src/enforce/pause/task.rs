@@ -47,6 +47,13 @@ impl Task {
         self.held.signal(signal)
     }
 
+    /// Stops it, by the thread: see [`Task::go_on`].
+    pub(crate) fn stop(&self, tid: u32) -> io::Result<()> {
+        // SAFETY: takes numbers.
+        let done = unsafe { libc::syscall(libc::SYS_tgkill, self.tgid, tid, libc::SIGSTOP) };
+        if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+    }
+
     /// Lets it run, unless somebody else has stopped it, too: then it stays so until that one lets it go. Ours are
     /// sent to threads, others' to the process.
     pub(crate) fn go_on(&self) {

@@ -1,10 +1,7 @@
 //! System calls that wait: one by one, at random, many at once, and those that cannot.
 
 use anyhow::{Result, ensure};
-use defenseclaw::{
-    enforce::Decided,
-    model::{EventKind, Waiter},
-};
+use defenseclaw::model::{EventKind, Settlement, Waiter};
 
 use super::client;
 use crate::{check::Setting, sys};
@@ -94,7 +91,7 @@ pub(super) fn orphans(setting: &Setting) -> Result<()> {
         client.pauses.stop_asking()?;
         let settled = client.pauses.settle_all()?;
         ensure!(
-            settled.len() == 5 && settled.iter().all(|one| one.fallback == Decided::Block),
+            settled.len() == 5 && settled.iter().all(|one| one.fallback == Settlement::Block),
             "{settled:?}"
         );
         for pid in pids {

@@ -12,8 +12,8 @@ use std::{
 
 use anyhow::{Context, Result, anyhow, ensure};
 use defenseclaw::{
-    enforce::{Decided, Pauses},
-    model::{Event, EventKind, Level, Mode, PolicyAction, ProcessKey, Waiter},
+    enforce::Pauses,
+    model::{Event, EventKind, Level, Mode, PolicyAction, ProcessKey, Settlement, Waiter},
     policy::{self, Bindings, image::Image},
 };
 use tempfile::TempDir;
@@ -184,7 +184,7 @@ impl Client<'_> {
     }
 
     pub(super) fn answer(&mut self, waiter: &Waiter, allow: bool) -> Result<bool> {
-        let decided = if allow { Decided::Allow } else { Decided::Block };
+        let decided = if allow { Settlement::Allow } else { Settlement::Block };
         Ok(self.pauses.settle(waiter, decided, None, sys::boottime())?)
     }
 

@@ -135,6 +135,73 @@ pub(super) const OPERATIONS: &[Operation] = &[
         sys!(libc::SYS_bind, socket.as_raw_fd(), &raw const here, size_of_val(&here))?;
         sys!(libc::SYS_unlink, at(dir, who, "new").as_ptr())
     }),
+    of("renameat", |dir, who| {
+        let (old, new, here) = (at(dir, who, "gone"), at(dir, who, "new"), libc::AT_FDCWD);
+        sys!(libc::SYS_renameat, here, old.as_ptr(), here, new.as_ptr())?;
+        sys!(libc::SYS_renameat, here, new.as_ptr(), here, old.as_ptr())
+    }),
+    of("linkat", |dir, who| {
+        let (old, new, here) = (at(dir, who, "file"), at(dir, who, "new"), libc::AT_FDCWD);
+        sys!(libc::SYS_linkat, here, old.as_ptr(), here, new.as_ptr(), 0)?;
+        sys!(libc::SYS_unlink, new.as_ptr())
+    }),
+    of("symlinkat", |dir, who| {
+        let new = at(dir, who, "new");
+        sys!(libc::SYS_symlinkat, c"/nowhere".as_ptr(), libc::AT_FDCWD, new.as_ptr())?;
+        sys!(libc::SYS_unlink, new.as_ptr())
+    }),
+    of("mknod of a file", |dir, who| {
+        let new = at(dir, who, "new");
+        sys!(libc::SYS_mknod, new.as_ptr(), libc::S_IFREG | 0o644, 0)?;
+        sys!(libc::SYS_unlink, new.as_ptr())
+    }),
+    of("mknodat of a file", |dir, who| {
+        let new = at(dir, who, "new");
+        sys!(libc::SYS_mknodat, libc::AT_FDCWD, new.as_ptr(), libc::S_IFREG | 0o644, 0)?;
+        sys!(libc::SYS_unlink, new.as_ptr())
+    }),
+    of("mknod of a pipe", |dir, who| {
+        let new = at(dir, who, "new");
+        sys!(libc::SYS_mknod, new.as_ptr(), libc::S_IFIFO | 0o644, 0)?;
+        sys!(libc::SYS_unlink, new.as_ptr())
+    }),
+    of("lchown", |dir, who| sys!(libc::SYS_lchown, at(dir, who, "file").as_ptr(), 0, 0)),
+    of("fchownat", |dir, who| {
+        sys!(libc::SYS_fchownat, libc::AT_FDCWD, at(dir, who, "file").as_ptr(), 0, 0, 0)
+    }),
+    of("ftruncate", |dir, who| {
+        let fd = sys::owned(open(dir, who, "cut", libc::O_WRONLY)?);
+        sys!(libc::SYS_ftruncate, fd.as_raw_fd(), 1)
+    }),
+    of("fchmod", |dir, who| {
+        let fd = sys::owned(open(dir, who, "file", libc::O_RDONLY)?);
+        sys!(libc::SYS_fchmod, fd.as_raw_fd(), 0o644)
+    }),
+    of("fchown", |dir, who| {
+        let fd = sys::owned(open(dir, who, "file", libc::O_RDONLY)?);
+        sys!(libc::SYS_fchown, fd.as_raw_fd(), 0, 0)
+    }),
+    of("sendmsg", |_, who| {
+        let socket = socket(libc::AF_INET, libc::SOCK_DGRAM)?;
+        let to = address(number(who), 9);
+        let mut text = *b"x";
+        let mut part = libc::iovec { iov_base: text.as_mut_ptr().cast(), iov_len: 1 };
+        // SAFETY: zeroes are a valid header.
+        let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
+        message.msg_name = (&raw const to).cast_mut().cast();
+        message.msg_namelen = size_of_val(&to) as u32;
+        message.msg_iov = &raw mut part;
+        message.msg_iovlen = 1;
+        sys!(libc::SYS_sendmsg, socket.as_raw_fd(), &raw const message, 0).map(|sent| sent - 1)
+    }),
+    always("tgkill", |_, _| {
+        let parent = nix::unistd::getppid().as_raw();
+        sys!(libc::SYS_tgkill, parent, parent, libc::SIGCONT)
+    }),
+    always("setgid", |_, _| sys!(libc::SYS_setgid, 0)),
+    always("setreuid", |_, _| sys!(libc::SYS_setreuid, 0, 0)),
+    always("setregid", |_, _| sys!(libc::SYS_setregid, 0, 0)),
+    always("setresuid", |_, _| sys!(libc::SYS_setresuid, 0, 0, 0)),
     always("kill", |_, _| sys!(libc::SYS_kill, nix::unistd::getppid().as_raw(), libc::SIGCONT)),
     always("raw socket", |_, _| {
         closed(sys!(libc::SYS_socket, libc::AF_INET, libc::SOCK_RAW | libc::SOCK_CLOEXEC, libc::IPPROTO_ICMP))

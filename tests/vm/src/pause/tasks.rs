@@ -8,7 +8,7 @@ use nix::{
 };
 use std::os::unix::process::ExitStatusExt;
 
-use super::client::{self, Asked, Client};
+use super::client::{self, Asked};
 use crate::check::Setting;
 
 fn send(process: ProcessKey, signal: Signal) -> Result<()> {
@@ -129,7 +129,6 @@ pub(super) fn vfork_child(setting: &Setting) -> Result<()> {
         let status = client.end(pid, 60)?;
         ensure!(status.success(), "{status:?}");
         ensure!(client.refused.len() == 1, "{:?}", client.refused);
-        let _ = Client::state(ProcessKey { tgid: pid, start_ns: 0 });
         Ok(())
     })
 }
