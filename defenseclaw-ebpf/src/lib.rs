@@ -12,7 +12,7 @@ pub mod redirect;
 
 /// Changes with every incompatible change of a record or map. The loader writes it, the programs echo it. Programs that a
 /// killed watcher has left behind are taken over by this number alone, perhaps by another version.
-pub const ABI_VERSION: u16 = 2;
+pub const ABI_VERSION: u16 = 3;
 
 /// Slots for byte strings in a record.
 pub const STRINGS: usize = 6;
@@ -362,6 +362,9 @@ pub struct Label {
     pub owner: u64,
     /// Those of the program that its parent ran when it was made.
     pub parent_owner: u64,
+    /// Which mount was seen to stand on the root of the task's mount namespace, and in which state of that namespace: a sum
+    /// that the kernel side makes and compares. 0: none yet.
+    pub top: u64,
 }
 
 /// One row of the counter map, per CPU.
@@ -374,7 +377,7 @@ pub struct Counters {
 
 const _: () = assert!(size_of::<Header>() == 64);
 const _: () = assert!(size_of::<Body>() == 72);
-const _: () = assert!(size_of::<Label>() == 48);
+const _: () = assert!(size_of::<Label>() == 56);
 const _: () = assert!(size_of::<Counters>() == 64);
 const _: () = assert!(COUNTS <= 8 && STRINGS * flags::PER_STRING as usize <= 30);
 // A per-CPU map value, which the scratch buffer around a record is, may not exceed 32 KiB.

@@ -40,7 +40,6 @@ pub(super) fn load(options: &SensorOptions) -> Result<Sensor, SensorError> {
     let seed = seed()?;
     let mut object = EbpfLoader::new()
         .btf(Some(&btf))
-        .override_global("SEED", &seed, true)
         .map_max_entries("COUNTERS", rows(processors, KINDS))
         .map_max_entries("SCRATCH", rows(processors, SCRATCH_SLOTS))
         .map_max_entries("SCOPE", options.processes)
