@@ -35,7 +35,7 @@ struct dentry {
 struct vfsmount { struct dentry *mnt_root; } AI;
 struct ns_common { u64 ns_id; } AI;
 struct mount;
-struct mnt_namespace { struct ns_common ns; struct mount *root; u64 seq; } AI;
+struct mnt_namespace { struct ns_common ns; struct mount *root; u64 seq, event; } AI;
 struct mount { struct mount *mnt_parent; struct dentry *mnt_mountpoint; struct vfsmount mnt; void *mnt_ns; } AI;
 struct path { struct vfsmount *mnt; struct dentry *dentry; } AI;
 struct file { struct path f_path; struct inode *f_inode; u32 f_flags; u32 f_mode; void *private_data; } AI;
@@ -289,6 +289,8 @@ LOAD(u32, cred, egid, egid.val)
 LOAD(void *, cred, user_ns, user_ns)
 LOAD(void *, nsproxy, mnt, mnt_ns)
 LOAD(void *, mnt_namespace, root, root)
+LOAD(u64, mnt_namespace, event, event)
+EXISTS(mnt_namespace, event, event)
 LOAD(void *, linux_binprm, file, file)
 LOAD(void *, linux_binprm, filename, filename)
 LOAD(void *, linux_binprm, interp, interp)

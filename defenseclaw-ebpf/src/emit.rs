@@ -17,7 +17,7 @@ use aya_ebpf::{
 };
 use defenseclaw_ebpf::{
     ABI_VERSION, Body, Count, Counters, Header, KINDS, Kind, RECORD_MAX, SCRATCH_SLOTS, STRING_MAX, flags,
-    image::effect,
+    image::{Image, effect},
 };
 
 use parked::Parked;
@@ -246,6 +246,7 @@ pub struct Record {
     flags: u32,
     string: u32,
     paths: path::Known,
+    /// Where the hashes of the first path start.
     seed: u64,
     /// Of the first path.
     components: u32,
@@ -262,22 +263,23 @@ impl Record {
         Some(record)
     }
 
-    /// A record about the current task whose first string is the path of a dentry.
+    /// A record about the current task whose first string is the path of a dentry, which `image` will judge.
     #[inline(always)]
-    pub fn about(kind: Kind, actor: &Actor, dentry: Ptr, mnt: Ptr, seed: u64) -> Option<Self> {
+    pub fn about(kind: Kind, actor: &Actor, dentry: Ptr, mnt: Ptr, image: *const Image) -> Option<Self> {
         let mut record = Self::blank(kind)?;
-        record.seed = seed;
-        let found = path::resolve(record.first(), dentry, mnt, seed);
+        let found = path::resolve(record.first(), dentry, mnt, image);
         record.put_before(&found, actor);
         Some(record)
     }
 
     /// The same, of pointers that the verifier knows: see [`path::resolve_known`].
     #[inline(always)]
-    pub fn about_known(kind: Kind, actor: &Actor, dentry: Ptr, mnt: Ptr, seed: u64) -> Option<Self> {
+    pub fn about_known(kind: Kind, actor: &Actor, dentry: Ptr, mnt: Ptr, policy: &Policy) -> Option<Self> {
         let mut record = Self::blank(kind)?;
-        record.seed = seed;
-        let found = path::resolve_known(record.first(), dentry, mnt, actor.task, &mut record.paths, seed);
+        let image = policy.judge()?;
+        // SAFETY: the image lies in its map.
+        record.seed = unsafe { (*image).seed };
+        let found = path::resolve_known(record.first(), dentry, mnt, actor, &mut record.paths, image);
         record.put_before(&found, actor);
         Some(record)
     }
@@ -475,13 +477,17 @@ impl Record {
     /// The path of a dentry below a mount.
     #[inline(always)]
     pub fn path(&mut self, dentry: Ptr, mnt: Ptr) -> &mut Self {
-        self.resolved(&path::resolve(self.spare().0, dentry, mnt, 0))
+        match verdict::nobody() {
+            Some(image) => self.resolved(&path::resolve(self.spare().0, dentry, mnt, image)),
+            None => self.none(),
+        }
     }
 
     /// The same, of pointers that the verifier knows: see [`path::resolve_known`].
     #[inline(always)]
     pub fn path_known(&mut self, actor: &Actor, dentry: Ptr, mnt: Ptr) -> &mut Self {
-        let found = path::resolve_known(self.spare().0, dentry, mnt, actor.task, &mut self.paths, 0);
+        let Some(image) = verdict::nobody() else { return self.none() };
+        let found = path::resolve_known(self.spare().0, dentry, mnt, actor, &mut self.paths, image);
         self.resolved(&found)
     }
 
@@ -497,8 +503,8 @@ impl Record {
         (dev, ino): (u64, u64),
     ) -> Judged {
         let buffer = self.spare().0;
-        let seed = policy.seed();
-        let found = path::resolve_known(buffer, dentry, mnt, actor.task, &mut self.paths, seed);
+        let Some(image) = policy.judge() else { return policy.blind(effects) };
+        let found = path::resolve_known(buffer, dentry, mnt, actor, &mut self.paths, image);
         let judged = policy.path(effects, buffer, &found, dev, ino);
         self.resolved(&found);
         judged

@@ -4,7 +4,8 @@
 //! A path is judged component by component from the root. Each step has up to three keys: the whole path so far
 //! ([`anchored`]), its last component alone ([`single`]) and its last two ([`pair`]). A bit of [`Image::bloom`] says
 //! whether a key can have a [`Cell`]; only then is it looked up. So the cost of a path does not depend on the number of
-//! rules. Hashes start from a secret seed: who writes paths cannot aim at one.
+//! rules. Before that each component is asked for by itself, while the path is read: if no key ends with any of them, no
+//! key can concern the path, and most paths are done. Hashes start from a secret seed: who writes paths cannot aim at one.
 #![allow(
     clippy::inline_always,
     clippy::cast_possible_truncation,
@@ -157,6 +158,10 @@ pub mod class {
     pub const ADDRESS: u32 = 6;
     /// Abstract name of a unix socket.
     pub const ABSTRACT: u32 = 7;
+    /// In [`Image::bloom`] only: last component of a key that can concern the object itself.
+    pub const ENDS: u32 = 8;
+    /// Likewise, one that can concern what lies below.
+    pub const WITHIN: u32 = 9;
     /// Added to ANCHORED, SINGLE or PAIR: executables. The cell holds masks of sets, one word each for EXACT, CHILDREN
     /// and SUBTREE, in place of its first three entries.
     pub const OWNER: u32 = 16;
@@ -200,6 +205,8 @@ pub mod has {
     pub const ABSTRACT: u64 = 1 << 6;
     /// Rules about host names: addresses may be known by them.
     pub const NAMES: u64 = 1 << 7;
+    /// Keys about the root directory: they concern everything.
+    pub const ROOT: u64 = 1 << 8;
     /// Some entry asks a person.
     pub const ASKS: u64 = 1 << 60;
     /// It blocks something: whom it judges must not get out of sight.

@@ -363,6 +363,9 @@ pub struct Label {
     pub owner: u64,
     /// Those of the program that its parent ran when it was made.
     pub parent_owner: u64,
+    /// Which mount was seen to stand on the root of the task's mount namespace, and in which state of that namespace: a sum
+    /// that the kernel side makes and compares. 0: none yet.
+    pub top: u64,
 }
 
 /// One row of the counter map, per CPU.
@@ -375,7 +378,7 @@ pub struct Counters {
 
 const _: () = assert!(size_of::<Header>() == 64);
 const _: () = assert!(size_of::<Body>() == 72);
-const _: () = assert!(size_of::<Label>() == 48);
+const _: () = assert!(size_of::<Label>() == 56);
 const _: () = assert!(size_of::<Counters>() == 64);
 const _: () = assert!(COUNTS <= 8 && STRINGS * flags::PER_STRING as usize <= 30);
 // A per-CPU map value, which the scratch buffer around a record is, may not exceed 32 KiB.

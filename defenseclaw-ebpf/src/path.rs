@@ -12,10 +12,14 @@ use core::{ffi::c_void, mem::MaybeUninit};
 use aya_ebpf::helpers::generated::{bpf_loop, bpf_probe_read_kernel};
 use defenseclaw_ebpf::{
     Body, Header, STRING_MAX, flags,
-    image::{self, DEPTH_MAX},
+    image::{self, DEPTH_MAX, Image, class},
 };
 
-use crate::{shim::*, verdict::State};
+use crate::{
+    scope::Actor,
+    shim::*,
+    verdict::{self, State},
+};
 
 /// Bytes before the path, for what a record begins with.
 pub const HEAD: usize = size_of::<Header>() + size_of::<Body>();
@@ -30,6 +34,8 @@ pub struct Buffer {
     /// How many there are. Here and not in [`Walk`], where the verifier would know its value after each round and take every
     /// round for another one.
     count: u64,
+    /// Not 0: a component is named by some key of the image.
+    named: u64,
     /// Flags of the path, and where it starts; here for the same reason.
     flags: u64,
     start: u64,
@@ -75,6 +81,8 @@ struct Walk {
     mount: Ptr,
     place: Place,
     done: u64,
+    /// Who will judge the path.
+    image: *const Image,
     /// Where hashes start; 0: nobody asks for them.
     seed: u64,
 }
@@ -119,6 +127,13 @@ pub fn head(buffer: *mut Buffer, start: u32) -> *mut u8 {
     unsafe { (&raw mut (*buffer).head).cast::<u8>().add((start & 0xfff) as usize) }
 }
 
+/// Whether some key of the image may concern the path, going by the names in it.
+#[inline(always)]
+pub fn is_named(buffer: *const Buffer) -> u64 {
+    // SAFETY: it lies in the buffer.
+    unsafe { (*buffer).named }
+}
+
 /// Where what is known about the path is kept while it is judged.
 #[inline(always)]
 pub fn state(buffer: *mut Buffer) -> *mut State {
@@ -135,14 +150,14 @@ pub fn component(buffer: *const Buffer, from_last: u32) -> u64 {
     }
 }
 
-/// Writes the path to the end of `buffer`, and with a `seed` the hashes of its components.
+/// Writes the path to the end of `buffer`, and the hashes of its components if `image` judges.
 #[inline(always)]
-pub fn resolve(buffer: *mut Buffer, dentry: Ptr, mnt: Ptr, seed: u64) -> Found {
+pub fn resolve(buffer: *mut Buffer, dentry: Ptr, mnt: Ptr, image: *const Image) -> Found {
     if dentry.is_null() {
         // No file to ask: nothing is better than the `/` that the walk would end with.
         return Found { start: END, len: 0, flags: flags::UNRESOLVED, components: 0, leaf: 0 };
     }
-    let mut walk = Walk::new(buffer, dentry, mnt, seed);
+    let mut walk = Walk::new(buffer, dentry, mnt, image);
     read_place(walk.mount, &mut walk.place);
     let entry = entry(dentry);
     // An entry without an inode is a name that is about to be made. Some file systems do not hash those.
@@ -155,18 +170,17 @@ pub fn resolve(buffer: *mut Buffer, dentry: Ptr, mnt: Ptr, seed: u64) -> Found {
     walk.found()
 }
 
-/// As [`resolve`]. All pointers must be known to the verifier: arguments of the program, or loaded through them. `task`
-/// is the current one.
+/// As [`resolve`]. All pointers must be known to the verifier: arguments of the program, or loaded through them.
 #[inline(always)]
 pub fn resolve_known(
     buffer: *mut Buffer,
     dentry: Ptr,
     mnt: Ptr,
-    task: Ptr,
+    actor: &Actor,
     known: &mut Known,
-    seed: u64,
+    image: *const Image,
 ) -> Found {
-    let mut walk = Walk::new(buffer, dentry, mnt, seed);
+    let mut walk = Walk::new(buffer, dentry, mnt, image);
     walk.place.root = shim_vfsmount_root_direct(mnt);
     // As in `resolve`: without an inode it is a name that is about to be made.
     if shim_dentry_hashed_direct(dentry).is_null()
@@ -177,7 +191,7 @@ pub fn resolve_known(
     }
     // SAFETY: `climb` has the signature the helper calls, and `walk` outlives the call.
     unsafe { bpf_loop(STEPS, climb as *mut c_void, (&raw mut walk).cast(), 0) };
-    if walk.done == 0 && !is_top(&mut walk, task, known) {
+    if walk.done == 0 && !is_top(&mut walk, actor, known) {
         // SAFETY: as above.
         unsafe { bpf_loop(STEPS, step as *mut c_void, (&raw mut walk).cast(), 0) };
     }
@@ -203,7 +217,7 @@ fn read_place(mount: Ptr, place: &mut Place) {
 /// Whether the rest of the way is known without a walk: the mount is the top of the task's own mount tree, or stands
 /// on its root, as the root file system does. Reads the place of the mount if it must.
 #[inline(always)]
-fn is_top(walk: &mut Walk, task: Ptr, known: &mut Known) -> bool {
+fn is_top(walk: &mut Walk, actor: &Actor, known: &mut Known) -> bool {
     if !walk.at_root() {
         read_place(walk.mount, &mut walk.place);
         return false;
@@ -212,11 +226,19 @@ fn is_top(walk: &mut Walk, task: Ptr, known: &mut Known) -> bool {
         walk.done = 1;
         return true;
     }
-    let top = shim_mnt_namespace_root_direct(shim_nsproxy_mnt_direct(shim_task_struct_nsproxy_direct(task)));
-    let mut is_top = walk.mount == top;
+    let namespace = shim_nsproxy_mnt_direct(shim_task_struct_nsproxy_direct(actor.task));
+    let top = shim_mnt_namespace_root_direct(namespace);
+    let state = top_state(namespace, top, walk.mount);
+    // SAFETY: the label stays in the map as long as its task, which is the current one, runs this program.
+    let was_seen = state != 0 && unsafe { (*actor.label).top } == state;
+    let mut is_top = was_seen || walk.mount == top;
     if !is_top {
         read_place(walk.mount, &mut walk.place);
         is_top = walk.place.parent == top && walk.place.mountpoint == shim_mount_root_direct(top);
+        if is_top {
+            // SAFETY: as above. One word, so that threads in different namespaces cannot mix what they saw.
+            unsafe { (&raw mut (*actor.label.cast_mut()).top).write_volatile(state) };
+        }
     }
     if is_top {
         known.top = walk.mount;
@@ -225,9 +247,24 @@ fn is_top(walk: &mut Walk, task: Ptr, known: &mut Known) -> bool {
     is_top
 }
 
+/// Stands for a mount in the present state of a mount namespace: every change of one gives it a number that none has
+/// had before. 0: there is no such number, because nothing has changed since the namespace was made, or because this
+/// kernel does not say. To be taken before anything is read that it stands for.
+#[inline(always)]
+fn top_state(namespace: Ptr, top: Ptr, mount: Ptr) -> u64 {
+    if !shim_mnt_namespace_event_exists(namespace) {
+        return 0;
+    }
+    let event = shim_mnt_namespace_event_direct(namespace);
+    if event == 0 {
+        return 0;
+    }
+    image::mix((mount as u64).wrapping_sub(top as u64), event)
+}
+
 impl Walk {
     #[inline(always)]
-    fn new(buffer: *mut Buffer, dentry: Ptr, mnt: Ptr, seed: u64) -> Self {
+    fn new(buffer: *mut Buffer, dentry: Ptr, mnt: Ptr, image: *const Image) -> Self {
         let mount = shim_vfsmount_mount(mnt);
         // LLVM would make a call of memset out of three zeroes, a byte loop in BPF.
         let nothing = core::hint::black_box(core::ptr::null_mut());
@@ -235,10 +272,13 @@ impl Walk {
         unsafe {
             (&raw mut (*buffer).count).write_volatile(0);
             (&raw mut (*buffer).flags).write_volatile(0);
+            (&raw mut (*buffer).named).write_volatile(0);
             (*buffer).start = u64::from(END);
         }
         let place = Place { parent: nothing, mountpoint: nothing, root: nothing };
-        Self { buffer, dentry, mount, place, done: core::hint::black_box(0), seed }
+        // SAFETY: the image lies in its map.
+        let seed = unsafe { (*image).seed };
+        Self { buffer, dentry, mount, place, done: core::hint::black_box(0), image, seed }
     }
 
     #[inline(always)]
@@ -372,9 +412,12 @@ impl Walk {
         unsafe {
             let count = (*self.buffer).count;
             let at = count as usize & (DEPTH_MAX - 1);
-            (&raw mut (*self.buffer).components).cast::<u64>().add(at).write(image::finish(hash, len));
+            let component = image::finish(hash, len);
+            (&raw mut (*self.buffer).components).cast::<u64>().add(at).write(component);
             (&raw mut (*self.buffer).lengths).cast::<u32>().add(at).write(len);
             (*self.buffer).count = count + 1;
+            let class = class::ENDS + u32::from(count != 0);
+            (*self.buffer).named |= verdict::bloom_bit(self.image, component, class);
         }
     }
 

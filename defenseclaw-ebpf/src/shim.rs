@@ -83,6 +83,8 @@ accessors! {
     shim_mm_struct_arg_start_direct -> u64;
     shim_mm_struct_env_end_direct -> u64;
     shim_mm_struct_env_start_direct -> u64;
+    shim_mnt_namespace_event_direct -> u64;
+    shim_mnt_namespace_event_exists -> bool;
     shim_mnt_namespace_id -> u64;
     shim_mnt_namespace_id_exists -> bool;
     shim_mnt_namespace_root_direct -> Ptr;

@@ -98,8 +98,7 @@ pub fn unix_record(actor: &Actor, sk: Ptr, policy: &Policy) -> Option<(Record, J
     let path = shim_unix_sock_path(sk);
     let dentry = shim_path_dentry(path);
     if !dentry.is_null() {
-        let seed = policy.seed();
-        let record = Record::about(Kind::UnixConnect, actor, dentry, shim_path_mnt(path), seed)?;
+        let record = Record::about(Kind::UnixConnect, actor, dentry, shim_path_mnt(path), policy.judge()?)?;
         let inode = shim_dentry_inode(dentry);
         let device = u64::from(shim_super_block_dev(shim_inode_sb(inode)));
         let judged = record.judge(policy, effect::UNIX, device, shim_inode_ino(inode));

@@ -268,6 +268,12 @@ pub fn policy(actor: &Actor) -> Option<Policy> {
     Some(Policy { label: actor.label, current, profile: word as u32 })
 }
 
+/// The image that judges nothing.
+#[inline(always)]
+pub fn nobody() -> Option<*const Image> {
+    IMAGES.get_ptr(0)
+}
+
 impl Policy {
     /// Whether anything is judged.
     #[inline(always)]
@@ -275,13 +281,10 @@ impl Policy {
         self.current != 0
     }
 
-    /// Where hashes of paths start; 0 where nothing is judged.
+    /// What judges; the empty image where nothing does.
     #[inline(always)]
-    pub fn seed(&self) -> u64 {
-        if self.current == 0 {
-            return 0;
-        }
-        seed()
+    pub fn judge(&self) -> Option<*const Image> {
+        IMAGES.get_ptr(self.current)
     }
 
     /// Whether some rule asks a person.
@@ -370,8 +373,9 @@ impl Policy {
         if self.current == 0 {
             return Judged::NOTHING;
         }
-        let hash = image::finish(walk::hash_words(self.seed(), name, len), len);
-        self.image().map_or(Judged::NOTHING, |image| image.abstract_name(buffer, hash))
+        let Some(policy) = self.image() else { return Judged::NOTHING };
+        let hash = image::finish(walk::hash_words(seed_of(policy.image), name, len), len);
+        policy.abstract_name(buffer, hash)
     }
 }
 
@@ -390,16 +394,6 @@ impl InForce {
     fn judged(&self, entry: Entry) -> Judged {
         // SAFETY: the image lies in its map.
         Judged { entry, generation: unsafe { (*self.image).generation } }
-    }
-
-    #[inline(always)]
-    fn default_of(&self, effect_number: u32) -> Entry {
-        // SAFETY: the image lies in its map, the masked index in the array.
-        let entry = unsafe {
-            (&raw const (*self.image).defaults).cast::<u8>().add((effect_number & 15) as usize * 8)
-        };
-        // SAFETY: as above.
-        Entry(unsafe { shim_word(entry) })
     }
 
     #[inline(always)]
@@ -433,7 +427,7 @@ impl InForce {
     fn abstract_name(&self, buffer: *mut Buffer, hash: u64) -> Judged {
         let mut way = self.way(buffer, 0, 0);
         let state = way.state();
-        (state.effect, state.best) = (u64::from(effect::UNIX), self.default_of(7).0);
+        (state.effect, state.best) = (u64::from(effect::UNIX), default_of(self.image, 7).0);
         if in_bloom(way.image, hash, class::ABSTRACT) {
             look(&mut way, hash, class::ABSTRACT, reach::EXACT);
         }
@@ -454,6 +448,15 @@ impl InForce {
     }
 }
 
+/// What policy says where no rule speaks.
+#[inline(always)]
+fn default_of(image: *const Image, effect_number: u32) -> Entry {
+    // SAFETY: the image lies in its map, the masked index in the array.
+    let entry = unsafe { (&raw const (*image).defaults).cast::<u8>().add((effect_number & 15) as usize * 8) };
+    // SAFETY: as above.
+    Entry(unsafe { shim_word(entry) })
+}
+
 #[inline(always)]
 fn seed_of(image: *const Image) -> u64 {
     // SAFETY: the image lies in its map.
@@ -462,8 +465,14 @@ fn seed_of(image: *const Image) -> u64 {
 
 #[inline(always)]
 fn in_bloom(image: *const Image, hash: u64, class: u32) -> bool {
+    bloom_bit(image, hash, class) != 0
+}
+
+/// 1 if the image may have such a key, otherwise 0.
+#[inline(always)]
+pub fn bloom_bit(image: *const Image, hash: u64, class: u32) -> u64 {
     let (word, bit) = image::bloom(hash, class);
     // SAFETY: the image lies in its map; `bloom` masks the index.
     let word = unsafe { shim_word((&raw const (*image).bloom).cast::<u8>().add(word * 8)) };
-    word >> bit & 1 != 0
+    word >> bit & 1
 }

@@ -12,7 +12,7 @@ use defenseclaw_ebpf::image::{
 use super::{EnforceError, cells, hashes, identity::Identity, owners::Numbers, words};
 use crate::{
     model::PolicyAction,
-    policy::image::{Entry, Image, Ports, Reach},
+    policy::image::{Entry, Image, PathKey, Ports, Reach},
 };
 
 /// Where an image goes.
@@ -73,6 +73,9 @@ pub(super) fn lay_out(
     }
 
     let mut laid = empty(place);
+    for (key, said) in cells::all(image) {
+        name(&mut laid, place.seed, key, &said);
+    }
     let mut rows = Vec::with_capacity(cells.len());
     for ((class, hash), Entries(entries)) in cells {
         let Some((.., first)) = entries.first() else { continue };
@@ -141,6 +144,31 @@ pub(super) fn note(image: &mut abi::Image, hash: u64, class: u32) {
         class::ABSTRACT => has::ABSTRACT,
         _ => 0,
     };
+}
+
+/// Says in the image that a path may be concerned that has this name at its end, or before.
+fn name(laid: &mut abi::Image, seed: u64, key: &PathKey, said: &[(Reach, Entry)]) {
+    let last = match key {
+        PathKey::Anchored(components) => match components.last() {
+            Some(last) => last,
+            None => {
+                laid.has |= has::ROOT;
+                return;
+            }
+        },
+        PathKey::Name(name) | PathKey::Pair(_, name) => name,
+        // Asked for by themselves.
+        PathKey::Extension(_) => return,
+    };
+    let last = abi::component(seed, last);
+    for (reach, _) in said {
+        if *reach != Reach::Children {
+            note(laid, last, class::ENDS);
+        }
+        if matches!(reach, Reach::Children | Reach::Subtree) {
+            note(laid, last, class::WITHIN);
+        }
+    }
 }
 
 /// A cell of these entries, the decisive first.

@@ -170,8 +170,7 @@ fn judged(actor: &Actor, file: Ptr, access: u64, effects: u32) -> Result<(Record
     let Some(policy) = verdict::policy(actor) else { return Err(0) };
     let effects = effects as u16;
     let (dentry, mnt) = (shim_file_dentry_direct(file), shim_file_mnt_direct(file));
-    let seed = policy.seed();
-    let Some(mut record) = Record::about_known(Kind::FileOpen, actor, dentry, mnt, seed) else {
+    let Some(mut record) = Record::about_known(Kind::FileOpen, actor, dentry, mnt, &policy) else {
         return Err(policy.blind(effects).carry_out());
     };
     let inode = shim_file_inode_direct(file);
@@ -191,7 +190,8 @@ fn judged(actor: &Actor, file: Ptr, access: u64, effects: u32) -> Result<(Record
 #[inline(always)]
 pub fn opened(kind: Kind, actor: &Actor, file: Ptr, access: u64) -> Option<Record> {
     let path = shim_file_path(file);
-    let mut record = Record::about(kind, actor, shim_path_dentry(path), shim_path_mnt(path), 0)?;
+    let mut record =
+        Record::about(kind, actor, shim_path_dentry(path), shim_path_mnt(path), verdict::nobody()?)?;
     let inode = shim_file_inode(file);
     record
         .arg::<0>(access)
@@ -217,7 +217,7 @@ fn identity(dentry: Ptr) -> (u64, u64) {
 fn change(kind: Kind, dentry: Ptr, mnt: Ptr, detail: u64, effects: u16) -> i32 {
     let Some(actor) = scope::current() else { return 0 };
     let Some(policy) = verdict::policy(&actor) else { return 0 };
-    let Some(mut record) = Record::about_known(kind, &actor, dentry, mnt, policy.seed()) else {
+    let Some(mut record) = Record::about_known(kind, &actor, dentry, mnt, &policy) else {
         return policy.blind(effects).carry_out();
     };
     let (dev, ino) = identity(dentry);
@@ -265,8 +265,7 @@ pub fn path_mknod(ctx: LsmContext) -> i32 {
     }
     let mnt = shim_path_mnt_direct(ctx.arg(0));
     let kind = if regular { Kind::FileOpen } else { Kind::FileMknod };
-    let seed = policy.seed();
-    let Some(mut record) = Record::about_known(kind, &actor, ctx.arg(1), mnt, seed) else {
+    let Some(mut record) = Record::about_known(kind, &actor, ctx.arg(1), mnt, &policy) else {
         return policy.blind(effect::CREATE).carry_out();
     };
     let mut judged = record.judge(&policy, effect::CREATE, 0, 0);
@@ -303,8 +302,7 @@ pub fn path_rename(ctx: LsmContext) -> i32 {
         effect::WRITE
     };
     let mnt = shim_path_mnt_direct(ctx.arg(0));
-    let seed = policy.seed();
-    let Some(mut record) = Record::about_known(Kind::FileRename, &actor, old, mnt, seed) else {
+    let Some(mut record) = Record::about_known(Kind::FileRename, &actor, old, mnt, &policy) else {
         return policy.blind(old_effects | new_effects).carry_out();
     };
     let (dev, ino) = identity(old);
@@ -322,9 +320,8 @@ pub fn path_link(ctx: LsmContext) -> i32 {
     let existing: Ptr = ctx.arg(0);
     // link(2) has already refused names on different mounts.
     let mnt = shim_path_mnt_direct(ctx.arg(1));
-    let seed = policy.seed();
     let effects = effect::LINK | effect::READ;
-    let Some(mut record) = Record::about_known(Kind::FileLink, &actor, existing, mnt, seed) else {
+    let Some(mut record) = Record::about_known(Kind::FileLink, &actor, existing, mnt, &policy) else {
         return policy.blind(effects).carry_out();
     };
     let (dev, ino) = identity(existing);
@@ -339,8 +336,7 @@ pub fn path_symlink(ctx: LsmContext) -> i32 {
     let Some(actor) = scope::current() else { return 0 };
     let Some(policy) = verdict::policy(&actor) else { return 0 };
     let mnt = shim_path_mnt_direct(ctx.arg(0));
-    let seed = policy.seed();
-    let Some(mut record) = Record::about_known(Kind::FileSymlink, &actor, ctx.arg(1), mnt, seed) else {
+    let Some(mut record) = Record::about_known(Kind::FileSymlink, &actor, ctx.arg(1), mnt, &policy) else {
         return policy.blind(effect::CREATE).carry_out();
     };
     let judged = record.judge(&policy, effect::CREATE, 0, 0);

@@ -80,8 +80,7 @@ pub fn process_exec(ctx: BtfTracePointContext) -> i32 {
     let argv_len = arguments_end.wrapping_sub(arguments);
     let (dentry, mnt) = (shim_file_dentry_direct(exe), shim_file_mnt_direct(exe));
     let Some(policy) = verdict::policy(&actor) else { return 0 };
-    let seed = policy.seed();
-    let Some(mut record) = Record::about_known(Kind::ProcessExec, &actor, dentry, mnt, seed) else {
+    let Some(mut record) = Record::about_known(Kind::ProcessExec, &actor, dentry, mnt, &policy) else {
         verdict::forget_owner(&actor);
         return 0;
     };

@@ -6,7 +6,7 @@ use core::{ffi::c_void, mem::offset_of};
 use aya_ebpf::helpers::generated::{bpf_ktime_get_boot_ns, bpf_loop};
 use defenseclaw_ebpf::image::{self, Cell, Key, LENGTHS_MAX, Resolved, ResolvedKey, class, effect, has};
 
-use super::{Entry, InForce, Policy, RESOLVED, RULES, in_bloom, seed_of};
+use super::{Entry, InForce, Policy, RESOLVED, RULES, default_of, in_bloom, seed_of};
 use crate::shim::shim_word;
 
 pub(super) struct Peer {
@@ -26,7 +26,7 @@ pub(super) fn judge_address(policy: &Policy, peer: &mut Peer) -> u64 {
     peer.generation = unsafe { (*policy.image).generation };
     let peer = &*peer;
     let effect_number = if peer.effect == u64::from(effect::BIND) { 9 } else { 8 };
-    let default = policy.default_of(effect_number);
+    let default = default_of(policy.image, effect_number);
     // SAFETY: the image lies in its map.
     let image = unsafe { &*policy.image };
     let is_v4 = peer.high == 0 && peer.low >> 32 == 0xffff;

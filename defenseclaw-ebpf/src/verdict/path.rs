@@ -6,7 +6,7 @@ use core::ffi::c_void;
 use aya_ebpf::helpers::generated::bpf_loop;
 use defenseclaw_ebpf::image::{self, DEPTH_MAX, EXTENSION_MAX, Image, Key, class, effect, has, reach};
 
-use super::{Entry, InForce, Policy, RULES, in_bloom, seed_of};
+use super::{Entry, Policy, RULES, default_of, in_bloom, seed_of};
 use crate::{
     path::{self, Buffer, Found},
     shim::shim_word,
@@ -26,6 +26,10 @@ pub(super) struct Question {
 pub struct State {
     /// Not 0: some key of the path can have a cell; otherwise the answer for other effects is the default as well.
     hit: u64,
+    /// Hash of the file, if cells may know it by its identity; 0: they do not.
+    alias: u64,
+    /// Hash of the extension, likewise.
+    extension: u64,
     pub(super) effect: u64,
     hash: u64,
     previous: u64,
@@ -78,9 +82,11 @@ pub(super) fn judge_path(
         }
     }
     let mut way = policy.way(buffer, found.components, found.leaf);
+    let hit = may_concern(&mut way, found);
+    let alias = of_file(&way, question);
     let state = way.state();
-    (state.hit, state.left, state.answer) = (1, u64::from(effects & 0xff), 0);
-    let mut ways = Ways { way, policy, question, by_name: u64::from(!internal) };
+    (state.hit, state.alias, state.left, state.answer) = (hit, alias, u64::from(effects & 0xff), 0);
+    let mut ways = Ways { way, by_name: u64::from(!internal) };
     // Most operations have one effect. For the others a loop of the helper, because the verifier would go through
     // everything again for each round of ours.
     // SAFETY: `ways` outlives the calls, and `one_effect` has the signature the helper calls.
@@ -94,17 +100,43 @@ pub(super) fn judge_path(
 }
 
 /// The ways for all effects of an operation.
-struct Ways<'a> {
+struct Ways {
     way: Way,
-    policy: InForce,
-    question: &'a Question,
     by_name: u64,
+}
+
+/// Not 0 if some key may concern the path: one of its names is the last of a key, or everything is concerned. A path that
+/// was not read to its end is one nobody knows the names of.
+#[inline(always)]
+fn may_concern(way: &mut Way, found: &Found) -> u64 {
+    // SAFETY: the image lies in its map.
+    let has = unsafe { (*way.image).has };
+    let hit =
+        path::is_named(way.buffer) | has & has::ROOT | u64::from(found.flags & (path::CUT | path::LOST));
+    way.state().extension = 0;
+    if has & has::EXTENSION != 0 {
+        extension(way);
+    }
+    hit | way.state().extension
+}
+
+/// Hash of the file, if it may be one that is known by its identity; otherwise 0.
+#[inline(always)]
+fn of_file(way: &Way, question: &Question) -> u64 {
+    // SAFETY: the image lies in its map.
+    let (has, seed) = unsafe { ((*way.image).has, (*way.image).seed) };
+    if has & has::INODE == 0 || question.ino == 0 {
+        return 0;
+    }
+    let hash = image::inode(seed, question.dev, question.ino);
+    if may_have(way, hash, class::INODE) { hash } else { 0 }
 }
 
 unsafe extern "C" fn one_effect(_index: u64, context: *mut c_void) -> i64 {
     // SAFETY: the helper passes the `Ways` that `judge_path` gave it.
-    let ways = unsafe { &mut *context.cast::<Ways<'_>>() };
+    let ways = unsafe { &mut *context.cast::<Ways>() };
     let way = &mut ways.way;
+    let image = way.image;
     let state = way.state();
     let left = state.left;
     if left == 0 {
@@ -118,17 +150,17 @@ unsafe extern "C" fn one_effect(_index: u64, context: *mut c_void) -> i64 {
     let fours = (pairs & 0x33) + (pairs >> 2 & 0x33);
     if ways.by_name == 0 {
         state.best = 0;
-        alias(way, ways.question);
+        alias(way);
         return stricter_of(way);
     }
-    state.best = ways.policy.default_of((fours + (fours >> 4)) as u32 & 15).0;
+    state.best = default_of(image, (fours + (fours >> 4)) as u32 & 15).0;
     // Once a way was seen to hold nothing, it holds nothing for other effects either.
     if state.hit != 0 {
-        (state.hit, state.hash) = (0, seed_of(ways.policy.image));
+        (state.hit, state.hash) = (0, seed_of(image));
         // SAFETY: `step` has the signature the helper calls, and `way` outlives the call.
         unsafe { bpf_loop(DEPTH_MAX as u32 + 1, step as *mut c_void, core::ptr::from_mut(way).cast(), 0) };
-        alias(way, ways.question);
     }
+    alias(way);
     stricter_of(way)
 }
 
@@ -161,8 +193,9 @@ unsafe extern "C" fn step(index: u64, context: *mut c_void) -> i64 {
             if may_have(way, above, class::ANCHORED) {
                 look(way, above, class::ANCHORED, reach::CHILDREN);
             }
-            if has & has::EXTENSION != 0 {
-                extension(way);
+            let extension = way.state().extension;
+            if extension != 0 {
+                look(way, extension, class::EXTENSION, reach::EXACT);
             }
         }
         if has & has::SINGLE != 0 && may_have(way, component, class::SINGLE) {
@@ -213,7 +246,7 @@ pub(super) fn look(way: &mut Way, hash: u64, class: u32, reaches: u8) {
     }
 }
 
-/// What follows the last dot of the last component, if it is short enough.
+/// Finds what follows the last dot of the last component, if it is short enough and may have a cell.
 #[inline(always)]
 fn extension(way: &mut Way) {
     // SAFETY: eight bytes before the end of a path lie inside the buffer.
@@ -241,20 +274,15 @@ fn extension(way: &mut Way) {
     let seed = unsafe { (*way.image).seed };
     let hash = image::finish(image::mix(seed, word >> ((8 * (8 - len)) & 63)), len);
     if may_have(way, hash, class::EXTENSION) {
-        look(way, hash, class::EXTENSION, reach::EXACT);
+        way.state().extension = hash;
     }
 }
 
 /// Another name of a protected file: the stricter of what path and file say.
 #[inline(always)]
-fn alias(way: &mut Way, question: &Question) {
-    // SAFETY: the image lies in its map.
-    let (has, seed) = unsafe { ((*way.image).has, (*way.image).seed) };
-    if has & has::INODE == 0 || question.ino == 0 {
-        return;
-    }
-    let hash = image::inode(seed, question.dev, question.ino);
-    if !may_have(way, hash, class::INODE) {
+fn alias(way: &mut Way) {
+    let hash = way.state().alias;
+    if hash == 0 {
         return;
     }
     let by_path = Entry(way.state().best);
