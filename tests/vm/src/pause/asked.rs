@@ -204,9 +204,18 @@ pub(super) fn reload(setting: &Setting) -> Result<()> {
         let (first, other) = (scene.asked(&path)?.approval, scene.asked(&gone)?.approval);
         // One rule goes, the other stays.
         let result = replaced(scene, &path, &first, waits, free, &granted);
-        // Others are asked about it again.
+        // Others are asked about it again: from when somebody is, the policy is in force.
         scene.load(true, 2)?;
         result?;
+        let mut asked = None;
+        while asked.is_none() {
+            let job = scene.start_job(&["cat", &gone])?;
+            while asked.is_none() && scene.ended(job)?.is_none() {
+                let open = scene.open()?;
+                asked = open.into_iter().find(|one| one.approval.subject.object.0 == gone.as_bytes());
+            }
+        }
+        scene.rule(asked.context("just asked")?.approval.id, Ruling::Deny)?;
         let settled = scene.settled(other.id)?.settled.context("settled")?;
         ensure!(matches!(settled.outcome, Outcome::Withdrawn { .. }), "{settled:?}");
         Ok(())

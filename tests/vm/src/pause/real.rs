@@ -55,13 +55,28 @@ pub(super) fn pipeline(setting: &Setting) -> Result<()> {
     is(&ended, "7\ncontent\ngot content\n")
 }
 
-/// A script with job control takes the pause for the end of its turn, as it takes every stop.
+/// A script with job control takes the pause for a stop: it goes on, and when it ends, the kernel ends what is stopped.
 pub(super) fn job_control(setting: &Setting) -> Result<()> {
-    let script = "set -m; cat $1; echo first $?; wait; echo then $?";
-    let (ended, _) =
-        through(setting, "controlled", |_, path| Ok(owned(&["bash", "-c", script, "bash", path])))?;
-    println!("{ended:?}");
-    Ok(())
+    scene::with(setting, |scene| {
+        let path = scene.file("ask/controlled")?;
+        let script = "set -m; cat $1; echo $?";
+        let job = scene.start_job(&["bash", "-c", script, "bash", &path])?;
+        // The question may be over before anybody sees it.
+        let ended = scene.end_within(job, OPEN_SECONDS - 5)?;
+        let stopped = 128 + libc::SIGSTOP;
+        ensure!(ended.status.success() && ended.stdout == format!("{stopped}\n"), "{ended:?}");
+        ensure!(ended.stderr.contains("Stopped"), "{ended:?}");
+        let gone = sys::wait_until(OPEN_SECONDS - 5, || {
+            let open = scene.open().unwrap_or_default();
+            open.iter().all(|one| one.approval.subject.object.0 != path.as_bytes())
+        });
+        ensure!(gone, "somebody still waits");
+        // Nothing of that for who did not ask for it.
+        let job = scene.start_job(&["bash", "-c", "cat $1; echo $?", "bash", &path])?;
+        let (ended, answers) = scene.allow_all(job, &path)?;
+        ensure!(answers == 1, "{answers}: {ended:?}");
+        is(&ended, "content0\n")
+    })
 }
 
 /// A terminal, seen from the side of the person.
@@ -150,7 +165,12 @@ pub(super) fn timeout(setting: &Setting) -> Result<()> {
 const PYTHON: &str = r#"
 import asyncio, os, signal, subprocess, sys
 path, seen, alarms = sys.argv[1], [], []
-signal.signal(signal.SIGCHLD, lambda *_: seen.append(os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)))
+def watch(*_):
+    try:
+        seen.append(os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT))
+    except ChildProcessError:
+        pass  # The event loop has taken it already.
+signal.signal(signal.SIGCHLD, watch)
 child = subprocess.Popen(["cat", path], stdout=subprocess.PIPE)
 out, _ = child.communicate()
 print(out.decode(), child.returncode, len(seen) > 0)
@@ -195,7 +215,7 @@ pub(super) fn node(setting: &Setting) -> Result<()> {
 }
 
 fn script(scene: &Scene, program: &str, text: &str, path: &str) -> Result<Vec<String>> {
-    let file = scene.base.join(format!("script.{program}"));
+    let file = scene.base.join(format!("{program}.js"));
     fs::write(&file, text)?;
     Ok(owned(&[program, file.to_str().context("a name of ours")?, path]))
 }

@@ -4,7 +4,7 @@
 use std::{
     fs::{self, File},
     io::Write,
-    os::unix::process::ExitStatusExt,
+    os::unix::{fs::DirBuilderExt, process::ExitStatusExt},
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
     sync::{Mutex, PoisonError},
@@ -110,6 +110,9 @@ impl Scene {
         ensure!(failed == 0, "mkfifo: {}", std::io::Error::last_os_error());
         // For reading, too: it must not wait for who reads, nor end with who does.
         let orders = File::options().read(true).write(true).open(base.join("orders"))?;
+        // It stays, once there was a session that may outlive its watcher.
+        let all_pins = fs::DirBuilder::new().mode(0o700).create("/sys/fs/bpf/defenseclaw");
+        ensure!(all_pins.is_ok() || fs::exists("/sys/fs/bpf/defenseclaw")?, "{all_pins:?}");
         let (db, program, before) = (base.join("audit.db"), own_program()?, traces()?);
         let file = base.join("policy.yaml");
         let timeout = OPEN_SECONDS.to_string();
