@@ -5,7 +5,7 @@ use std::{os::unix::process::ExitStatusExt, sync::Barrier};
 
 use anyhow::{Context, Result, ensure};
 use defenseclaw::{
-    model::{Outcome, Ruling, Via},
+    model::{Approval, Grant, Outcome, Ruling, Via, Waiter},
     runtime::{ClientError, Pending},
 };
 use nix::{
@@ -177,8 +177,7 @@ pub(super) fn session(setting: &Setting) -> Result<()> {
         let job = scene.start_job(&["cat", &path])?;
         allowed(&scene.end_within(job, OPEN_SECONDS / 2)?)?;
         let listed = scene.command(&["grants", "list", "--json"])?;
-        let grants: Vec<defenseclaw::model::Grant> =
-            listed.stdout.lines().map(serde_json::from_str).collect::<Result<_, _>>()?;
+        let grants: Vec<Grant> = listed.stdout.lines().map(serde_json::from_str).collect::<Result<_, _>>()?;
         let grant = grants.iter().find(|grant| grant.subject.object.0 == path.as_bytes());
         let grant = grant.with_context(|| format!("{grants:?}"))?;
         ensure!(grant.approval == id, "{grant:?}");
@@ -225,7 +224,7 @@ pub(super) fn reload(setting: &Setting) -> Result<()> {
 fn replaced(
     scene: &mut Scene,
     path: &str,
-    first: &defenseclaw::model::Approval,
+    first: &Approval,
     waits: scene::Job,
     free: scene::Job,
     granted: &str,
@@ -236,10 +235,7 @@ fn replaced(
     let second = scene.asked_anew(path, &[first.id])?.approval;
     let settled = scene.settled(first.id)?.settled.context("settled")?;
     ensure!(matches!(settled.outcome, Outcome::Withdrawn { .. }), "{settled:?}");
-    let process = match first.waiter {
-        defenseclaw::model::Waiter::Paused { process, .. } => process,
-        _ => anyhow::bail!("{first:?}"),
-    };
+    let Waiter::Paused { process, .. } = first.waiter else { anyhow::bail!("{first:?}") };
     ensure!(Looker::state(process).is_some() && scene.ended(waits)?.is_none(), "it did not wait");
     scene.rule(second.id, Ruling::Once)?;
     allowed(&scene.end(waits)?)?;

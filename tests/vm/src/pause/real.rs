@@ -191,7 +191,7 @@ pub(super) fn python(setting: &Setting) -> Result<()> {
     is(&ended, "content 0 True\ncontent\ncontent 0\n")
 }
 
-const NODE: &str = r#"
+const NODE: &str = r"
 const { execFile, spawnSync } = require('child_process');
 const fs = require('fs');
 const path = process.argv[2];
@@ -206,7 +206,7 @@ execFile('cat', [path], (failed, out) => {
     console.log(String(failed), text, sync.status, String(sync.stdout));
   });
 });
-"#;
+";
 
 pub(super) fn node(setting: &Setting) -> Result<()> {
     let (ended, answers) = through(setting, "node", |scene, path| script(scene, "node", NODE, path))?;

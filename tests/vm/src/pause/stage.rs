@@ -110,14 +110,14 @@ pub(super) fn uring(path: &str) -> ExitCode {
 /// `opens PATH NUMBER LOG`: opens and closes it so many times, and writes when each open has returned.
 pub(super) fn opens(path: &str, number: u64, log: &str) -> ExitCode {
     let path = c(path);
-    let mut times = String::new();
+    let mut times = Vec::new();
     for _ in 0..number {
         let fd = sys!(libc::SYS_openat, libc::AT_FDCWD, path.as_ptr(), libc::O_RDONLY | libc::O_CLOEXEC, 0)
             .unwrap();
         let now = sys::boottime();
         sys!(libc::SYS_close, fd).unwrap();
-        times.push_str(&format!("{now}\n"));
+        times.push(now.to_string());
     }
-    fs::write(log, times).unwrap();
+    fs::write(log, times.join("\n")).unwrap();
     ExitCode::SUCCESS
 }
