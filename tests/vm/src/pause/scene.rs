@@ -35,7 +35,7 @@ use crate::{
 };
 
 /// Seconds that a question is open.
-pub(super) const OPEN_SECONDS: u64 = 20;
+pub(super) const OPEN_SECONDS: u64 = 15;
 /// Everything that should happen soon.
 const SOON: u64 = 60;
 
