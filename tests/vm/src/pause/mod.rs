@@ -64,12 +64,10 @@ fn of_a_run(setting: &Setting) -> Vec<Trial> {
     let all: [(&str, &str, &str, Act); 19] = [
         ("approved by a command", "", "", asked::approve),
         ("denied with a word", "", "", asked::deny),
-        ("an answer after the deadline", "", "", asked::too_late),
         ("two answers at once", "", "", asked::two_at_once),
         ("an answer from inside the tree", "", "", asked::inside),
         ("who asks is killed", "", "", asked::killed),
         ("for the session, and taken back", "", "", asked::session),
-        ("another policy with questions open", "", "", asked::reload),
         ("pipelines", "", "", real::pipeline),
         ("a script with job control", "bash", "tools", real::job_control),
         ("a shell at a terminal", "bash", "tools", real::interactive),
@@ -79,6 +77,9 @@ fn of_a_run(setting: &Setting) -> Vec<Trial> {
         ("make", "make", "tools", real::make),
         ("posix_spawn", "", "", real::spawn),
         ("an io_uring", "", "", real::ring),
+        // The question from the start of the run: a policy that is replaced would ask it anew.
+        ("an answer after the deadline", "", "", asked::too_late),
+        ("another policy with questions open", "", "", asked::reload),
         ("from the answer to the return", "", "", latency::latency),
         ("killed with questions open", "", "", killed::with_pauses_open),
     ];

@@ -50,6 +50,8 @@ pub(super) struct Scene {
     pub(super) stage: u32,
     /// What the kernel had before.
     pub(super) before: Traces,
+    /// Asks at the start, and gets no answer: its time passes while others are tried.
+    pub(super) late: Option<(Job, ApprovalId)>,
     orders: File,
     orders_given: u64,
     _dir: TempDir,
@@ -134,18 +136,23 @@ impl Scene {
             bail!("it did not start: {}", fs::read_to_string(base.join("said"))?);
         }
         let client = config::run_sockets().iter().find_map(|socket| Client::connect(socket).ok());
-        Ok(Self {
+        let mut scene = Self {
             setting: setting.clone(),
             db,
             client: client.context("nobody answers at any socket of a run")?,
             watcher,
             stage: fs::read_to_string(base.join("stage.pid"))?.parse()?,
             before,
+            late: None,
             orders,
             orders_given: 0,
             base,
             _dir: dir,
-        })
+        };
+        let path = scene.file("ask/late")?;
+        let job = scene.start_job(&["cat", &path])?;
+        scene.late = Some((job, scene.asked(&path)?.approval.id));
+        Ok(scene)
     }
 
     /// Puts another policy in force. Without `too`, nothing is asked about what is there.
