@@ -15,8 +15,8 @@ use super::{
 };
 use crate::{
     enforce::{
-        Attempts, CANARY_PROFILE, EnforceError, Enforcer, Identities, Maps, Pauses, SESSION_PROFILE, Trap,
-        holds, posture,
+        Attempts, CANARY_PROFILE, EnforceError, Enforcer, Identities, Maps, Pauses, SESSION_PROFILE, Stopped,
+        Trap, holds, posture,
     },
     launcher::{Canary, Cgroup, Forbidden, Placement},
     model::{
@@ -219,6 +219,12 @@ impl Guard {
                 Err(error) => warn!(?waiter, %error, "a paused process could not be told"),
             }
         }
+    }
+
+    /// Who waits in the kernel. None where nobody is asked, or if it cannot be told.
+    pub(super) fn waiting(&self) -> Option<Vec<Stopped>> {
+        let waiting = self.pauses.as_ref()?.waiting();
+        waiting.inspect_err(|error| warn!(%error, "paused processes cannot be told")).ok()
     }
 
     /// The kernel asks again about everything.

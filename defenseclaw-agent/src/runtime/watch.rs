@@ -29,10 +29,11 @@ use super::{
     run::{RunError, RunStats},
 };
 use crate::{
-    enforce::Identities,
+    enforce::{Identities, Stopped},
     launcher::{Running, Signals, Step},
     model::{
-        Event, ExitStatus, Handover, HandoverStep, Loss, PolicyLoaded, PostureChange, SessionId, SessionStart,
+        Approval, Event, ExitStatus, Handover, HandoverStep, Loss, PolicyAction, PolicyLoaded, PostureChange,
+        SessionId, SessionStart, Waiter,
     },
     pipeline::Input,
     resolver::ResolverStats,
@@ -176,11 +177,23 @@ impl Watch {
             judge: self.policy.as_ref().and_then(|policy| policy.guard.judge()),
             questions: past.questions.clone(),
         });
+        self.orphans(&past.questions.asked);
         self.step(Input::Handover(handover));
         if let Some(posture) =
             self.policy.as_mut().and_then(|policy| policy.begin.take()).and_then(|begin| begin.posture)
         {
             self.step(Input::Posture(posture));
+        }
+    }
+
+    /// Who was asked about and does not wait any more was given the fallback while nobody watched: by the guardian, or by
+    /// whoever else took over.
+    fn orphans(&mut self, asked: &[Approval]) {
+        let waiting = self.policy.as_ref().and_then(|policy| policy.guard.waiting());
+        let Some(waiting) = waiting else { return };
+        for approval in asked.iter().filter(|approval| !waits(&waiting, &approval.waiter)) {
+            let allowed = approval.fallback == PolicyAction::Allow;
+            self.step(Input::Orphaned { session: self.session, waiter: approval.waiter.clone(), allowed });
         }
     }
 
@@ -623,6 +636,15 @@ impl Watch {
     }
 }
 
+/// Whether this one is among those who wait in the kernel.
+fn waits(waiting: &[Stopped], waiter: &Waiter) -> bool {
+    waiting.iter().any(|one| match waiter {
+        Waiter::Paused { process, tid } => !one.held && one.process == *process && one.tid == *tid,
+        Waiter::Held { process } => one.held && one.process == *process,
+        Waiter::Hook { .. } | Waiter::Agent { .. } | Waiter::Retry { .. } => false,
+    })
+}
+
 /// Waits for a moment; for ever if there is none.
 async fn at(moment: Option<Instant>) {
     match moment {
@@ -671,4 +693,24 @@ async fn give_way() {
         Poll::Pending
     })
     .await;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{ProcessKey, Settlement};
+
+    #[test]
+    fn who_waits_in_the_kernel_is_told_from_who_does_not() {
+        let process = ProcessKey { tgid: 7, start_ns: 9 };
+        let one = |held| Stopped { process, tid: 7, held, fallback: Settlement::Block };
+        let paused = Waiter::Paused { process, tid: 7 };
+        let held = Waiter::Held { process };
+        assert!(waits(&[one(false)], &paused) && waits(&[one(true)], &held));
+        assert!(!waits(&[one(true)], &paused) && !waits(&[one(false)], &held) && !waits(&[], &paused));
+        // Another thread, and another process of the same number.
+        assert!(!waits(&[one(false)], &Waiter::Paused { process, tid: 8 }));
+        let other = ProcessKey { start_ns: 10, ..process };
+        assert!(!waits(&[one(true)], &Waiter::Held { process: other }));
+    }
 }

@@ -56,6 +56,7 @@ pub(crate) fn main(all: &[OsString]) -> ExitCode {
     match prepare(all) {
         Ok((arguments, trials)) => {
             let conclusion = libtest_mimic::run(&arguments, trials);
+            pause::finish();
             policy::finish();
             conclusion.exit_code()
         }

@@ -25,7 +25,7 @@ pub(super) fn random(setting: &Setting) -> Result<()> {
         let seed = sys::boottime().to_string();
         println!("seed {seed}");
         let pid = client.start(&["random", &seed, &calls])?;
-        let status = client.end(pid, 60 + wanted as u64 / 20)?;
+        let status = client.end(pid, 60 + wanted as u64 / 10)?;
         ensure!(status.success(), "{status:?}");
         println!("answered: {:?}", client.answered);
         let answered: usize = client.answered.values().sum();

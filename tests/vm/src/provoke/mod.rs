@@ -20,7 +20,7 @@ mod stage;
 mod storm;
 mod tree;
 mod unix;
-mod uring;
+pub(crate) mod uring;
 
 use std::{fs, path::Path, process::ExitCode};
 

@@ -86,7 +86,7 @@ struct Submission {
     rest: [u64; 2],
 }
 
-struct Ring {
+pub(crate) struct Ring {
     fd: OwnedFd,
     parameters: Parameters,
     sq: *mut u8,
@@ -105,6 +105,31 @@ impl Ring {
         let cq = map(IORING_OFF_CQ_RING, parameters.cq.cqes as usize + parameters.cq_entries as usize * 16)?;
         let entries = map(IORING_OFF_SQES, ENTRIES as usize * size_of::<Submission>())?.cast();
         Ok(Self { fd, parameters, sq, cq, entries })
+    }
+
+    /// None where the kernel has none, or does not give one.
+    pub(crate) fn setup() -> Result<Option<Self>> {
+        let mut parameters = Parameters::default();
+        match sys!(libc::SYS_io_uring_setup, ENTRIES, &raw mut parameters) {
+            Ok(fd) => Self::new(sys::owned(fd), parameters).map(Some),
+            Err(_) => Ok(None),
+        }
+    }
+
+    /// Opens a file to read, in the caller. What the kernel returns; the file is closed again.
+    pub(crate) fn open(&self, path: &[u8]) -> Result<i32> {
+        let name = c(path);
+        let result = self.call(Submission {
+            opcode: IORING_OP_OPENAT,
+            fd: libc::AT_FDCWD,
+            addr: name.as_ptr() as u64,
+            open_flags: libc::O_RDONLY as u32,
+            ..Submission::default()
+        })?;
+        if result >= 0 {
+            drop(sys::owned(result.into()));
+        }
+        Ok(result)
     }
 
     #[expect(clippy::cast_ptr_alignment, reason = "the kernel aligns the words of a ring")]

@@ -259,7 +259,7 @@ fn session_without_end(setting: &Setting, db: &Path) -> bool {
     read.is_ok() && open
 }
 
-pub(super) fn verify(setting: &Setting, db: &Path) -> Result<()> {
+pub(crate) fn verify(setting: &Setting, db: &Path) -> Result<()> {
     let ended = to_its_end(Command::new(&setting.binary).arg("--db").arg(db).args(["audit", "verify"]))?;
     ensure!(
         ended.status.success(),
