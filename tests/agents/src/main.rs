@@ -25,6 +25,7 @@ mod run;
 mod sandboxes;
 mod scene;
 mod script;
+mod terminal;
 
 use std::{
     process::ExitCode,
