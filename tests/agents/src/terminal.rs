@@ -22,8 +22,9 @@ const ROWS: u16 = 24;
 const COLUMNS: u16 = 80;
 /// What stands below a question when answers count.
 const ARMED: &str = "y once  s this session  n deny";
-/// What stands below the lists.
-const LISTS: &str = "Enter open";
+/// Above the list of questions.
+const NONE: &str = "approvals 0";
+const ONE: &str = "approvals 1";
 
 struct Shown {
     parser: vt100::Parser,
@@ -102,7 +103,7 @@ impl View {
     /// Opens the only question when it comes, which must be about this, and types an answer.
     pub(crate) fn answer(&mut self, about: &[&str], keys: &str) -> Result<()> {
         // What is shown of it in the list may be cut.
-        self.see(&[LISTS, "approvals 1"])?;
+        self.see(&[ONE])?;
         self.typed("\r")?;
         let mut expected = about.to_vec();
         expected.push(ARMED);
@@ -117,13 +118,13 @@ impl View {
             self.see(&[message, "Enter sends"])?;
             self.typed("\r")?;
         }
-        self.see(&["approvals 0"])?;
+        self.see(&[NONE])?;
         Ok(())
     }
 
     /// Ends the view as a person does.
     pub(crate) fn quit(mut self) -> Result<()> {
-        self.see(&[LISTS])?;
+        self.see(&[NONE])?;
         self.typed("q")?;
         let status = self.child.wait()?;
         ensure!(status.success(), "the view ended with {status}");
