@@ -7,7 +7,10 @@ use std::{
     os::{fd::OwnedFd, unix::process::CommandExt as _},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
-    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Condvar, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     thread,
     time::{Duration, Instant},
 };
@@ -22,6 +25,8 @@ const ROWS: u16 = 24;
 const COLUMNS: u16 = 80;
 /// What stands below a question when answers count.
 const ARMED: &str = "y once  s this session  n deny";
+/// How often it is looked whether all is over.
+const GLANCE: Duration = Duration::from_millis(200);
 /// Above the list of questions.
 const NONE: &str = "approvals 0";
 const ONE: &str = "approvals 1";
@@ -105,6 +110,11 @@ impl View {
         // What is shown of it in the list may be cut.
         self.see(&[ONE])?;
         self.typed("\r")?;
+        self.give(about, keys)
+    }
+
+    /// Types an answer to the question that is open.
+    fn give(&mut self, about: &[&str], keys: &str) -> Result<()> {
         let mut expected = about.to_vec();
         expected.push(ARMED);
         let screen = self.see(&expected)?;
@@ -122,9 +132,35 @@ impl View {
         Ok(())
     }
 
+    /// Answers each question that comes until it is over: with the keys of those texts that its screen has.
+    pub(crate) fn answer_all(&mut self, answers: &[(Vec<&str>, String)], over: &AtomicBool) -> Result<()> {
+        while self.is_asked(over) {
+            self.typed("\r")?;
+            let screen = without_layout(&self.see(&[ARMED])?);
+            let fits = |texts: &[&str]| texts.iter().all(|text| screen.contains(&without_layout(text)));
+            let Some((about, keys)) = answers.iter().find(|(about, _)| fits(about)) else {
+                bail!("nobody knows what to answer to this:\n{}", self.see(&[ARMED])?)
+            };
+            self.give(about, keys)?;
+        }
+        Ok(())
+    }
+
+    /// False: it is over.
+    fn is_asked(&self, over: &AtomicBool) -> bool {
+        let mut shown = lock(&self.shown.0);
+        while !over.load(Ordering::SeqCst) && !shown.closed {
+            if without_layout(&shown.parser.screen().contents()).contains(&without_layout(ONE)) {
+                return true;
+            }
+            // The end of what is waited for shows on no screen.
+            shown = self.shown.1.wait_timeout(shown, GLANCE).unwrap_or_else(PoisonError::into_inner).0;
+        }
+        false
+    }
+
     /// Ends the view as a person does.
     pub(crate) fn quit(mut self) -> Result<()> {
-        self.see(&[NONE])?;
         self.typed("q")?;
         let status = self.child.wait()?;
         ensure!(status.success(), "the view ended with {status}");

@@ -127,7 +127,10 @@ impl Suite {
     }
 
     fn is_in_guest(self) -> bool {
-        matches!(self, Self::Vm61 | Self::Vm612 | Self::Vm612NoLsm | Self::Bypass61 | Self::Bypass612 | Self::Agents612)
+        matches!(
+            self,
+            Self::Vm61 | Self::Vm612 | Self::Vm612NoLsm | Self::Bypass61 | Self::Bypass612 | Self::Agents612
+        )
     }
 
     fn name(self) -> &'static str {
@@ -273,7 +276,8 @@ fn bypass_suite(kernel: &str, tally: &mut Tally, print: &mut Print<'_>) -> Resul
 /// The guest has no registry: what its agents are comes from this host, which installs them if they are missing.
 fn paused_agents(kernel: &str, tally: &mut Tally, print: &mut Print<'_>) -> Result<()> {
     setup::ensure(&[Purpose::Agents])?;
-    let mut guest = guest_for("suite-agents", kernel)?.env(EXPECT, "root,bpf_lsm").copy(tools::program("bash")?);
+    let mut guest =
+        guest_for("suite-agents", kernel)?.env(EXPECT, "root,bpf_lsm").copy(tools::program("bash")?);
     count(on_host("suite-agents", "root,npm")?.arg("paused::is_installed"), tally)?;
     for installed in tools::agents()? {
         let name = installed.file_name().context("an installed agent has a name")?;

@@ -4,7 +4,14 @@
 
 mod agents;
 
-use std::{fs, path::Path, process::Command, thread, time::Duration};
+use std::{
+    fs,
+    path::Path,
+    process::Command,
+    sync::atomic::{AtomicBool, Ordering},
+    thread,
+    time::Duration,
+};
 
 use anyhow::{Context, Result, bail, ensure};
 use defenseclaw::{
@@ -117,15 +124,17 @@ fn play(agent: &Agent, root: &Path, logs: &Path, files: &[String; 2]) -> Result<
         .current_dir(root.join("project"));
     let mut view = View::start(&program, None, DEADLINE, &logs.join("view.log"))?;
     let spared = [view.pid()?];
+    let over = AtomicBool::new(false);
     let (ended, answered) = thread::scope(|scope| {
         let person = scope.spawn(|| {
-            for (file, keys) in files.iter().zip(["y".to_owned(), format!("m{MESSAGE}")]) {
-                view.answer(&[file, RULE, "file.read", "high", "paused before it happens"], &keys)?;
-            }
+            let about = |file| vec![file, RULE, "file.read", "high", "paused before it happens"];
+            let [yes, no] = files.each_ref().map(|file| about(file.as_str()));
+            view.answer_all(&[(yes, "y".to_owned()), (no, format!("m{MESSAGE}"))], &over)?;
             view.quit()
         });
         let running = process::start(&mut command, logs, "agent");
         let ended = running.and_then(|it| process::finish(vec![it], DEADLINE, &spared));
+        over.store(true, Ordering::SeqCst);
         (ended, person.join())
     });
     let exchanges = endpoint.finish();
@@ -169,28 +178,33 @@ fn held(played: &Played, files: &[String; 2]) -> Result<()> {
         _ => None,
     });
     let asked: Vec<&Approval> = asked.collect();
-    ensure!(asked.len() == files.len(), "{} questions were asked: {asked:?}", asked.len());
-    for (asked, file) in asked.iter().zip(files) {
+    // Claude Code looks itself at a file that a command of its shell has shown: then one file is asked about twice.
+    for (asked, name) in asked.iter().map(|asked| (asked, asked.subject.object.lossy())) {
         ensure!(
             asked.subject.rule == RULE
                 && asked.subject.effect == "file.read"
-                && asked.subject.object.lossy() == file.as_str()
+                && files.iter().any(|file| *file == name)
                 && matches!(asked.waiter, Waiter::Paused { .. }),
             "it was asked about {asked:?}"
         );
     }
-    let answers = played.records.iter().filter_map(|row| match row {
-        AuditRecord::Settled(settled) => match &settled.outcome {
-            Outcome::Ruled { ruling, by, .. } => Some((*ruling, by.via, settled.allowed)),
+    for (file, expected) in files.iter().zip([(Ruling::Once, true), (Ruling::Deny, false)]) {
+        let of_cat = asked.iter().filter(|asked| {
+            asked.subject.object.lossy() == file.as_str()
+                && asked.command.iter().any(|word| word.lossy() == "cat")
+        });
+        let ids: Vec<_> = of_cat.map(|asked| asked.id).collect();
+        let [id] = ids.as_slice() else { bail!("{} questions are of a cat of {file}", ids.len()) };
+        let answer = played.records.iter().find_map(|row| match row {
+            AuditRecord::Settled(settled) if settled.id == *id => match &settled.outcome {
+                Outcome::Ruled { ruling, by, .. } => Some((*ruling, by.via, settled.allowed)),
+                _ => None,
+            },
             _ => None,
-        },
-        _ => None,
-    });
-    let answers: Vec<_> = answers.collect();
-    ensure!(
-        answers == [(Ruling::Once, Via::View, true), (Ruling::Deny, Via::View, false)],
-        "the answers were {answers:?}"
-    );
+        });
+        let (ruling, allowed) = expected;
+        ensure!(answer == Some((ruling, Via::View, allowed)), "{file} was answered with {answer:?}");
+    }
     Ok(())
 }
 
