@@ -50,9 +50,18 @@ pub(crate) fn package(package: &Package) -> Result<PathBuf> {
         .with_context(|| format!("{} is damaged; remove it and start again", installed.display()))
 }
 
+/// Whether the package is installed.
+pub(crate) fn has(package: &Package) -> Result<bool> {
+    Ok(place(package)?.exists())
+}
+
+fn place(package: &Package) -> Result<PathBuf> {
+    Ok(directory()?.join(format!("{}-{}", package.name, package.version)))
+}
+
 /// The folder that a package is installed to, which it is if it is missing.
 pub(crate) fn installed(package: &Package) -> Result<PathBuf> {
-    let installed = directory()?.join(format!("{}-{}", package.name, package.version));
+    let installed = place(package)?;
     if !installed.exists() {
         install(package, &installed)?;
     }

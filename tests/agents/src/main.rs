@@ -18,6 +18,7 @@ mod install;
 mod network;
 mod openai_chat;
 mod openai_responses;
+mod paused;
 mod prerequisites;
 mod process;
 mod proofs;
@@ -25,6 +26,7 @@ mod run;
 mod sandboxes;
 mod scene;
 mod script;
+mod terminal;
 
 use std::{
     process::ExitCode,
@@ -48,6 +50,7 @@ fn main() -> ExitCode {
     let trials = std::iter::once(driver)
         .chain(clients::ALL.iter().copied().flat_map(trials_of))
         .chain(hooked::trials())
+        .chain(paused::trials())
         .chain(sandboxes::trials())
         .collect();
     libtest_mimic::run(&arguments, trials).exit_code()

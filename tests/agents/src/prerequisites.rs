@@ -1,16 +1,42 @@
 //! What the suite needs of the machine, and whether the runner lets it skip what is not there.
 
-use std::process::Command;
+use std::{fs, process::Command};
+
+use crate::{
+    install::{self, Package},
+    run,
+};
 
 /// Told with every failure that a missing prerequisite causes.
 pub(crate) const HOW_TO_SKIP: &str = "a runner without it may set DEFENSECLAW_MAY_SKIP=agents";
 
+/// Why no operation of this agent can be paused here.
+pub(crate) fn of_pausing(package: &Package) -> Option<String> {
+    let modules = fs::read_to_string("/sys/kernel/security/lsm").unwrap_or_default();
+    if !modules.split(',').any(|name| name.trim() == "bpf") {
+        return Some("BPF LSM is not active here: `cargo xtask test agents-6.12` has it in a guest".into());
+    }
+    if !nix::unistd::geteuid().is_root() {
+        return Some("not root".into());
+    }
+    if !install::has(package).unwrap_or_default() {
+        return Some(format!("{} is not installed here", package.name));
+    }
+    run::program_under_test().err().map(|err| format!("{err:#}"))
+}
+
+/// Whether the runner says that the machine has this.
+pub(crate) fn is_expected(feature: &str) -> bool {
+    names("DEFENSECLAW_EXPECT", feature)
+}
+
+fn names(variable: &str, word: &str) -> bool {
+    std::env::var(variable).is_ok_and(|list| list.split([',', ' ']).any(|name| name == word))
+}
+
 /// Skips must be asked for, and `DEFENSECLAW_EXPECT` takes the permission back.
 pub(crate) fn may_skip() -> bool {
-    let names = |variable: &str| {
-        std::env::var(variable).is_ok_and(|list| list.split([',', ' ']).any(|name| name == "agents"))
-    };
-    names("DEFENSECLAW_MAY_SKIP") && !names("DEFENSECLAW_EXPECT")
+    names("DEFENSECLAW_MAY_SKIP", "agents") && !is_expected("agents")
 }
 
 /// Why agents cannot be driven here.
@@ -32,7 +58,7 @@ pub(crate) fn of_driver() -> Option<String> {
 
 /// Why agents cannot be watched here.
 pub(crate) fn of_watching() -> Option<String> {
-    of_driver().or_else(|| crate::run::program_under_test().err().map(|err| format!("{err:#}")))
+    of_driver().or_else(|| run::program_under_test().err().map(|err| format!("{err:#}")))
 }
 
 /// Why other sandboxes cannot be run here.

@@ -75,12 +75,12 @@ pub(crate) fn start(command: &mut Command, logs: &Path, name: &str) -> Result<Ru
 /// for the command's.
 pub(crate) fn run(command: &mut Command, logs: &Path, name: &str, deadline: Duration) -> Result<Ended> {
     let running = start(command, logs, name)?;
-    finish(vec![running], deadline, None)?.pop().context("nothing was run")
+    finish(vec![running], deadline, &[])?.pop().context("nothing was run")
 }
 
-/// Waits for all of them. Every descendant of this process that is left then is taken for theirs, but the tree of
+/// Waits for all of them. Every descendant of this process that is left then is taken for theirs, but the trees of
 /// `spared`.
-pub(crate) fn finish(running: Vec<Running>, deadline: Duration, spared: Option<Pid>) -> Result<Vec<Ended>> {
+pub(crate) fn finish(running: Vec<Running>, deadline: Duration, spared: &[Pid]) -> Result<Vec<Ended>> {
     let in_time: Vec<_> = running.iter().map(|it| wait(&it.child, deadline)).collect();
     let mains: Vec<Pid> = running.iter().map(|it| pid_of(&it.child)).collect::<Result<_>>()?;
     let left = end_descendants(&mains, spared);
@@ -119,9 +119,9 @@ fn wait(child: &Child, deadline: Duration) -> Result<bool> {
     Ok(false)
 }
 
-/// Ends every descendant of this process but `mains`, which have ended or been killed, and the tree of `spared`. Returns
+/// Ends every descendant of this process but `mains`, which have ended or been killed, and the trees of `spared`. Returns
 /// their command lines.
-fn end_descendants(mains: &[Pid], spared: Option<Pid>) -> Result<Vec<String>> {
+fn end_descendants(mains: &[Pid], spared: &[Pid]) -> Result<Vec<String>> {
     let mut ended = Vec::new();
     loop {
         let left: Vec<Pid> = descendants(spared)?.into_iter().filter(|pid| !mains.contains(pid)).collect();
@@ -158,14 +158,13 @@ pub(crate) fn overrunning_tree_is_ended(logs: &Path) -> Result<()> {
         bail!("a program that overran its deadline was taken for one that ended")
     };
     ensure!(err.to_string().contains("did not end within"), "it failed otherwise: {err:#}");
-    let left = descendants(None)?;
+    let left = descendants(&[])?;
     ensure!(left.is_empty(), "these were left running: {left:?}");
     Ok(())
 }
 
-/// Those of this process, without the tree of `spared`.
-fn descendants(spared: Option<Pid>) -> Result<Vec<Pid>> {
-    let spared = spared.map(Pid::as_raw);
+/// Those of this process, without the trees of `spared`.
+fn descendants(spared: &[Pid]) -> Result<Vec<Pid>> {
     let mut parents = Vec::new();
     for entry in fs::read_dir("/proc")? {
         let Some(pid) = entry?.file_name().to_str().and_then(|name| name.parse::<i32>().ok()) else {
@@ -185,7 +184,7 @@ fn descendants(spared: Option<Pid>) -> Result<Vec<Pid>> {
         found.extend(
             parents
                 .iter()
-                .filter(|(pid, parent)| *parent == ancestor && Some(*pid) != spared)
+                .filter(|(pid, parent)| *parent == ancestor && !spared.contains(&Pid::from_raw(*pid)))
                 .map(|(pid, _)| *pid),
         );
         next += 1;

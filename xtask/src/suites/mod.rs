@@ -8,6 +8,7 @@ mod tools;
 
 use std::ffi::OsString;
 use std::io::{BufRead as _, BufReader, Write as _};
+use std::path::Path;
 use std::process::{Command, ExitCode, Stdio};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -54,6 +55,8 @@ enum Suite {
     Bypass612,
     BypassHost,
     Agents,
+    #[value(name = "agents-6.12")]
+    Agents612,
 }
 
 /// Where the output of a guest goes.
@@ -124,7 +127,10 @@ impl Suite {
     }
 
     fn is_in_guest(self) -> bool {
-        matches!(self, Self::Vm61 | Self::Vm612 | Self::Vm612NoLsm | Self::Bypass61 | Self::Bypass612)
+        matches!(
+            self,
+            Self::Vm61 | Self::Vm612 | Self::Vm612NoLsm | Self::Bypass61 | Self::Bypass612 | Self::Agents612
+        )
     }
 
     fn name(self) -> &'static str {
@@ -139,6 +145,7 @@ impl Suite {
             Self::Bypass612 => "bypass-6.12",
             Self::BypassHost => "bypass-host",
             Self::Agents => "agents",
+            Self::Agents612 => "agents-6.12",
         }
     }
 
@@ -154,6 +161,7 @@ impl Suite {
             Self::Bypass612 => "known ways around a policy at level lsm, in a guest with Linux 6.12",
             Self::BypassHost => "those that every level holds, on this host; needs root",
             Self::Agents => "real agents against a scripted model; needs root and an npm registry",
+            Self::Agents612 => "real agents that are paused at level lsm, in a guest with Linux 6.12",
         }
     }
 
@@ -209,6 +217,7 @@ impl Suite {
                 build("suite-agents")?;
                 count(&mut on_host("suite-agents", "root,npm")?, tally)
             }
+            Self::Agents612 => paused_agents("6.12", tally, print),
         }
     }
 }
@@ -262,6 +271,21 @@ fn bypass_suite(kernel: &str, tally: &mut Tally, print: &mut Print<'_>) -> Resul
         guest = guest.copy_to(module, format!("/usr/lib/suite-modules/{name}"));
     }
     in_guest(&guest, &["suite-bypass", "--level", "lsm", "--own-machine"], tally, print)
+}
+
+/// The guest has no registry: what its agents are comes from this host, which installs them if they are missing.
+fn paused_agents(kernel: &str, tally: &mut Tally, print: &mut Print<'_>) -> Result<()> {
+    setup::ensure(&[Purpose::Agents])?;
+    let mut guest =
+        guest_for("suite-agents", kernel)?.env(EXPECT, "root,bpf_lsm").copy(tools::program("bash")?);
+    count(on_host("suite-agents", "root,npm")?.arg("paused::is_installed"), tally)?;
+    for installed in tools::agents()? {
+        let name = installed.file_name().context("an installed agent has a name")?;
+        // Beside the directory of the suite's own program, where it looks for them.
+        let place = Path::new("/usr/local/agents").join(name);
+        guest = guest.copy_to(&installed, place);
+    }
+    in_guest(&guest, &["suite-agents", "paused::keys"], tally, print)
 }
 
 /// A guest with `defenseclaw` and a suite.

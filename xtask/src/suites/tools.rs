@@ -1,5 +1,5 @@
-//! Programs the suites in guests provoke events with and compare with: strace, git, Python, a C compiler; and modules of
-//! the guest's kernel.
+//! Programs the suites in guests provoke events with and compare with: strace, git, Python, a C compiler, modules of
+//! the guest's kernel, and installed agents.
 //!
 //! Names host paths only; `vm` finds the libraries. What a compiler needs is asked of the compiler itself.
 
@@ -54,6 +54,19 @@ pub(super) fn modules(kernel: &str) -> Vec<(PathBuf, String)> {
         .collect()
 }
 
+/// Installed agents of one native executable, which need nothing else of the host.
+pub(super) fn agents() -> Result<Vec<PathBuf>> {
+    let directory = workspace::target().join("agents");
+    let entries =
+        directory.read_dir().with_context(|| format!("no agent is installed in {}", directory.display()))?;
+    let paths = entries.map(|entry| Ok(entry?.path())).collect::<Result<Vec<_>>>()?;
+    let is_native = |path: &PathBuf| {
+        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        ["claude-code-", "codex-"].iter().any(|prefix| name.starts_with(prefix))
+    };
+    Ok(paths.into_iter().filter(is_native).collect())
+}
+
 /// Everything to copy.
 pub(super) fn paths() -> Result<Vec<PathBuf>> {
     let mut paths = vec![program("strace")?, program("git")?, program("bash")?];
@@ -69,7 +82,7 @@ pub(super) fn paths() -> Result<Vec<PathBuf>> {
     Ok(paths)
 }
 
-fn program(name: &str) -> Result<PathBuf> {
+pub(super) fn program(name: &str) -> Result<PathBuf> {
     // A packaged program before one on PATH, which may be the shim of a version manager.
     let packaged = Path::new("/usr/bin").join(name);
     if packaged.is_file() {

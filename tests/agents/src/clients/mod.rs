@@ -1,6 +1,7 @@
 //! What the suite knows of each agent: one file a client, all of it data and pure functions.
 
 mod claude_code;
+pub(crate) mod codex;
 
 use std::{ffi::OsString, path::Path};
 

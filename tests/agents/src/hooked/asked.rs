@@ -1,11 +1,12 @@
 //! Mode hitl without anybody at the agent's terminal: a file of which a rule says that a person decides. The agent's hook is
-//! held, somebody answers from outside, and the agent goes on with the file's content, or with the reason why not.
+//! held, somebody answers from outside, through the daemon's socket or in the terminal view, and the agent goes on with the
+//! file's content, or with the reason why not.
 
 use std::{
     fs,
     io::{Read, Write},
     os::unix::net::UnixStream,
-    path::Path,
+    path::{Path, PathBuf},
     thread,
     time::{Duration, Instant},
 };
@@ -28,29 +29,63 @@ const DEADLINE: Duration = Duration::from_mins(2);
 const CONTENT: &str = "what a person has let it read";
 const MESSAGE: &str = "take the copy in docs instead";
 
+/// Who answers: about the first of these files yes, about the second no.
+type Person<'a> = Box<dyn FnOnce(&[PathBuf; 2]) -> Result<()> + Send + 'a>;
+
 pub(super) fn approved_goes_on_and_denied_is_told_why(agent: &'static Agent) -> Result<()> {
-    let logs = install::logs(agent.package.name, "hooked-asked")?;
+    check(agent, "asked", Via::Api, |guard| {
+        let socket = guard.socket();
+        Ok(Box::new(move |[yes, no]| {
+            let answers = [
+                (yes.clone(), json!({"ruling": "once", "via": "api"})),
+                (no.clone(), json!({"ruling": "deny", "message": MESSAGE, "via": "api"})),
+            ];
+            answer(&socket, &answers)
+        }))
+    })
+}
+
+/// As above, with keys.
+pub(super) fn keys_of_the_terminal_view_decide(agent: &'static Agent) -> Result<()> {
+    check(agent, "viewed", Via::View, |guard| {
+        let mut view = guard.view()?;
+        Ok(Box::new(move |[yes, no]| {
+            let shown = |path: &Path| path.to_str().map(str::to_owned).context("odd temporary name");
+            for (path, keys) in [(yes, "y".to_owned()), (no, format!("m{MESSAGE}"))] {
+                let about = [&*shown(path)?, ASKED_RULE, "file.read", "high", agent.name()];
+                view.answer(&about, &keys)?;
+            }
+            view.quit()
+        }))
+    })
+}
+
+fn check(
+    agent: &'static Agent,
+    name: &str,
+    via: Via,
+    person: impl FnOnce(&mut Guard) -> Result<Person<'static>> + Send,
+) -> Result<()> {
+    let logs = install::logs(agent.package.name, &format!("hooked-{name}"))?;
     network::of_its_own(|| {
         let mut guard = Guard::set(logs)?;
         guard.configure("hitl", "ask: hold, ")?;
         let stage = Stage::set(&guard, agent, "a")?;
         guard.install(&stage, &[])?;
         guard.start()?;
-        let [yes, no] = ["yes", "no"].map(|name| guard.asked().join(name));
-        fs::write(&yes, CONTENT)?;
-        fs::write(&no, CONTENT)?;
+        let files = ["yes", "no"].map(|name| guard.asked().join(name));
+        for file in &files {
+            fs::write(file, CONTENT)?;
+        }
+        let [yes, no] = &files;
         let stolen = stage.file("stolen");
         let script = stage.script(vec![
             (agent.shell.call)(&format!("cat {}", yes.display())),
             (agent.shell.call)(&format!("cat {} > {}", no.display(), stolen.display())),
         ]);
-        let socket = guard.socket();
-        let answers = [
-            (yes, json!({"ruling": "once", "via": "api"})),
-            (no, json!({"ruling": "deny", "message": MESSAGE, "via": "api"})),
-        ];
+        let person = person(&mut guard)?;
         let (played, answered) = thread::scope(|scope| {
-            let person = scope.spawn(|| answer(&socket, &answers));
+            let person = scope.spawn(|| person(&files));
             let played = stage.play(&guard, script);
             (played, person.join())
         });
@@ -69,13 +104,13 @@ pub(super) fn approved_goes_on_and_denied_is_told_why(agent: &'static Agent) -> 
         );
         ensure!(!stolen.exists(), "the denied call ran; {}", played.told());
         let records = guard.records()?;
-        kept(&records, agent)?;
+        kept(&records, agent, via)?;
         guard.strike()
     })
 }
 
 /// The audit has both questions with who answered, and both hooks with what came of them.
-fn kept(records: &[AuditRecord], agent: &Agent) -> Result<()> {
+fn kept(records: &[AuditRecord], agent: &Agent, via: Via) -> Result<()> {
     let asked: Vec<_> = records
         .iter()
         .filter_map(|row| if let AuditRecord::Asked(asked) = row { Some(asked) } else { None })
@@ -101,7 +136,7 @@ fn kept(records: &[AuditRecord], agent: &Agent) -> Result<()> {
         })
         .collect();
     ensure!(
-        rulings == [(Ruling::Once, Via::Api, true), (Ruling::Deny, Via::Api, false)],
+        rulings == [(Ruling::Once, via, true), (Ruling::Deny, via, false)],
         "the answers were {rulings:?}"
     );
     let hooks: Vec<HookCall> = records
@@ -125,7 +160,7 @@ fn kept(records: &[AuditRecord], agent: &Agent) -> Result<()> {
 }
 
 /// Answers the question about each of these files, as soon as it is there.
-fn answer(socket: &Path, answers: &[(std::path::PathBuf, Value)]) -> Result<()> {
+fn answer(socket: &Path, answers: &[(PathBuf, Value)]) -> Result<()> {
     let deadline = Instant::now() + DEADLINE;
     let mut left: Vec<_> = answers.iter().collect();
     let mut version: Option<u64> = None;

@@ -22,6 +22,7 @@ use tempfile::TempDir;
 use crate::{
     process::{self, Ended},
     run,
+    terminal::View,
 };
 
 use super::stage::Stage;
@@ -45,6 +46,7 @@ pub(super) struct Guard {
     program: PathBuf,
     logs: PathBuf,
     daemon: Option<Child>,
+    viewer: Option<Pid>,
 }
 
 impl Guard {
@@ -52,7 +54,8 @@ impl Guard {
     pub(super) fn set(logs: PathBuf) -> Result<Self> {
         let directory = tempfile::Builder::new().prefix("dc-").tempdir()?;
         let root = directory.path().canonicalize()?;
-        let guard = Self { directory, root, program: run::program_under_test()?, logs, daemon: None };
+        let guard =
+            Self { directory, root, program: run::program_under_test()?, logs, daemon: None, viewer: None };
         fs::create_dir(guard.protected())?;
         fs::create_dir(guard.asked())?;
         fs::write(guard.secret(), "nobody is to read this\n")?;
@@ -162,6 +165,18 @@ rules:
         self.daemon.as_ref().and_then(|child| i32::try_from(child.id()).ok()).map(Pid::from_raw)
     }
 
+    /// What runs beside the agents of a trial.
+    pub(super) fn spared(&self) -> Vec<Pid> {
+        self.pid().into_iter().chain(self.viewer).collect()
+    }
+
+    /// Opens the terminal view, and spares it until it is closed.
+    pub(super) fn view(&mut self) -> Result<View> {
+        let view = View::start(&self.program, Some(&self.socket()), DEADLINE, &self.logs.join("view.log"))?;
+        self.viewer = Some(view.pid()?);
+        Ok(view)
+    }
+
     /// The daemon is ended by somebody else, and must be so by now.
     pub(super) fn is_dead(&mut self) -> Result<()> {
         let mut child = self.daemon.take().context("there was no daemon")?;
@@ -206,7 +221,7 @@ rules:
         stage.surround(command.args(more));
         let name = format!("{}-{action}", stage.name);
         process::start(&mut command, &self.logs, &name)
-            .and_then(|running| process::finish(vec![running], DEADLINE, self.pid()))?
+            .and_then(|running| process::finish(vec![running], DEADLINE, &self.spared()))?
             .pop()
             .context("nothing was run")
     }

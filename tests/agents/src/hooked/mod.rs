@@ -27,8 +27,9 @@ use watched::Watched;
 /// A trial that needs a run of its own.
 type Play = fn(&'static Agent) -> Result<()>;
 
-const PLAYS: [(&str, Play); 8] = [
+const PLAYS: [(&str, Play); 9] = [
     ("asked::approved_goes_on_and_denied_is_told_why", asked::approved_goes_on_and_denied_is_told_why),
+    ("asked::keys_of_the_terminal_view_decide", asked::keys_of_the_terminal_view_decide),
     ("blocked::neither_command_nor_file_happens", blocked::neither_command_nor_file_happens),
     ("daemon_down::open_lets_the_tool_run", daemon_down::open_lets_the_tool_run),
     ("daemon_down::closed_holds_the_tool", daemon_down::closed_holds_the_tool),

@@ -205,7 +205,7 @@ pub(super) fn play(guard: &Guard, parts: Vec<(&Stage, Script)>) -> Result<Vec<Pl
             Err(err) => attempt = Err(err),
         }
     }
-    let ended = process::finish(running, DEADLINE, guard.pid());
+    let ended = process::finish(running, DEADLINE, &guard.spared());
     let mut exchanges = Vec::new();
     for (stage, endpoint) in endpoints {
         let asked = endpoint.finish();

@@ -4,7 +4,7 @@ use anyhow::{Context, Result};
 use defenseclaw::model::{Connector, Phase};
 use serde_json::json;
 
-use crate::{openai_responses, sandboxes, script::Call};
+use crate::{clients, openai_responses, sandboxes, script::Call};
 
 use super::{super::stage::PROMPT, Agent, Managed, Tool, json, text_at};
 
@@ -14,47 +14,16 @@ pub(super) const CODEX: Agent = Agent {
     protocol: openai_responses::answer,
     settle: |stage| {
         let (url, node, server) = (stage.url(), stage.node.display(), stage.server());
-        // Plugins and metrics ask the internet, and wait for it.
-        stage.write(
-            ".codex/config.toml",
-            &format!(
-                r#"# of the user
-model = "gpt-5.5"
-model_provider = "scripted"
-approval_policy = "never"
-sandbox_mode = "danger-full-access"
-
-[model_providers.scripted]
-name = "scripted" # kept
-base_url = "{url}/v1"
-wire_api = "responses"
-env_key = "OPENAI_API_KEY"
-request_max_retries = 0
-stream_max_retries = 0
-
-[mcp_servers.lab]
-command = "{node}"
-args = ["{}"]
-
-[features]
-plugins = false
-
-[analytics]
-enabled = false
-
-[otel]
-metrics_exporter = "none"
-"#,
-                server.display()
-            ),
-        )?;
+        let server =
+            format!("\n[mcp_servers.lab]\ncommand = \"{node}\"\nargs = [\"{}\"]\n", server.display());
+        stage.write(".codex/config.toml", &(clients::codex::settings(&url) + &server))?;
         let hooks = json!({"hooks": {"PreToolUse": [{"matcher": "Bash", "hooks": [
             {"type": "command", "command": format!("echo x > {}", stage.foreign().display())},
         ]}]}});
         stage.write(".codex/hooks.json", &format!("{hooks:#}\n"))
     },
-    arguments: |_| ["exec", "--skip-git-repo-check", "--json", PROMPT].map(Into::into).to_vec(),
-    environment: |_| vec![("OPENAI_API_KEY", "none-it-is-a-test".into())],
+    arguments: |_| clients::codex::arguments(PROMPT).map(Into::into).to_vec(),
+    environment: |_| vec![(clients::codex::KEY.0, clients::codex::KEY.1.into())],
     session,
     shell: Tool {
         call: |command| Call { tool: "exec_command", input: json!({"cmd": command}) },
