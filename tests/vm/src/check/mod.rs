@@ -3,6 +3,7 @@
 mod claims;
 mod compare;
 mod coverage;
+mod durations;
 mod scope;
 pub(crate) mod session;
 mod whole;
@@ -17,6 +18,7 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 use defenseclaw::model::Level;
+pub(crate) use durations::Stopwatch;
 use libtest_mimic::{Arguments, Completion, Failed, Trial};
 pub(crate) use session::{Observed, records};
 
@@ -49,7 +51,12 @@ pub(crate) fn trial(
     name: impl Into<String>,
     run: impl FnOnce() -> Result<Completion, Failed> + Send + 'static,
 ) -> Trial {
-    Trial::ignorable_test(name, run)
+    let name = name.into();
+    let watch = name.clone();
+    Trial::ignorable_test(name, move || {
+        let _watch = Stopwatch::start(watch);
+        run()
+    })
 }
 
 pub(crate) fn main(all: &[OsString]) -> ExitCode {
@@ -58,6 +65,9 @@ pub(crate) fn main(all: &[OsString]) -> ExitCode {
             let conclusion = libtest_mimic::run(&arguments, trials);
             pause::finish();
             policy::finish();
+            if !arguments.list {
+                durations::print();
+            }
             conclusion.exit_code()
         }
         Err(err) => {
@@ -93,7 +103,9 @@ fn prepare(all: &[OsString]) -> Result<(Arguments, Vec<Trial>)> {
         ["run/", "oracle/", "network/", "policy/", "pause/"].iter().any(|group| filter.starts_with(group))
     });
     if !only_others {
+        let watch = Stopwatch::start("(the watched run of all provocations)");
         let observed = Arc::new(session::observe(&setting).context("the watched run of all provocations")?);
+        drop(watch);
         let mut found = claims::trials(&setting, &observed);
         found.extend(whole::trials(&setting, &observed));
         found.extend(scope::trials(&setting, &observed));
