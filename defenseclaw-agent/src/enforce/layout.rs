@@ -149,13 +149,13 @@ pub(super) fn note(image: &mut abi::Image, hash: u64, class: u32) {
 /// Says in the image that a path may be concerned that has this name at its end, or before.
 fn name(laid: &mut abi::Image, seed: u64, key: &PathKey, said: &[(Reach, Entry)]) {
     let last = match key {
-        PathKey::Anchored(components) => match components.last() {
-            Some(last) => last,
-            None => {
+        PathKey::Anchored(components) => {
+            let Some(last) = components.last() else {
                 laid.has |= has::ROOT;
                 return;
-            }
-        },
+            };
+            last
+        }
         PathKey::Name(name) | PathKey::Pair(_, name) => name,
         // Asked for by themselves.
         PathKey::Extension(_) => return,
