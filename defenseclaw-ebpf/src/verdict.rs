@@ -252,9 +252,18 @@ pub fn seed() -> u64 {
 #[unsafe(no_mangle)]
 static SEED: u64 = 0;
 
+/// Whether a policy can ever come into force. The loader says 0 where none will: the verifier, which knows, then leaves out
+/// all that judges, so that the programs load in a fraction of the time.
+#[unsafe(no_mangle)]
+static JUDGES: u64 = 1;
+
 /// None only if the maps are not what they should be.
 #[inline(always)]
 pub fn policy(actor: &Actor) -> Option<Policy> {
+    // SAFETY: as for the seed.
+    if unsafe { (&raw const JUDGES).read_volatile() } == 0 {
+        return Some(Policy { label: actor.label, current: 0, profile: 0 });
+    }
     // Both words at once.
     // SAFETY: the label stays in the map as long as its task, which is the current one, runs this program; the two fields are
     // neighbours (asserted below).

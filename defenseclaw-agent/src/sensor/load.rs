@@ -38,9 +38,11 @@ pub(super) fn load(options: &SensorOptions) -> Result<Sensor, SensorError> {
     let btf = Btf::from_sys_fs().map_err(|error| refusal::of_btf(&error))?;
     let processors = processors()?;
     let seed = seed()?;
+    let judges = u64::from(options.judge);
     let mut object = EbpfLoader::new()
         .btf(Some(&btf))
         .override_global("SEED", &seed, true)
+        .override_global("JUDGES", &judges, true)
         .map_max_entries("COUNTERS", rows(processors, KINDS))
         .map_max_entries("SCRATCH", rows(processors, SCRATCH_SLOTS))
         .map_max_entries("SCOPE", options.processes)
@@ -83,6 +85,7 @@ pub(super) fn load(options: &SensorOptions) -> Result<Sensor, SensorError> {
         scope,
         running: super::running::Running::default(),
         seed,
+        judges: options.judge,
         syscalls,
         programs: Programs::Loaded(object),
         links,

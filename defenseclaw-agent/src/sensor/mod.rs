@@ -109,7 +109,7 @@ pub struct SensorOptions {
     pub priority_ring: u32,
     /// Processes that can be enrolled at once.
     pub processes: u32,
-    /// Attach what only judges, too: a policy will be loaded.
+    /// Judge, too: a policy will be loaded. Without this none can be, and the programs are smaller.
     pub judge: bool,
 }
 
@@ -133,6 +133,8 @@ pub struct Sensor {
     /// Processes that ran already when they were enrolled.
     running: running::Running,
     seed: u64,
+    /// Whether the programs look at a policy at all.
+    judges: bool,
     protection: Protection,
 }
 
@@ -197,8 +199,11 @@ impl Sensor {
         self.seed
     }
 
-    /// Another handle of one of the programs' maps, for who writes it; none if they have no such map.
+    /// Another handle of one of the programs' maps, for who writes it; none if they have no such map, or do not look at it.
     pub fn map(&self, name: &str) -> Option<MapData> {
+        if name == "CURRENT" && !self.judges {
+            return None;
+        }
         if name == "SCOPE" { pin::another(self.scope.map()) } else { self.programs.map(name) }
     }
 

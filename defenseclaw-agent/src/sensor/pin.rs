@@ -178,6 +178,7 @@ impl Sensor {
             scope,
             running: super::running::Running::default(),
             seed: seed.map_err(map_error("read the map of the seed"))?,
+            judges: true,
             // It has a name, which holds it open.
             syscalls: None,
             programs: Programs::Pinned(directory.to_owned()),
