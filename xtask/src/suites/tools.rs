@@ -69,7 +69,7 @@ pub(super) fn agents() -> Result<Vec<PathBuf>> {
 
 /// Everything to copy.
 pub(super) fn paths() -> Result<Vec<PathBuf>> {
-    let mut paths = vec![program("strace")?, program("git")?, program("bash")?];
+    let mut paths = vec![program("strace")?, program("git")?, program("bash")?, program("timeout")?];
     paths.push(PathBuf::from(process::read(program("git")?, &["--exec-path"])?.trim()));
     // A local clone works without templates, but warns.
     paths.extend(["/usr/share/git-core", "/usr/local/share/git-core"].map(PathBuf::from));

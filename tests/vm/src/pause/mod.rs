@@ -71,7 +71,7 @@ fn of_a_run(setting: &Setting) -> Vec<Trial> {
         ("pipelines", "", "", real::pipeline),
         ("a script with job control", "bash", "tools", real::job_control),
         ("a shell at a terminal", "bash", "tools", real::interactive),
-        ("timeout", "timeout", "timeout", real::timeout),
+        ("timeout", "timeout", "tools", real::timeout),
         ("Python and its children", "python3", "tools", real::python),
         ("Node and its children", "node", "node", real::node),
         ("make", "make", "tools", real::make),

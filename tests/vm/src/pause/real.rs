@@ -4,7 +4,7 @@
 use std::{
     fs,
     io::{Read, Write},
-    os::fd::AsRawFd,
+    os::{fd::AsRawFd, unix::process::ExitStatusExt},
     path::PathBuf,
 };
 
@@ -154,8 +154,9 @@ pub(super) fn timeout(setting: &Setting) -> Result<()> {
         let job = scene.start_job(&["timeout", "2", "cat", &path])?;
         let id = scene.asked(&path)?.approval.id;
         let ended = scene.end_within(job, OPEN_SECONDS - 5)?;
-        // Busybox says how the command ended.
-        ensure!(matches!(ended.status.code(), Some(124 | 143)) && ended.stdout.is_empty(), "{ended:?}");
+        // That of Busybox becomes the command, and ends as it does.
+        let timed_out = ended.status.code() == Some(124) || ended.status.signal() == Some(nix::libc::SIGTERM);
+        ensure!(timed_out && ended.stdout.is_empty(), "{ended:?}");
         let settled = scene.settled(id)?.settled.context("settled")?;
         ensure!(!settled.allowed, "{settled:?}");
         Ok(())
