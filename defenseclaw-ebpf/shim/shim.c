@@ -158,20 +158,18 @@ INLINE u64 short_offset(void)
 		return OFFSET(dentry, d_iname);
 	return OFFSET(dentry, d_shortname);
 }
-INLINE const void *shim_dentry_short_name(struct dentry *p) { return (void *)p + short_offset(); }
-/* Its first 16 bytes. The offset goes through a register: as part of a load, whose width is not that of the field, the
- * loader would refuse it. */
-INLINE u64 shim_dentry_short_first_direct(void *p)
+/* Its first 16 bytes, if the name at `name` is that one. The offset goes through a register: as part of a load, whose width is
+ * not that of the field, the loader would refuse it. */
+INLINE _Bool shim_dentry_short_direct(void *p, const void *name, u64 *first, u64 *second)
 {
 	u64 offset = short_offset();
 	asm volatile("" : "+r"(offset));
-	return *(volatile u64 *)(p + offset);
-}
-INLINE u64 shim_dentry_short_second_direct(void *p)
-{
-	u64 offset = short_offset();
-	asm volatile("" : "+r"(offset));
-	return *(volatile u64 *)(p + offset + 8);
+	p += offset;
+	if (name != p)
+		return 0;
+	*first = *(volatile u64 *)p;
+	*second = *(volatile u64 *)(p + 8);
+	return 1;
 }
 struct dc_place { void *parent, *mountpoint, *root; };
 INLINE void shim_mount_place(struct mount *p, struct dc_place *to)

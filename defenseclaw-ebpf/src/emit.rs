@@ -246,8 +246,8 @@ pub struct Record {
     flags: u32,
     string: u32,
     paths: path::Known,
-    /// Where the hashes of the first path start.
-    seed: u64,
+    /// What judges the first path; null without one.
+    image: *const Image,
     /// Of the first path.
     components: u32,
     leaf: u32,
@@ -267,6 +267,7 @@ impl Record {
     #[inline(always)]
     pub fn about(kind: Kind, actor: &Actor, dentry: Ptr, mnt: Ptr, image: *const Image) -> Option<Self> {
         let mut record = Self::blank(kind)?;
+        record.image = image;
         let found = path::resolve(record.first(), dentry, mnt, image);
         record.put_before(&found, actor);
         Some(record)
@@ -277,8 +278,7 @@ impl Record {
     pub fn about_known(kind: Kind, actor: &Actor, dentry: Ptr, mnt: Ptr, policy: &Policy) -> Option<Self> {
         let mut record = Self::blank(kind)?;
         let image = policy.judge()?;
-        // SAFETY: the image lies in its map.
-        record.seed = unsafe { (*image).seed };
+        record.image = image;
         let found = path::resolve_known(record.first(), dentry, mnt, actor, &mut record.paths, image);
         record.put_before(&found, actor);
         Some(record)
@@ -313,7 +313,7 @@ impl Record {
     pub fn judge(&self, policy: &Policy, effects: u16, dev: u64, ino: u64) -> Judged {
         let found =
             path::Found { start: 0, len: 0, flags: self.lost, components: self.components, leaf: self.leaf };
-        policy.path(effects, self.first(), &found, dev, ino)
+        policy.path(self.image, effects, self.first(), &found, dev, ino)
     }
 
     /// What policy says about an abstract name of `len` bytes of the kernel, the first of which is NUL.
@@ -334,7 +334,10 @@ impl Record {
     pub fn learn_owner(&self, actor: &Actor) {
         let found =
             path::Found { start: 0, len: 0, flags: self.lost, components: self.components, leaf: self.leaf };
-        verdict::learn_owner(actor, self.first(), &found, self.seed);
+        if !self.image.is_null() {
+            // SAFETY: the image lies in its map.
+            verdict::learn_owner(actor, self.first(), &found, unsafe { (*self.image).seed });
+        }
     }
 
     /// What policy said.
@@ -394,7 +397,7 @@ impl Record {
                     flags: 0,
                     string: 0,
                     paths,
-                    seed: 0,
+                    image: core::ptr::null(),
                     components: 0,
                     leaf: 0,
                     lost: 0,
@@ -505,7 +508,7 @@ impl Record {
         let buffer = self.spare().0;
         let Some(image) = policy.judge() else { return policy.blind(effects) };
         let found = path::resolve_known(buffer, dentry, mnt, actor, &mut self.paths, image);
-        let judged = policy.path(effects, buffer, &found, dev, ino);
+        let judged = policy.path(image, effects, buffer, &found, dev, ino);
         self.resolved(&found);
         judged
     }

@@ -207,6 +207,8 @@ pub mod has {
     pub const NAMES: u64 = 1 << 7;
     /// Keys about the root directory: they concern everything.
     pub const ROOT: u64 = 1 << 8;
+    /// Something applies where no rule speaks.
+    pub const DEFAULTS: u64 = 1 << 9;
     /// Some entry asks a person.
     pub const ASKS: u64 = 1 << 60;
     /// It blocks something: whom it judges must not get out of sight.

@@ -29,11 +29,11 @@ pub const HEAD: usize = size_of::<Header>() + size_of::<Body>();
 pub struct Buffer {
     /// Hashes of the components, the last one first, if they were asked for; see `image.rs` of the library.
     components: [u64; DEPTH_MAX],
-    /// Their lengths, in bytes.
-    lengths: [u32; DEPTH_MAX],
     /// How many there are. Here and not in [`Walk`], where the verifier would know its value after each round and take every
     /// round for another one.
     count: u64,
+    /// Length of the last one, in bytes.
+    leaf: u64,
     /// Not 0: a component is named by some key of the image.
     named: u64,
     /// Flags of the path, and where it starts; here for the same reason.
@@ -189,8 +189,10 @@ pub fn resolve_known(
     {
         walk.flag(flags::DELETED);
     }
-    // SAFETY: `climb` has the signature the helper calls, and `walk` outlives the call.
-    unsafe { bpf_loop(STEPS, climb as *mut c_void, (&raw mut walk).cast(), 0) };
+    if !walk.at_root() {
+        // SAFETY: `climb` has the signature the helper calls, and `walk` outlives the call.
+        unsafe { bpf_loop(STEPS, climb as *mut c_void, (&raw mut walk).cast(), 0) };
+    }
     if walk.done == 0 && !is_top(&mut walk, actor, known) {
         // SAFETY: as above.
         unsafe { bpf_loop(STEPS, step as *mut c_void, (&raw mut walk).cast(), 0) };
@@ -277,7 +279,7 @@ impl Walk {
         }
         let place = Place { parent: nothing, mountpoint: nothing, root: nothing };
         // SAFETY: the image lies in its map.
-        let seed = unsafe { (*image).seed };
+        let seed = if verdict::may_judge() { unsafe { (*image).seed } } else { 0 };
         Self { buffer, dentry, mount, place, done: core::hint::black_box(0), image, seed }
     }
 
@@ -333,7 +335,7 @@ impl Walk {
             // SAFETY: the buffer is ours.
             unsafe {
                 components = (*walk.buffer).count as u32;
-                leaf = (*walk.buffer).lengths[0];
+                leaf = (*walk.buffer).leaf as u32;
             }
             if components > DEPTH_MAX as u32 {
                 walk.flag(CUT);
@@ -353,13 +355,17 @@ impl Walk {
     }
 
     /// The same, with the name of a dentry that the verifier knows. A short name stands in the dentry: it is loaded as
-    /// two words, and what these overwrite behind it is put back.
+    /// one word or two, and what these overwrite behind it is put back.
     #[inline(always)]
     fn prepend_known(&mut self, dentry: Ptr) -> bool {
         let len = shim_dentry_name_len_direct(dentry) & 0xff;
         let Some(to) = self.slash(len) else { return false };
         let name = shim_dentry_name_direct(dentry);
-        if !shim_dentry_short_exists() || len > 16 || name != shim_dentry_short_name(dentry) {
+        let (mut one, mut two) = (0, 0);
+        // SAFETY: both places are ours.
+        let short = shim_dentry_short_exists()
+            && unsafe { shim_dentry_short_direct(dentry, name, &raw mut one, &raw mut two) };
+        if !short || len > 16 {
             self.copy(to, len, name);
             self.note_copied(to, len);
             return true;
@@ -367,21 +373,25 @@ impl Walk {
         // SAFETY: a name of at most 255 bytes and 16 more lie inside the buffer.
         unsafe {
             let behind = to.add(len as usize);
-            let (first, second) = (shim_word(behind), shim_word(behind.add(8)));
-            let (one, two) =
-                (shim_dentry_short_first_direct(dentry), shim_dentry_short_second_direct(dentry));
-            shim_put_word(to, one);
-            shim_put_word(to.add(8), two);
-            shim_put_word(behind, first);
-            shim_put_word(behind.add(8), second);
-            if self.seed != 0 {
-                let hash = if len <= 8 {
-                    image::mix(self.seed, cut(one, len))
-                } else {
-                    image::mix(image::mix(self.seed, one), cut(two, len - 8))
-                };
-                self.note(hash, len);
+            if len <= 8 {
+                let first = shim_word(behind);
+                shim_put_word(to, one);
+                shim_put_word(behind, first);
+            } else {
+                let (first, second) = (shim_word(behind), shim_word(behind.add(8)));
+                shim_put_word(to, one);
+                shim_put_word(to.add(8), two);
+                shim_put_word(behind, first);
+                shim_put_word(behind.add(8), second);
             }
+        }
+        if self.seed != 0 {
+            let hash = if len <= 8 {
+                image::mix(self.seed, cut(one, len))
+            } else {
+                image::mix(image::mix(self.seed, one), cut(two, len - 8))
+            };
+            self.note(hash, len);
         }
         true
     }
@@ -389,18 +399,19 @@ impl Walk {
     /// Makes room for a name and puts the slash; says where the name goes.
     #[inline(always)]
     fn slash(&mut self, len: u32) -> Option<*mut u8> {
+        let len = u64::from(len);
         // SAFETY: the buffer is ours.
-        let start = unsafe { (*self.buffer).start } as u32;
-        if start < len + 1 {
+        let start = unsafe { (*self.buffer).start };
+        // Not compared with one more: Linux 6.12 would forget how long a name can be.
+        if start <= len {
             return None;
         }
-        let start = start - (len + 1);
+        let start = start - len - 1;
         // SAFETY: as above.
-        unsafe { (*self.buffer).start = u64::from(start) };
-        let offset = (start & 0xfff) as usize;
+        unsafe { (*self.buffer).start = start };
         // SAFETY: the masked offset plus a name of at most 255 bytes lies inside the buffer.
         unsafe {
-            let to = (&raw mut (*self.buffer).bytes).cast::<u8>().add(offset);
+            let to = (&raw mut (*self.buffer).bytes).cast::<u8>().add((start & 0xfff) as usize);
             *to = b'/';
             Some(to.add(1))
         }
@@ -408,15 +419,18 @@ impl Walk {
 
     #[inline(always)]
     fn note(&mut self, hash: u64, len: u32) {
-        // SAFETY: the buffer is ours, the masked index lies inside both arrays.
+        // SAFETY: the buffer is ours, the masked index lies inside the array.
         unsafe {
             let count = (*self.buffer).count;
             let at = count as usize & (DEPTH_MAX - 1);
             let component = image::finish(hash, len);
             (&raw mut (*self.buffer).components).cast::<u64>().add(at).write(component);
-            (&raw mut (*self.buffer).lengths).cast::<u32>().add(at).write(len);
             (*self.buffer).count = count + 1;
-            let class = class::ENDS + u32::from(count != 0);
+            let mut class = class::WITHIN;
+            if count == 0 {
+                (*self.buffer).leaf = u64::from(len);
+                class = class::ENDS;
+            }
             (*self.buffer).named |= verdict::bloom_bit(self.image, component, class);
         }
     }
@@ -489,14 +503,11 @@ fn is_anonymous(namespace: Ptr) -> bool {
     }
 }
 
-/// One name, through known pointers. Returns 1 to stop; what is left to do, `step` does.
+/// One name below the root of the mount, through known pointers. Returns 1 to stop; what is left to do, `step` does.
 unsafe extern "C" fn climb(index: u64, context: *mut c_void) -> i64 {
     // SAFETY: the helper passes the `Walk` that `resolve_known` gave it.
     let walk = unsafe { &mut *context.cast::<Walk>() };
     let dentry = walk.dentry;
-    if walk.at_root() {
-        return 1;
-    }
     let parent = shim_dentry_parent_direct(dentry);
     if !walk.prepend_known(dentry) {
         return 1;
@@ -506,7 +517,7 @@ unsafe extern "C" fn climb(index: u64, context: *mut c_void) -> i64 {
         return 1;
     }
     walk.dentry = parent;
-    0
+    i64::from(walk.at_root())
 }
 
 /// One name or one mount. Returns 1 to stop.

@@ -51,9 +51,6 @@ accessors! {
     shim_dentry_name_direct -> Ptr;
     shim_dentry_name_len_direct -> u32;
     shim_dentry_parent_direct -> Ptr;
-    shim_dentry_short_first_direct -> u64;
-    shim_dentry_short_name -> Ptr;
-    shim_dentry_short_second_direct -> u64;
     shim_fdtable_fd -> Ptr;
     shim_fdtable_max_fds -> u32;
     shim_file_dentry_direct -> Ptr;
@@ -175,6 +172,9 @@ unsafe extern "C" {
     pub(crate) safe fn shim_sockaddr_is_known() -> bool;
     /// Whether this kernel keeps short names where we know.
     pub(crate) safe fn shim_dentry_short_exists() -> bool;
+    /// Whether `name` is the short name of the dentry; then its first 16 bytes.
+    pub(crate) fn shim_dentry_short_direct(dentry: Ptr, name: Ptr, first: *mut u64, second: *mut u64)
+    -> bool;
     /// Reads the fields of `to` from a dentry; all zero on failure.
     pub(crate) fn shim_dentry_entry(dentry: Ptr, to: *mut Entry);
     /// Reads the fields of `to` from a `struct mount`; all zero on failure.

@@ -257,11 +257,17 @@ static SEED: u64 = 0;
 #[unsafe(no_mangle)]
 static JUDGES: u64 = 1;
 
+/// Known to the verifier.
+#[inline(always)]
+pub fn may_judge() -> bool {
+    // SAFETY: as for the seed.
+    unsafe { (&raw const JUDGES).read_volatile() != 0 }
+}
+
 /// None only if the maps are not what they should be.
 #[inline(always)]
 pub fn policy(actor: &Actor) -> Option<Policy> {
-    // SAFETY: as for the seed.
-    if unsafe { (&raw const JUDGES).read_volatile() } == 0 {
+    if !may_judge() {
         return Some(Policy { label: actor.label, current: 0, profile: 0 });
     }
     // Both words at once.
@@ -307,16 +313,15 @@ impl Policy {
     /// The image, and the executables of the task.
     #[inline(always)]
     fn image(&self) -> Option<InForce> {
-        let image = IMAGES.get_ptr(self.current)?;
+        Some(self.in_force(IMAGES.get_ptr(self.current)?))
+    }
+
+    /// The same, of an image that was looked up.
+    #[inline(always)]
+    fn in_force(&self, image: *const Image) -> InForce {
         // SAFETY: as for `policy`.
         let (owner, parent_owner) = unsafe { ((*self.label).owner, (*self.label).parent_owner) };
-        Some(InForce {
-            image,
-            owner,
-            parent_owner,
-            slot: self.current.wrapping_sub(1),
-            profile: self.profile,
-        })
+        InForce { image, owner, parent_owner, slot: self.current.wrapping_sub(1), profile: self.profile }
     }
 
     /// Whether anything is blocked: then nobody may get out of sight.
@@ -362,16 +367,25 @@ impl Policy {
         Judged { entry: Entry(entry), generation: peer.generation }
     }
 
-    /// An operation on a path that `buffer` holds; `dev` and `ino` are 0 where there is no file yet.
+    /// An operation on a path that `buffer` holds, with hashes for `image`, which is [`Policy::judge`]; `dev` and `ino` are 0
+    /// where there is no file yet.
     #[inline(always)]
-    pub fn path(&self, effects: u16, buffer: *mut Buffer, found: &Found, dev: u64, ino: u64) -> Judged {
-        if self.current == 0 || effects == 0 {
+    pub fn path(
+        &self,
+        image: *const Image,
+        effects: u16,
+        buffer: *mut Buffer,
+        found: &Found,
+        dev: u64,
+        ino: u64,
+    ) -> Judged {
+        if self.current == 0 || effects == 0 || image.is_null() {
             return Judged::NOTHING;
         }
         // Two zeroes side by side would become a call of memset, a byte loop in BPF; likewise below.
         let generation = core::hint::black_box(0);
         let mut question =
-            Question { effects: u32::from(effects), dev: core::hint::black_box(dev), ino, generation };
+            Question { image, effects: u32::from(effects), dev: core::hint::black_box(dev), ino, generation };
         let entry = judge_path(self, buffer, found, &mut question);
         Judged { entry: Entry(entry), generation: question.generation }
     }
@@ -434,7 +448,7 @@ impl InForce {
 
     #[inline(always)]
     fn abstract_name(&self, buffer: *mut Buffer, hash: u64) -> Judged {
-        let mut way = self.way(buffer, 0, 0);
+        let mut way = self.way(buffer, 0);
         let state = way.state();
         (state.effect, state.best) = (u64::from(effect::UNIX), default_of(self.image, 7).0);
         if in_bloom(way.image, hash, class::ABSTRACT) {
@@ -444,13 +458,12 @@ impl InForce {
     }
 
     #[inline(always)]
-    fn way(&self, buffer: *mut Buffer, count: u32, leaf: u32) -> Way {
+    fn way(&self, buffer: *mut Buffer, count: u32) -> Way {
         Way {
             buffer,
             image: self.image,
             slot: self.slot,
             count,
-            leaf,
             owner: self.owner,
             parent_owner: self.parent_owner,
         }

@@ -229,6 +229,7 @@ fn fill_lengths(image: &Image, laid: &mut abi::Image) -> Result<(), EnforceError
 /// What is not looked up by key.
 fn fill_fixed(image: &Image, laid: &mut abi::Image, numbers: &Numbers) -> Result<(), EnforceError> {
     for entry in &image.defaults {
+        laid.has |= has::DEFAULTS;
         let word = words::entry(image, entry, Reach::Exact, numbers)?;
         for (effect, slot) in laid.defaults.iter_mut().enumerate() {
             // The first is decisive, as everywhere.

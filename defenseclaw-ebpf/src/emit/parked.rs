@@ -75,7 +75,7 @@ impl Record {
             flags: parked.flags,
             string: 0,
             paths: path::Known::default(),
-            seed: 0,
+            image: core::ptr::null(),
             components: 0,
             leaf: 0,
             lost: 0,

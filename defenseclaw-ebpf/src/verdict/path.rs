@@ -13,6 +13,8 @@ use crate::{
 };
 
 pub(super) struct Question {
+    /// Of the policy that is asked.
+    pub(super) image: *const Image,
     pub(super) effects: u32,
     pub(super) dev: u64,
     pub(super) ino: u64,
@@ -45,7 +47,6 @@ pub(super) struct Way {
     pub(super) image: *const Image,
     pub(super) slot: u32,
     pub(super) count: u32,
-    pub(super) leaf: u32,
     pub(super) owner: u64,
     pub(super) parent_owner: u64,
 }
@@ -66,9 +67,9 @@ pub(super) fn judge_path(
     found: &Found,
     question: &mut Question,
 ) -> u64 {
-    let Some(policy) = policy.image() else { return 0 };
+    let policy = policy.in_force(question.image);
     // SAFETY: the image lies in its map.
-    question.generation = unsafe { (*policy.image).generation };
+    let has = unsafe { (*policy.image).has };
     let effects = question.effects;
     // A file system that opens its own layers: which file it is says everything, its place there nothing. What the task
     // asked for has been judged by the name that it used.
@@ -78,14 +79,28 @@ pub(super) fn judge_path(
         let sensitive =
             if found.flags & path::PSEUDO != 0 { effects & u32::from(effect::EXEC) } else { effects };
         if entry.effects() & u64::from(sensitive) != 0 {
+            // SAFETY: the image lies in its map.
+            question.generation = unsafe { (*policy.image).generation };
             return entry.0;
         }
     }
-    let mut way = policy.way(buffer, found.components, found.leaf);
-    let hit = may_concern(&mut way, found);
-    let alias = of_file(&way, question);
+    let extension = if has & has::EXTENSION == 0 { 0 } else { extension(policy.image, buffer, found.leaf) };
+    // A path that was not read to its end is one nobody knows the names of.
+    let hit = path::is_named(buffer)
+        | has & has::ROOT
+        | u64::from(found.flags & (path::CUT | path::LOST))
+        | extension;
+    let alias = if has & has::INODE == 0 { 0 } else { of_file(policy.image, question) };
+    if hit | alias | has & has::DEFAULTS == 0 {
+        // So it is for nearly everything that is opened.
+        return 0;
+    }
+    // SAFETY: the image lies in its map.
+    question.generation = unsafe { (*policy.image).generation };
+    let mut way = policy.way(buffer, found.components);
     let state = way.state();
     (state.hit, state.alias, state.left, state.answer) = (hit, alias, u64::from(effects & 0xff), 0);
+    state.extension = extension;
     let mut ways = Ways { way, by_name: u64::from(!internal) };
     // Most operations have one effect. For the others a loop of the helper, because the verifier would go through
     // everything again for each round of ours.
@@ -105,31 +120,14 @@ struct Ways {
     by_name: u64,
 }
 
-/// Not 0 if some key may concern the path: one of its names is the last of a key, or everything is concerned. A path that
-/// was not read to its end is one nobody knows the names of.
-#[inline(always)]
-fn may_concern(way: &mut Way, found: &Found) -> u64 {
-    // SAFETY: the image lies in its map.
-    let has = unsafe { (*way.image).has };
-    let hit =
-        path::is_named(way.buffer) | has & has::ROOT | u64::from(found.flags & (path::CUT | path::LOST));
-    way.state().extension = 0;
-    if has & has::EXTENSION != 0 {
-        extension(way);
-    }
-    hit | way.state().extension
-}
-
 /// Hash of the file, if it may be one that is known by its identity; otherwise 0.
 #[inline(always)]
-fn of_file(way: &Way, question: &Question) -> u64 {
-    // SAFETY: the image lies in its map.
-    let (has, seed) = unsafe { ((*way.image).has, (*way.image).seed) };
-    if has & has::INODE == 0 || question.ino == 0 {
+fn of_file(image: *const Image, question: &Question) -> u64 {
+    if question.ino == 0 {
         return 0;
     }
-    let hash = image::inode(seed, question.dev, question.ino);
-    if may_have(way, hash, class::INODE) { hash } else { 0 }
+    let hash = image::inode(seed_of(image), question.dev, question.ino);
+    if in_bloom(image, hash, class::INODE) { hash } else { 0 }
 }
 
 unsafe extern "C" fn one_effect(_index: u64, context: *mut c_void) -> i64 {
@@ -246,18 +244,19 @@ pub(super) fn look(way: &mut Way, hash: u64, class: u32, reaches: u8) {
     }
 }
 
-/// Finds what follows the last dot of the last component, if it is short enough and may have a cell.
+/// Hash of what follows the last dot of the last component, which is `leaf` bytes long, if it is short enough and may have a
+/// cell; otherwise 0.
 #[inline(always)]
-fn extension(way: &mut Way) {
+fn extension(image: *const Image, buffer: *mut Buffer, leaf: u32) -> u64 {
     // SAFETY: eight bytes before the end of a path lie inside the buffer.
-    let word = unsafe { shim_word(path::end(way.buffer).wrapping_sub(8)) };
+    let word = unsafe { shim_word(path::end(buffer).wrapping_sub(8)) };
     // A byte of 0x80 for each dot, exactly.
     let x = word ^ 0x2e2e_2e2e_2e2e_2e2e;
     let low = 0x7f7f_7f7f_7f7f_7f7f;
     let mut dots = !((x & low).wrapping_add(low) | x | low);
-    if way.leaf < 8 {
+    if leaf < 8 {
         // What stands before the component is not ours.
-        dots &= u64::MAX << ((8 * (8 - way.leaf)) & 63);
+        dots &= u64::MAX << ((8 * (8 - leaf)) & 63);
     }
     let mut len = 0;
     while len <= EXTENSION_MAX as u32 {
@@ -268,14 +267,10 @@ fn extension(way: &mut Way) {
         len += 1;
     }
     if len == 0 || len > EXTENSION_MAX as u32 {
-        return;
+        return 0;
     }
-    // SAFETY: the image lies in its map.
-    let seed = unsafe { (*way.image).seed };
-    let hash = image::finish(image::mix(seed, word >> ((8 * (8 - len)) & 63)), len);
-    if may_have(way, hash, class::EXTENSION) {
-        way.state().extension = hash;
-    }
+    let hash = image::finish(image::mix(seed_of(image), word >> ((8 * (8 - len)) & 63)), len);
+    if in_bloom(image, hash, class::EXTENSION) { hash } else { 0 }
 }
 
 /// Another name of a protected file: the stricter of what path and file say.
