@@ -12,6 +12,7 @@ use super::{
     policy::{self, Compiled, Directories, PolicyOptions, PolicyRejected},
     recorder::Settled,
     run::RunError,
+    word,
 };
 use crate::{
     enforce::{
@@ -21,7 +22,7 @@ use crate::{
     launcher::{Canary, Cgroup, Forbidden, Placement},
     model::{
         BootTime, Event, Level, Loss, Mode, PolicyLoaded, PolicyRefused, Posture, PostureChange, Protection,
-        SessionId, Unproven,
+        SessionId, Unproven, Waiter,
     },
     resolver::ResolverStats,
     sensor::Sensor,
@@ -210,7 +211,13 @@ impl Guard {
     pub(super) fn settle(&mut self, settled: &Settled) {
         let Some(pauses) = &mut self.pauses else { return };
         let grant = settled.grant.as_ref().map(|grant| grant.expires.map(|expires| expires.0));
+        let message = settled.message();
         for waiter in &settled.waiters {
+            if let (Some(message), Waiter::Paused { process, .. } | Waiter::Held { process }) =
+                (message, waiter)
+            {
+                word::tell(process, &settled.approval.subject, message);
+            }
             match pauses.settle(waiter, settled.verdict, grant, clock::boot_now().0) {
                 Ok(true) => {}
                 Ok(false) => {

@@ -22,6 +22,7 @@ mod recorder;
 mod rootless;
 mod run;
 mod watch;
+mod word;
 
 pub use adopt::{Adopted, adopt, release};
 pub use asking::AskingError;

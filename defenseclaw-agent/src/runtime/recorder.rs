@@ -8,7 +8,7 @@ use crate::{
     enforce,
     model::{
         Approval, ApprovalSettled, AuditRecord, BootTime, Grant, KernelPath, Loss, LossReason, Outcome,
-        ProcessKey, SessionId, Settlement, ToolCallId, Waiter,
+        ProcessKey, Ruling, SessionId, Settlement, ToolCallId, Waiter,
     },
     pipeline::{self, Effect, Input, Limits, State},
     sensor::{self, Sensor, SensorError},
@@ -56,6 +56,16 @@ pub(super) struct Settled {
     pub(super) outcome: Option<Outcome>,
     /// The kernel need not ask again while it holds.
     pub(super) grant: Option<Box<Grant>>,
+}
+
+impl Settled {
+    /// What a person said who refused it.
+    pub(super) fn message(&self) -> Option<&str> {
+        match &self.outcome {
+            Some(Outcome::Ruled { ruling: Ruling::Deny, message, .. }) => message.as_deref(),
+            _ => None,
+        }
+    }
 }
 
 impl Recorder {

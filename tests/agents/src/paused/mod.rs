@@ -169,6 +169,7 @@ fn held(played: &Played, files: &[String; 2]) -> Result<()> {
     ensure!(
         denied.text.contains("Operation not permitted")
             && denied.text.contains("ended 1")
+            && denied.text.contains(MESSAGE)
             && !denied.text.contains(CONTENT),
         "the denied call gave the model {:?}",
         denied.text

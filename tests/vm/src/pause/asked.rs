@@ -63,7 +63,10 @@ pub(super) fn deny(setting: &Setting) -> Result<()> {
         let id = scene.asked(&path)?.approval.id;
         let done = scene.command(&["approvals", "deny", &id.to_string(), "--message", "not today"])?;
         ensure!(done.status.success(), "{done:?}");
-        refused(&scene.end(job)?)?;
+        let ended = scene.end(job)?;
+        refused(&ended)?;
+        let word = "defenseclaw: file.read refused by a person: not today (rule ask)\n";
+        ensure!(ended.stderr.contains(word), "{ended:?}");
         let settled = scene.settled(id)?.settled.context("settled")?;
         let Outcome::Ruled { ruling: Ruling::Deny, by, message } = &settled.outcome else {
             anyhow::bail!("{settled:?}")
