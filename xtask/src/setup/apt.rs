@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Result, bail};
 
 use crate::{process, progress, workspace};
 
@@ -34,6 +34,14 @@ impl Apt {
         // rustc-web conflicts with the packaged rustup and rustc: never remove what a person has installed.
         command.args(["install", "-y", "--no-install-recommends", "--no-remove"]).args(packages);
         progress::step("apt-install", &format!("installing {list}"), &mut command)
+    }
+
+    /// What installing a package would change, which is only asked here.
+    pub(super) fn plan(&mut self, package: &str) -> Result<Plan> {
+        require_apt(package)?;
+        self.update()?;
+        let simulated = process::read("apt-get", &["install", "-s", "--no-install-recommends", package])?;
+        Ok(Plan::read(&simulated))
     }
 
     /// Fetches the package lists.
@@ -66,16 +74,50 @@ impl Apt {
     }
 }
 
-/// Downloads a package file into a directory; needs no root.
-pub(super) fn download(package: &str, directory: &Path) -> Result<PathBuf> {
+/// What apt would do to install a package.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Plan {
+    /// Packages it would unpack: the wanted one and what it depends on.
+    pub(super) installs: Vec<String>,
+    /// Installed packages that would have to go.
+    pub(super) removes: Vec<String>,
+}
+
+impl Plan {
+    /// Reads what `apt-get install -s` prints: `Inst <name> …` and `Remv <name> …`.
+    fn read(simulated: &str) -> Self {
+        let named = |action: &str| {
+            simulated
+                .lines()
+                .filter_map(|line| line.strip_prefix(action)?.split_whitespace().next())
+                .map(str::to_owned)
+                .collect()
+        };
+        Self { installs: named("Inst "), removes: named("Remv ") }
+    }
+}
+
+/// Downloads package files into an empty directory; needs no root.
+pub(super) fn download(packages: &[&str], directory: &Path) -> Result<Vec<PathBuf>> {
+    let list = packages.join(" ");
     let mut command = Command::new("apt-get");
-    command.args(["download", package]).current_dir(directory);
-    progress::step("apt-download", &format!("downloading {package}"), &mut command)?;
+    command.arg("download").args(packages).current_dir(directory);
+    progress::step("apt-download", &format!("downloading {list}"), &mut command)?;
     let entries = fs::read_dir(directory)?.flatten().map(|entry| entry.path());
-    let mut files = entries.filter(|path| path.extension().is_some_and(|extension| extension == "deb"));
-    files
-        .next()
-        .with_context(|| format!("apt-get download {package} left no file in {}", directory.display()))
+    let files: Vec<PathBuf> =
+        entries.filter(|path| path.extension().is_some_and(|extension| extension == "deb")).collect();
+    if files.len() != packages.len() {
+        bail!("apt-get download {list} left {} files in {}", files.len(), directory.display());
+    }
+    Ok(files)
+}
+
+/// Unpacks package files into a directory; installs nothing.
+pub(super) fn unpack(archives: &[PathBuf], directory: &Path) -> Result<()> {
+    for archive in archives {
+        process::execute(Command::new("dpkg").arg("-x").arg(archive).arg(directory))?;
+    }
+    Ok(())
 }
 
 fn candidate(package: &str) -> Option<String> {
@@ -102,4 +144,22 @@ fn apt_get() -> Result<Command> {
     let mut command = process::as_root("apt-get", &[("DEBIAN_FRONTEND", "noninteractive".into())])?;
     command.args(["-o", "Dpkg::Use-Pty=0"]);
     Ok(command)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Plan;
+
+    #[test]
+    fn a_plan_names_what_comes_and_what_goes() {
+        let plan = Plan::read(
+            "Reading package lists...\n\
+             Remv qemu-utils [1:10.0.2+ds-2+deb13u1~bpo12+1]\n\
+             Inst libfdt1 (1.6.1-4+b1 Debian:12.15/oldstable [amd64])\n\
+             Inst qemu-system-x86 (1:7.2+dfsg-7+deb12u18+b3 Debian:12.15/oldstable [amd64])\n\
+             Conf libfdt1 (1.6.1-4+b1 Debian:12.15/oldstable [amd64])\n",
+        );
+        assert_eq!(plan.installs, ["libfdt1", "qemu-system-x86"]);
+        assert_eq!(plan.removes, ["qemu-utils"]);
+    }
 }

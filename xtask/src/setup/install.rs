@@ -1,4 +1,4 @@
-//! The steps that are more than a package: a BPF compiler from the right source, bpf-linker, and kernels.
+//! The steps that are more than a package: a BPF compiler from the right source, bpf-linker, QEMU, and kernels.
 
 use std::ffi::OsString;
 use std::fs;
@@ -8,7 +8,7 @@ use std::process::Command;
 use anyhow::{Context as _, Result, bail};
 
 use crate::bpf_toolchain;
-use crate::vm::kernel;
+use crate::vm::{emulator, kernel};
 use crate::{process, progress, workspace};
 
 use super::apt::{self, Apt};
@@ -91,7 +91,6 @@ pub(super) fn kernel(apt: &mut Apt, version: &str) -> Result<()> {
     let directory = kernel::directory(version);
     let parent = directory.parent().context("the kernel directory has no parent")?;
     fs::create_dir_all(parent)?;
-    // Unpacked beside its place and renamed, so that an interrupted step leaves no half kernel.
     let scratch = tempfile::tempdir_in(parent)?;
     let mut archive = download_kernel(apt, version, scratch.path());
     if archive.is_err() {
@@ -99,18 +98,43 @@ pub(super) fn kernel(apt: &mut Apt, version: &str) -> Result<()> {
         apt.update()?;
         archive = download_kernel(apt, version, scratch.path());
     }
-    let archive = archive?;
-    let unpacked = scratch.path().join("unpacked");
-    let mut command = Command::new("dpkg");
-    command.arg("-x").arg(&archive).arg(&unpacked);
-    progress::step("dpkg", &format!("unpacking kernel {version}"), &mut command)?;
-    if directory.exists() {
-        fs::remove_dir_all(&directory)?;
-    }
-    fs::rename(unpacked, &directory).with_context(|| format!("cannot fill {}", directory.display()))
+    unpack_to(&archive?, scratch.path(), &directory)
 }
 
-fn download_kernel(apt: &mut Apt, version: &str, directory: &Path) -> Result<PathBuf> {
+/// QEMU, installed where that costs no other package its place. Where it does (a package from backports or from another
+/// vendor that conflicts with the release's QEMU), unpacked with what it needs beside the kernels: nobody's programs are
+/// removed for our tests.
+pub(super) fn emulator(apt: &mut Apt) -> Result<()> {
+    let plan = apt.plan(emulator::PACKAGE)?;
+    if plan.removes.is_empty() {
+        return apt.install(&[emulator::PACKAGE]);
+    }
+    let directory = emulator::private();
+    eprintln!(
+        "installing {} would remove {}, so it is unpacked to {} instead",
+        emulator::PACKAGE,
+        plan.removes.join(" "),
+        directory.display()
+    );
+    let parent = directory.parent().context("the emulator's directory has no parent")?;
+    fs::create_dir_all(parent)?;
+    let scratch = tempfile::tempdir_in(parent)?;
+    let names: Vec<&str> = plan.installs.iter().map(String::as_str).collect();
+    let archives = apt::download(&names, scratch.path())?;
+    unpack_to(&archives, scratch.path(), &directory)
+}
+
+/// Unpacked in the scratch directory and renamed, so that an interrupted step leaves nothing half done.
+fn unpack_to(archives: &[PathBuf], scratch: &Path, directory: &Path) -> Result<()> {
+    let unpacked = scratch.join("unpacked");
+    apt::unpack(archives, &unpacked)?;
+    if directory.exists() {
+        fs::remove_dir_all(directory)?;
+    }
+    fs::rename(unpacked, directory).with_context(|| format!("cannot fill {}", directory.display()))
+}
+
+fn download_kernel(apt: &mut Apt, version: &str, directory: &Path) -> Result<Vec<PathBuf>> {
     let names = apt.search(&kernel::package_pattern(version))?;
     let package = kernel::newest(names).with_context(|| {
         format!(
@@ -119,5 +143,5 @@ fn download_kernel(apt: &mut Apt, version: &str, directory: &Path) -> Result<Pat
             kernel::directory(version).display()
         )
     })?;
-    apt::download(&package, directory)
+    apt::download(&[&package], directory)
 }

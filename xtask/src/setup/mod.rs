@@ -112,6 +112,7 @@ fn apply(apt: &mut apt::Apt, fixes: &[Fix]) -> Result<()> {
             Fix::Nightly => install::nightly()?,
             Fix::NightlyClippy => install::nightly_component("clippy")?,
             Fix::Linker { llvm } => install::linker(*llvm)?,
+            Fix::Emulator => install::emulator(apt)?,
             Fix::Kernel(version) => install::kernel(apt, version)?,
             Fix::Nothing(message) => bail!("{message}"),
         }

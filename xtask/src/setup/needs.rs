@@ -4,7 +4,7 @@ use std::fmt;
 use std::path::Path;
 
 use crate::bpf_toolchain::{self, Compiler, Source};
-use crate::vm::kernel;
+use crate::vm::{emulator, kernel};
 use crate::{process, workspace};
 
 use super::Purpose;
@@ -33,6 +33,7 @@ pub(super) enum Fix {
     Linker {
         llvm: u32,
     },
+    Emulator,
     Kernel(String),
     /// We cannot; the message says what a person can do.
     Nothing(String),
@@ -46,6 +47,7 @@ impl fmt::Display for Fix {
             Self::Nightly => write!(formatter, "rustup: nightly with rust-src"),
             Self::NightlyClippy => write!(formatter, "rustup: clippy for nightly"),
             Self::Linker { llvm } => write!(formatter, "cargo install, LLVM {llvm}, into .xtask/tools"),
+            Self::Emulator => write!(formatter, "apt: {}", emulator::PACKAGE),
             Self::Kernel(version) => write!(formatter, "apt-get download of a cloud kernel {version}"),
             Self::Nothing(message) => formatter.write_str(message),
         }
@@ -53,11 +55,8 @@ impl fmt::Display for Fix {
 }
 
 /// Programs a purpose needs, with the package that has them.
-const VM_PROGRAMS: [(&str, &str, &str); 2] = [
-    ("qemu-system-x86_64", "qemu-system-x86", "virtual machines"),
+const VM_PROGRAMS: [(&str, &str, &str); 5] = [
     ("busybox", "busybox-static", "user space of the virtual machines"),
-];
-const ORACLE_PROGRAMS: [(&str, &str, &str); 4] = [
     ("strace", "strace", "tests: an independent witness"),
     ("git", "git", "tests: real work to watch"),
     ("gcc", "gcc", "tests: real work to watch"),
@@ -89,8 +88,8 @@ pub(super) fn survey(purposes: &[Purpose], wanted: Option<Source>) -> Vec<Need> 
         });
     }
     if has(Purpose::Vm) {
+        needs.push(qemu());
         needs.extend(VM_PROGRAMS.map(program));
-        needs.extend(ORACLE_PROGRAMS.map(program));
         needs.extend(kernel::VERSIONS.map(kernel_image));
     }
     if has(Purpose::Agents) {
@@ -156,6 +155,14 @@ fn program((name, package, why): (&'static str, &'static str, &'static str)) -> 
     match workspace::find_program(name) {
         Some(path) => present(name, why, path.display().to_string()),
         None => missing(name, why, packages(&[package])),
+    }
+}
+
+fn qemu() -> Need {
+    let why = "virtual machines";
+    match emulator::find() {
+        Some(found) => present(emulator::PROGRAM, why, found.program.display().to_string()),
+        None => missing(emulator::PROGRAM, why, Fix::Emulator),
     }
 }
 

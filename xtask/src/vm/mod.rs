@@ -4,6 +4,7 @@
 //! and `cpio` make the guest's file tree, `qemu` and `protocol` run it, `kernel` knows the kernels.
 
 mod cpio;
+pub(crate) mod emulator;
 mod guest;
 mod image;
 pub(crate) mod kernel;

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 
+use super::emulator;
 use super::protocol::Control;
 
 /// What QEMU is started with.
@@ -78,7 +79,7 @@ pub(super) fn run(
 ) -> Result<Ended> {
     let started = Instant::now();
     let (sender, receiver) = mpsc::sync_channel(64);
-    let mut command = command(machine);
+    let mut command = command(machine)?;
     let mut writers = Vec::new();
     for port in PORTS {
         let (reader, writer) = io::pipe()?;
@@ -94,11 +95,7 @@ pub(super) fn run(
         forward(port, reader, sender.clone());
     }
     drop(sender);
-    let mut process = Process(
-        command
-            .spawn()
-            .context("cannot start qemu-system-x86_64: install it with `cargo xtask setup --for vm`")?,
-    );
+    let mut process = Process(command.spawn().context("cannot start the emulator under setpriv")?);
 
     let mut ended = Ended { control: Control::default(), console: Vec::new(), boot: None, failure: None };
     let mut writers = Some(writers);
@@ -142,10 +139,16 @@ pub(super) fn run(
     Ok(ended)
 }
 
-fn command(machine: &Machine<'_>) -> Command {
+fn command(machine: &Machine<'_>) -> Result<Command> {
+    let emulator = emulator::find().with_context(|| {
+        format!("there is no {}: install it with `cargo xtask setup --for vm`", emulator::PROGRAM)
+    })?;
     // A task runner that is killed must not leave a guest behind. setpriv is part of every Debian.
     let mut command = Command::new("setpriv");
-    command.args(["--pdeathsig", "KILL", "qemu-system-x86_64"]);
+    command.args(["--pdeathsig", "KILL"]).arg(&emulator.program);
+    if !emulator.libraries.is_empty() {
+        command.env("LD_LIBRARY_PATH", std::env::join_paths(&emulator.libraries)?);
+    }
     command.args(["-M", "q35", "-nodefaults", "-display", "none", "-no-reboot"]);
     if machine.icount {
         // One instruction is one nanosecond of the guest, which makes costs repeatable.
@@ -171,7 +174,7 @@ fn command(machine: &Machine<'_>) -> Command {
         .arg("-initrd")
         .arg(machine.initramfs)
         .stdin(Stdio::null());
-    command
+    Ok(command)
 }
 
 enum Next {
