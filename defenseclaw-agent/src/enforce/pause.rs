@@ -394,7 +394,8 @@ fn held_image(seed: u64) -> Box<abi::Image> {
         defaults: [entry; 16],
         privileges: [[entry; 2]; PRIVILEGES],
         unresolved: entry,
-        has: has::POLICY | has::BLOCKS,
+        // Without the second nobody looks at the defaults, and a program that somebody else woke would run.
+        has: has::POLICY | has::DEFAULTS | has::BLOCKS,
         lengths: [0; abi::LENGTHS_MAX],
         lengths4: [0; abi::LENGTHS_MAX],
         n_lengths: 0,

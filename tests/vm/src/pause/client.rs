@@ -233,6 +233,16 @@ impl Client<'_> {
         Ok(())
     }
 
+    /// What the programs of the trial think is wrong, and which of them have ended.
+    fn reports(&mut self) -> String {
+        let dir = self.dir.clone();
+        let one = |child: &mut Child| {
+            let report = fs::read_to_string(dir.join(format!("report-{}", child.id()))).unwrap_or_default();
+            format!("{} ended {:?}: {report}", child.id(), child.try_wait().ok().flatten())
+        };
+        self.children.iter_mut().map(one).collect::<Vec<_>>().join("; ")
+    }
+
     /// The state letter of a thread.
     pub(super) fn state(process: ProcessKey) -> Option<char> {
         let stat = fs::read_to_string(format!("/proc/{}/stat", process.tgid)).ok()?;
@@ -242,7 +252,7 @@ impl Client<'_> {
     /// Waits until a process is stopped.
     pub(super) fn wait_stopped(&mut self, process: ProcessKey) -> Result<()> {
         let there = self.until(60, |_| Self::state(process) == Some('T'))?;
-        ensure!(there, "{process} is {:?}", Self::state(process));
+        ensure!(there, "{process} is {:?}; {}", Self::state(process), self.reports());
         Ok(())
     }
 }

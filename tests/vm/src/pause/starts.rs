@@ -2,7 +2,7 @@
 
 use std::{fs, time::Instant};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use defenseclaw::model::{EventKind, Waiter};
 use nix::{sys::signal::Signal, unistd::Pid};
 
@@ -44,22 +44,25 @@ pub(super) fn vfork(setting: &Setting) -> Result<()> {
 
 pub(super) fn woken(setting: &Setting) -> Result<()> {
     client::with(setting.level, |client| {
-        let pid = client.start(&["start-late"])?;
-        client.wait_late(1)?;
-        let asked = client.late[0].clone();
-        let Waiter::Held { process } = asked.waiter else { anyhow::bail!("{asked:?}") };
-        client.wait_stopped(process)?;
-        let started = Instant::now();
-        for _ in 0..5 {
-            nix::sys::signal::kill(Pid::from_raw(process.tgid as i32), Signal::SIGCONT)?;
-            client.wait_stopped(process)?;
+        for turn in 0..3 {
+            let pid = client.start(&["start-late"])?;
+            client.wait_late(1)?;
+            let asked = client.late.remove(0);
+            let Waiter::Held { process } = asked.waiter else { anyhow::bail!("{asked:?}") };
+            client.wait_stopped(process).with_context(|| format!("{turn}"))?;
+            let started = Instant::now();
+            for which in 0..5 {
+                nix::sys::signal::kill(Pid::from_raw(process.tgid as i32), Signal::SIGCONT)?;
+                client.wait_stopped(process).with_context(|| format!("{turn} wake {which}"))?;
+            }
+            ensure!(!client.dir.join("started").exists(), "it did something in {:?}", started.elapsed());
+            ensure!(client.answer(&asked.waiter, true)?, "no such question");
+            let status = client.end(pid, 60)?;
+            ensure!(status.success(), "{status:?}");
+            ensure!(client.dir.join("started").exists(), "it did nothing");
+            ensure!(!sys::alive(process.tgid), "it is still there");
+            fs::remove_file(client.dir.join("started"))?;
         }
-        ensure!(!client.dir.join("started").exists(), "it did something in {:?}", started.elapsed());
-        ensure!(client.answer(&asked.waiter, true)?, "no such question");
-        let status = client.end(pid, 60)?;
-        ensure!(status.success(), "{status:?}");
-        ensure!(client.dir.join("started").exists(), "it did nothing");
-        ensure!(!sys::alive(process.tgid), "it is still there");
         Ok(())
     })
 }
